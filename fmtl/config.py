@@ -1,0 +1,290 @@
+"""Settings of every command: names, defaults, units and ranges; YAML files to validated settings.
+
+Values arrive as text from the command line and from YAML alike and are read by the same rules, so ``1e-4``
+is a number and ``no`` stays text wherever text is expected.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from fmtl.errors import UsageError, first_ten
+
+
+def _split_list(value: Any) -> Any:
+    """'a, b' to ('a', 'b'): lists are typed with commas on the command line."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Px = Annotated[int, Field(ge=16, le=2048)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class PrepareSettings(Settings):
+    """Settings of ``prepare``."""
+
+    table: str = Field(description="Product table, CSV or Parquet; or 'sample', which draws one.")
+    images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
+    image_col: str | None = Field(None, description="Column of image paths below the image folder [default: found].")
+    id_col: str | None = Field(None, description="Column of product ids [default: id or product id, else image path].")
+    image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
+    label_cols: Names = Field((), description="Label columns, comma list [default: all that are suitable].")
+    preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns of a known catalogue.")
+    missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
+    out: str = Field("data/prepared", description="Folder of the prepared dataset.")
+    px: Px = Field(256, description="Side of the stored square, pixels.")
+    fit: Literal["pad", "crop", "stretch"] = Field("pad", description="How an image becomes square.")
+    background: str = Field("#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="Fill behind padding and alpha.")
+    val_fraction: Fraction = Field(0.15, description="Share of the images in val.")
+    test_fraction: Fraction = Field(0.15, description="Share of the images in test.")
+    max_reject_fraction: float = Field(0.5, ge=0, le=1, description="Above this share of rejected rows: fail.")
+    seed: Seed = Field(0, description="Seed of the split (and of the sample's drawing).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PrepareSettings":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction: expected a sum below 1, nothing is left for training")
+        if self.image_col and self.image_template:
+            raise ValueError("image_col, image_template: give one of them, not both")
+        return self
+
+
+class TrainSettings(Settings):
+    """Settings of ``train``. ``resolved`` fills in what depends on the mode."""
+
+    data: str = Field("data/prepared", description="Folder of a prepared dataset.")
+    backbone: str = Field("convnext_tiny", description="A torchvision or timm classification model.")
+    mode: Literal["tuned", "baseline"] = Field(
+        "tuned", description="tuned: AdamW, OneCycle, two rates, clipping; baseline: Adam at one constant rate."
+    )
+    epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training images.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="The heads' peak rate.")
+    backbone_lr_scale: float | None = Field(
+        None, gt=0, le=1, description="The backbone's rate over the heads' [tuned: 0.1; baseline: 1]."
+    )
+    optimizer: Literal["adamw", "adam"] | None = Field(None, description="[tuned: adamw; baseline: adam].")
+    weight_decay: float | None = Field(None, ge=0, le=10, description="[tuned: 1e-4; baseline: 0].")
+    schedule: Literal["onecycle", "constant"] | None = Field(
+        None, description="Learning rate over the steps [tuned: onecycle; baseline: constant]."
+    )
+    clip_norm: float | None = Field(None, ge=0, description="Largest gradient norm, 0: none [tuned: 1; baseline: 0].")
+    augment: bool | None = Field(None, description="Random crops and mirror images [tuned: true; baseline: false].")
+    weights: str = Field("imagenet", description="imagenet, none, bundled, or the path of a state dict.")
+    freeze: bool = Field(False, description="Train the heads only.")
+    px: Px | None = Field(
+        None, description="Side of the network's input [default: the smaller of stored side and the weights' own]."
+    )
+    extra_plots: bool = Field(True, description="Draw plots; the numbers are written either way.")
+    save_checkpoints: bool = Field(True, description="Keep best and last checkpoints; false keeps the best in memory.")
+    seed: Seed = Field(0, description="Seed of initialisation, order and augmentation.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    experiment: str | None = Field(None, description="MLflow experiment [default: MLFLOW_EXPERIMENT_NAME, else fmtl].")
+    run_name: str | None = Field(None, description="[default: BACKBONE-MODE].")
+    resume: str | None = Field(None, description="Id of an interrupted train run to continue.")
+
+    def resolved(self) -> "TrainSettings":
+        """The same with every default that depends on ``mode`` filled in."""
+        chosen = {k: v for k, v in MODES[self.mode].items() if getattr(self, k) is None}
+        return self.model_copy(update=chosen)
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "tuned": {
+        "optimizer": "adamw",
+        "weight_decay": 1e-4,
+        "backbone_lr_scale": 0.1,
+        "schedule": "onecycle",
+        "clip_norm": 1.0,
+        "augment": True,
+    },
+    "baseline": {
+        "optimizer": "adam",
+        "weight_decay": 0.0,
+        "backbone_lr_scale": 1.0,
+        "schedule": "constant",
+        "clip_norm": 0.0,
+        "augment": False,
+    },
+}
+
+
+with warnings.catch_warnings():
+    # pydantic warns that 'register' hides abc.ABCMeta.register, which no one calls on settings.
+    warnings.filterwarnings("ignore", message='Field name "register"')
+
+    class CompareSettings(Settings):
+        """Settings of ``compare``."""
+
+        experiment: str | None = Field(None, description="MLflow experiment [default: every one that has train runs].")
+        metric: str = Field("best/val/avg/f1", description="Metric to rank by; one that ends in 'loss' ranks upwards.")
+        data: str | None = Field(None, description="Only runs on this dataset: a folder or (the start of) a digest.")
+        top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
+        out: str = Field("leaderboard", description="Folder of the leaderboard files.")
+        register: str | None = Field(None, description="Register the best under this model name.")
+
+
+class RegisterSettings(Settings):
+    """Settings of ``register``."""
+
+    run: str = Field("best", description="Id of a train run, or 'best'.")
+    name: str = Field("fashion-attributes", pattern=r"^[\w-]{1,200}$", description="Registered model.")
+    alias: str = Field("champion", pattern=r"^[A-Za-z_-][\w-]{0,200}$", description="Alias that moves to the version.")
+    experiment: str | None = Field(None, description="Where 'best' looks [default: every one that has train runs].")
+    metric: str = Field("best/val/avg/f1", description="What 'best' ranks by.")
+
+
+class PredictSettings(Settings):
+    """Settings of ``predict``."""
+
+    model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, or a model folder.")
+    images: str = Field(description="An image, a folder (read recursively in sorted order), or a CSV or Parquet table.")
+    image_col: str | None = Field(None, description="The table's image column [default: found].")
+    out: str = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
+    top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+
+
+class MainSettings(Settings):
+    """Settings of ``main``."""
+
+    backbone: str = Field("tf_efficientnet_lite0", description="Backbone of both runs.")
+    weights: str = Field("bundled", description="As in train.")
+    epochs: int = Field(12, ge=1, description="Epochs of both runs.")
+    px: Px = Field(96, description="Side of the network's input.")
+    data: str = Field("data/sample", description="Folder for the prepared sample.")
+    out: str = Field("leaderboard", description="Folder of the leaderboard files.")
+    seed: Seed = Field(0, description="Seed of everything.")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as the user gave it, and where, for messages."""
+
+    value: Any
+    where: str
+
+
+def build(kind: type[Settings], *layers: Mapping[str, Given]) -> Settings:
+    """Settings from layers, the first one winning.
+
+    Raises:
+        UsageError: Naming every unknown name, wrong type and value out of range at once.
+    """
+    given = {k: v for layer in reversed(layers) for k, v in layer.items()}
+    problems = [_unknown(name, item.where, kind.model_fields) for name, item in given.items()
+                if name not in kind.model_fields]  # fmt: skip
+    known = {k: v for k, v in given.items() if k in kind.model_fields}
+    try:
+        settings = kind.model_validate({k: _none_if_null(kind, k, v.value) for k, v in known.items()})
+    except ValidationError as error:
+        problems += [_sentence(item, known) for item in error.errors()]
+    if problems:
+        raise UsageError("settings:\n" + first_ten(problems))
+    return settings
+
+
+def _none_if_null(kind: type[Settings], name: str, value: Any) -> Any:
+    optional = kind.model_fields[name].default is None
+    return None if optional and value in ("", "null", "~") else value
+
+
+def _unknown(name: str, where: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    return f"{where}: unknown setting '{name}'; {hint}"
+
+
+def _sentence(item: Mapping, given: Mapping[str, Given]) -> str:
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not item["loc"]:
+        return message
+    name = str(item["loc"][0])
+    if item["type"] == "missing":
+        return f"{name}: required, not given"
+    return f"{given[name].where}: {name}: expected {message}, got {given[name].value!r}"
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML where every scalar stays text; aliases and tags, which configs don't need, are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            what = "an alias" if isinstance(event, yaml.AliasEvent) else f"the tag {event.tag}"
+            raise yaml.MarkedYAMLError(problem=f"{what} is not allowed here", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Given], list[dict[str, Given]]]:
+    """Read a config file.
+
+    Returns:
+        The settings of its top level, and one mapping per entry of ``variants`` (empty without them).
+
+    Raises:
+        UsageError: The file is absent, not YAML, not a mapping, or repeats a key; with the line.
+    """
+    try:
+        root = yaml.compose(path.read_text(), Loader=_TextLoader)
+    except OSError as error:
+        raise UsageError(f"config {path}: {error.strerror}") from error
+    except (yaml.MarkedYAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UsageError(f"config {path}:{line} {getattr(error, 'problem', error)}") from error
+    if root is None:
+        return {}, []
+    problems: list[str] = []
+    base = _mapping(root, path, problems)
+    variants = base.pop("variants", None)
+    layers = []
+    if variants is not None:
+        entries = variants.value.value if isinstance(variants.value, yaml.SequenceNode) else []
+        if not entries:
+            problems.append(f"{variants.where}: variants: expected a list of mappings")
+        layers = [_mapping(entry, path, problems) for entry in entries]
+    if problems:
+        raise UsageError("settings:\n" + first_ten(problems))
+    return {k: _plain(v) for k, v in base.items()}, [{k: _plain(v) for k, v in layer.items()} for layer in layers]
+
+
+def _mapping(node: yaml.Node, path: Path, problems: list[str]) -> dict[str, Given]:
+    if not isinstance(node, yaml.MappingNode):
+        problems.append(f"{path.name} line {node.start_mark.line + 1}: expected 'name: value' lines")
+        return {}
+    found: dict[str, Given] = {}
+    for key, value in node.value:
+        where = f"{path.name} line {key.start_mark.line + 1}"
+        name = str(key.value).replace("-", "_")
+        if name in found:
+            problems.append(f"{where}: '{name}' is given twice, first on {found[name].where.removeprefix(path.name)}")
+        found[name] = Given(value, where)
+    return found
+
+
+def _plain(item: Given) -> Given:
+    node = item.value
+    if isinstance(node, yaml.SequenceNode):
+        return Given([str(entry.value) for entry in node.value], item.where)
+    return Given("(a mapping)" if isinstance(node, yaml.MappingNode) else node.value, item.where)
+
+
+def to_yaml(settings: Settings) -> str:
+    """Settings as a YAML file that ``read_yaml`` reads back."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,34 @@
+"""The machine: processors, device."""
+
+import os
+
+import torch
+
+from fmtl.errors import EnvironmentFault
+
+
+def num_cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where it is; a device that was named is never replaced by another.
+
+    Raises:
+        EnvironmentFault: CUDA was named and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentFault(
+            f"device: '{name}' was asked for, and this machine shows {torch.cuda.device_count()} CUDA devices; "
+            "use device=cpu, or check the driver and CUDA_VISIBLE_DEVICES"
+        )
+    return device
+
+
+def memory_format(images: torch.Tensor) -> torch.memory_format:
+    """The layout that convolutions run fastest in on every machine measured so far."""
+    return torch.channels_last if images.dim() == 4 else torch.contiguous_format

@@ -1,0 +1,68 @@
+"""Tasks: the learning problem of one attribute, and its labels as targets."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
+
+# Words that stand where a task's slug stands in metric names, file names or table columns.
+RESERVED_SLUGS = frozenset({"avg", "loss", "image", "status", "id", "path", "split"})
+MAX_SLUG_LENGTH = 80  # MLflow allows 250 characters for a whole metric name
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attribute to predict.
+
+    Attributes:
+        name: The attribute as the catalogue spells it; the key of every dict by task.
+        slug: The name made safe for metrics, files and columns; unique within a list of tasks.
+        classes: The labels in index order.
+    """
+
+    name: str
+    slug: str
+    classes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def targets(self, labels: Iterable[str | None]) -> list[int]:
+        """Index of each label; ``IGNORE_INDEX`` where it is None or not one of the classes."""
+        index = {label: i for i, label in enumerate(self.classes)}
+        return [IGNORE_INDEX if label is None else index.get(label, IGNORE_INDEX) for label in labels]
+
+
+def make_tasks(classes: Mapping[str, Sequence[str]]) -> list[Task]:
+    """Tasks with unique slugs from the classes of each attribute, in the order given."""
+    slugs = make_slugs(list(classes))
+    return [Task(name, slug, tuple(classes[name])) for name, slug in zip(classes, slugs, strict=True)]
+
+
+def make_slugs(names: Sequence[str]) -> list[str]:
+    """Names made safe for metrics, files and columns; a collision gets the next free number.
+
+    Two slugs that differ only by case count as a collision, since some file systems can't tell them apart.
+    """
+    taken = set(RESERVED_SLUGS)
+    slugs = []
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:MAX_SLUG_LENGTH]
+        if not base.strip("."):  # empty, or a path step such as '..'
+            base = base.replace(".", "_") or "_"
+        slug, number = base, 2
+        while slug.casefold() in taken:
+            slug, number = f"{base}_{number}", number + 1
+        taken.add(slug.casefold())
+        slugs.append(slug)
+    return slugs
+
+
+def tasks_to_json(tasks: Sequence[Task]) -> list[dict]:
+    return [{"name": t.name, "slug": t.slug, "classes": list(t.classes)} for t in tasks]
+
+
+def tasks_from_json(items: Sequence[Mapping]) -> list[Task]:
+    return [Task(item["name"], item["slug"], tuple(item["classes"])) for item in items]

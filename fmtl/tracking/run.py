@@ -1,0 +1,139 @@
+"""One MLflow run, whose recorded outcome is true however it ends."""
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+from urllib.request import url2pathname
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's 7 block one call for four minutes
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.exceptions import MlflowException
+
+from fmtl.errors import EnvironmentFault, Terminated
+from fmtl.tracking import store
+
+logging.getLogger("alembic").setLevel(logging.WARNING)  # or a new store prints its whole history of schemas
+
+MAX_TAG_LENGTH = 5000  # the strictest of MLflow's stores
+
+
+class Run:
+    """What fmtl writes to an MLflow run.
+
+    Attributes:
+        run_id: MLflow's id.
+        folder: Local folder of the run's artifacts. Where the artifact store is this machine's disk it is the
+            store itself; else a staging folder that is uploaded when the run closes.
+    """
+
+    def __init__(self, active: mlflow.ActiveRun, folder: Path):
+        self.run_id = active.info.run_id
+        self.name = active.info.run_name
+        self.folder = folder
+        self._given_params = set(active.data.params)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log parameters; what ``mlflow run`` has logged already stands, since params can't be changed."""
+        new = {k: "" if v is None else v for k, v in params.items() if k not in self._given_params}
+        mlflow.log_params(new)
+        self._given_params |= set(new)
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
+        """Log the finite metrics. Undefined ones stay out: MLflow stores infinity as a huge number."""
+        finite = {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
+        mlflow.log_metrics(finite, step=step)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Reference a prepared dataset by digest; no data is copied."""
+        dataset = MetaDataset(LocalArtifactDatasetSource(source), name=name, digest=digest)
+        mlflow.log_input(dataset, context=context)
+
+
+@contextlib.contextmanager
+def open_run(
+    kind: str, *, name: str | None = None, experiment: str | None = None, resume: str | None = None
+) -> Iterator[Run]:
+    """Start a run, or adopt the one that ``mlflow run`` made; inside another run it becomes its child.
+
+    Args:
+        kind: The tag ``fmtl.kind``.
+        name: Run name; MLflow draws one if None.
+        experiment: Experiment name; ignored for an adopted or resumed run.
+        resume: Id of a run to continue.
+
+    Raises:
+        EnvironmentFault: The store can't be reached or its artifacts can't be written from here.
+    """
+    nested = mlflow.active_run() is not None
+    adopted = "MLFLOW_RUN_ID" in os.environ and not nested
+    with store.reachable():
+        if not (nested or adopted or resume):
+            mlflow.set_experiment(experiment or store.default_experiment())
+        metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
+        active = mlflow.start_run(
+            run_id=resume, run_name=name, nested=nested, log_system_metrics=metrics_wanted or None
+        )
+    status = "FAILED"
+    run = None
+    staging = contextlib.ExitStack()
+    try:
+        local = _local_artifact_folder(active)
+        mlflow.set_tags({"fmtl.kind": kind})
+        run = Run(active, local or Path(staging.enter_context(tempfile.TemporaryDirectory(prefix="fmtl-"))))
+        yield run
+        if local is None:
+            mlflow.log_artifacts(str(run.folder))
+        mlflow.set_tags({"fmtl.outcome": "completed"})
+        status = "FINISHED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        mlflow.set_tags({"fmtl.outcome": "interrupted"})
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"[:MAX_TAG_LENGTH]
+        mlflow.set_tags({"fmtl.outcome": getattr(error, "outcome", "failed"), "fmtl.error": message})
+        raise
+    finally:
+        if status != "FINISHED" and run is not None and local is None:
+            with contextlib.suppress(MlflowException):  # save what there is; the first error is the one to report
+                mlflow.log_artifacts(str(run.folder))
+        staging.close()
+        mlflow.end_run(status)
+
+
+def adopted_run(kind: str) -> contextlib.AbstractContextManager:
+    """The run that ``mlflow run`` made, if it did; commands that need no run of their own use this."""
+    return open_run(kind) if "MLFLOW_RUN_ID" in os.environ else contextlib.nullcontext()
+
+
+def _local_artifact_folder(active: mlflow.ActiveRun) -> Path | None:
+    """The artifact folder on this machine's disk; None where artifacts go through a server or to a bucket."""
+    uri = urlparse(active.info.artifact_uri)
+    if uri.scheme == "mlflow-artifacts" and not mlflow.get_tracking_uri().startswith("http"):
+        raise EnvironmentFault(
+            f"experiment '{store.experiment_name(active.info.experiment_id)}' was created by an MLflow server, so "
+            "its artifacts can only be written through that server. Either export "
+            "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 while it runs, or choose another experiment "
+            "(mlflow run --experiment-name NAME, or export MLFLOW_EXPERIMENT_NAME=NAME)"
+        )
+    if uri.scheme not in ("", "file"):
+        return None
+    folder = Path(url2pathname(unquote(uri.path)) if uri.scheme else active.info.artifact_uri)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFault(f"{folder}: the run's artifact folder can't be made ({error.strerror})") from error
+    return folder

@@ -1,0 +1,115 @@
+"""The MLflow store: reach it, and read runs from it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+
+from fmtl.errors import DataError, EnvironmentFault
+
+DEFAULT_EXPERIMENT = "fmtl"
+PAGE_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is read of a run: its identity, and its params, tags and last metric values as MLflow holds them."""
+
+    run_id: str
+    name: str
+    status: str
+    experiment_id: str
+    start_ms: int
+    end_ms: int
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
+
+def default_experiment() -> str:
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+
+
+@contextlib.contextmanager
+def reachable() -> Iterator[None]:
+    """Turn MLflow's errors on first contact into one that says where it looked."""
+    try:
+        yield
+    except MlflowException as error:
+        raise EnvironmentFault(
+            f"MLflow store {mlflow.get_tracking_uri()}: {error.message}; check MLFLOW_TRACKING_URI "
+            "(a local store is sqlite:///mlflow.db)"
+        ) from error
+
+
+def experiment_name(experiment_id: str) -> str:
+    return mlflow.get_experiment(experiment_id).name
+
+
+def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
+    """All runs of a kind, newest first, from one experiment or from every experiment of the store.
+
+    Raises:
+        DataError: The experiment does not exist.
+    """
+    client = mlflow.MlflowClient()
+    with reachable():
+        if experiment is None:
+            ids = [e.experiment_id for e in mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
+        else:
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                names = sorted(e.name for e in mlflow.search_experiments())
+                raise DataError(f"experiment '{experiment}' does not exist; the known ones are: {', '.join(names)}")
+            ids = [found.experiment_id]
+        records, token = [], None
+        while True:
+            page = client.search_runs(ids, f"tags.`fmtl.kind` = '{kind}'", max_results=PAGE_SIZE, page_token=token)
+            records += [_record(run) for run in page]
+            token = page.token
+            if not token:
+                return records
+
+
+def get_run(run_id: str) -> RunRecord:
+    """One run by its id.
+
+    Raises:
+        DataError: There is none.
+    """
+    try:
+        return _record(mlflow.MlflowClient().get_run(run_id))
+    except MlflowException as error:
+        raise DataError(f"run '{run_id}': not in the store {mlflow.get_tracking_uri()}") from error
+
+
+def download(run_id: str, artifact: str) -> Path:
+    """A local copy of a run's artifact (the artifact itself where the store is local).
+
+    Raises:
+        DataError: The run has no such artifact.
+    """
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact))
+    except (MlflowException, OSError) as error:
+        raise DataError(f"run '{run_id}': has no artifact '{artifact}'") from error
+
+
+def _record(run: mlflow.entities.Run) -> RunRecord:
+    info, data = run.info, run.data
+    return RunRecord(
+        run_id=info.run_id,
+        name=info.run_name,
+        status=info.status,
+        experiment_id=info.experiment_id,
+        start_ms=info.start_time,
+        end_ms=info.end_time or 0,
+        params=dict(data.params),
+        tags=dict(data.tags),
+        metrics=dict(data.metrics),
+    )
