@@ -225,7 +225,7 @@ def choose_columns(
     _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c]])
     id_col = id_col or next((c for c in frame if c.casefold() in ("id", "product_id", "productid")), None)
     if image_template is None:
-        image_col = image_col or _find_image_col(frame)
+        image_col = image_column(frame, image_col)
         image_template, template_cols = None, [image_col]
     else:
         template_cols = re.findall(r"{(.*?)}", image_template)
@@ -260,7 +260,15 @@ def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         raise DataError("table:\n" + first_ten(problems))
 
 
-def _find_image_col(frame: pd.DataFrame) -> str:
+def image_column(frame: pd.DataFrame, named: str | None = None) -> str:
+    """The column of image paths: the one named, or the first whose cells mostly end like image files.
+
+    Raises:
+        DataError: The named one is missing, or none is found.
+    """
+    if named:
+        _require(frame, [named])
+        return named
     for column in frame:
         head = frame[column].dropna().head(100)
         if len(head) and head.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > 0.5:

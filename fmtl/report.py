@@ -2,12 +2,14 @@
 
 import base64
 import io
+import math
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from fmtl.dataset import PreparedDataset, class_counts
+from fmtl.leaderboard import Leaderboard
 from fmtl.tasks import IGNORE_INDEX
 
 MOSAIC_COLUMNS, MOSAIC_ROWS, MOSAIC_PX = 12, 4, 96
@@ -43,6 +45,28 @@ def prepare_report(dataset: PreparedDataset, notes: list[str]) -> str:
         notes=notes,
         tasks=tasks,
         mosaic=mosaic(dataset, MOSAIC_COLUMNS * MOSAIC_ROWS),
+    )
+
+
+def leaderboard_page(board: Leaderboard) -> str:
+    """The whole leaderboard, every metric of every ranked run."""
+    columns = [c for c in board.table.columns if "/" in c]
+    groups = [
+        {
+            "data": data,
+            "rows": [
+                {**row, "scores": {c: f"{row[c]:.4f}" if math.isfinite(row[c]) else "n/a" for c in columns}}
+                for row in rows.to_dict("records")
+            ],
+        }
+        for data, rows in board.groups
+    ]
+    return render(
+        "leaderboard.html",
+        metric=board.metric,
+        columns=columns,
+        groups=groups,
+        unranked=board.unranked.to_dict("records"),
     )
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from fmtl import catalogue, durable, images, report, sample
+from fmtl import catalogue, durable, images, report, sample, tables
 from fmtl.catalogue import PRESETS, Catalogue, Columns, Reject
 from fmtl.config import PrepareSettings
 from fmtl.dataset import (
@@ -101,9 +101,8 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         tasks, task_notes = _make_tasks(labels, named=bool(settings.label_cols))
         frame = _split(kept, tasks, labels, settings)
         frame.to_parquet(folder / TABLE, index=False)
-        pd.DataFrame([vars(r) for r in rejects], columns=["line", "id", "reason", "detail"]).to_csv(
-            folder / REJECTS, index=False
-        )
+        rejected = pd.DataFrame([vars(r) for r in rejects], columns=["line", "id", "reason", "detail"])
+        durable.write_text(folder / REJECTS, tables.to_csv(rejected))
         counts = _counts(table.num_rows_read, frame, rejects)
         content = {
             "tasks": tasks,
@@ -213,7 +212,7 @@ def _decoded(rows: list[tuple[int, str, str]], settings: PrepareSettings) -> Ite
         return pixels, hashlib.sha256(content).hexdigest()
 
     # Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
-    with ThreadPoolExecutor(num_cpus()) as pool, tqdm(total=len(rows), desc="decode", unit=" images") as bar:
+    with ThreadPoolExecutor(num_cpus()) as pool, tqdm(total=len(rows), desc="decode", unit=" images", disable=None) as bar:
         for start in range(0, len(rows), DECODE_AHEAD):
             chunk = rows[start : start + DECODE_AHEAD]
             for row, result in zip(chunk, pool.map(decode, chunk), strict=True):

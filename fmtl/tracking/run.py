@@ -104,7 +104,10 @@ def open_run(
         raise
     except Exception as error:
         message = f"{type(error).__name__}: {error}"[:MAX_TAG_LENGTH]
-        mlflow.set_tags({"fmtl.outcome": getattr(error, "outcome", "failed"), "fmtl.error": message})
+        with contextlib.suppress(MlflowException):  # the store may be the failure
+            mlflow.set_tags({"fmtl.outcome": getattr(error, "outcome", "failed"), "fmtl.error": message})
+        if isinstance(error, MlflowException):
+            raise EnvironmentFault(f"MLflow store {mlflow.get_tracking_uri()}: {error.message}") from error
         raise
     finally:
         if status != "FINISHED" and run is not None and local is None:

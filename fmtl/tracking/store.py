@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,15 @@ class RunRecord:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+
+    def param(self, name: str) -> str:
+        """A parameter without the shell quotes that ``mlflow run`` puts round some; empty if absent."""
+        text = self.params.get(name, "")
+        try:
+            words = shlex.split(text)
+        except ValueError:  # a lone quote: not quoted by MLflow
+            return text
+        return words[0] if len(words) == 1 else "" if not words else text
 
 
 def default_experiment() -> str:

@@ -1,0 +1,5 @@
+import sys
+
+from fmtl.cli import main
+
+sys.exit(main())

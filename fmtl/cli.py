@@ -1,0 +1,151 @@
+"""The command line: options are made from the settings classes, so that each has one name everywhere."""
+
+import errno
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from fmtl import __version__, config
+from fmtl.config import Given, Settings
+from fmtl.errors import FmtlError, Terminated
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="fmtl")
+def cli() -> None:
+    """Train, compare and serve product-attribute classifiers, recorded by MLflow."""
+
+
+def command(kind: type[Settings], *, takes_config: bool = False) -> Callable:
+    """Register a function of settings as a command with an option per setting."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        def callback(debug: str | None, config: str | None = None, **values: str | None) -> None:
+            given = {k: Given(v, option_name(k)) for k, v in values.items() if v is not None}
+            function(*_settings(kind, given, config))
+
+        options: list[click.Parameter] = [_option(name, field) for name, field in kind.model_fields.items()]
+        if takes_config:
+            options.append(click.Option(["--config"], metavar="FILE", help="YAML file of settings; options win over it."))
+        options.append(click.Option(["--debug"], is_flag=True, help="Show tracebacks."))
+        help_text = (function.__doc__ or "").strip()
+        made = click.Command(function.__name__.strip("_"), callback=callback, params=options, help=help_text)
+        cli.add_command(made)
+        return made
+
+    return decorate
+
+
+def option_name(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
+
+
+def _option(name: str, field) -> click.Option:
+    spellings = list(dict.fromkeys([option_name(name), f"--{name}"]))  # mlflow run passes the second
+    is_bool = field.annotation is bool or field.annotation == (bool | None)
+    default = field.get_default()
+    shown = "" if field.is_required() or default in (None, ()) else f" [default: {str(default).lower() if is_bool else default}]"
+    return click.Option(
+        spellings,
+        metavar="BOOL" if is_bool else "VALUE",
+        help=field.description + shown + (" [required]" if field.is_required() else ""),
+        # An option whose value may be left out: the bare flag means true.
+        **({"is_flag": False, "flag_value": "true"} if is_bool else {}),
+    )
+
+
+def _settings(kind: type[Settings], given: dict[str, Given], file: str | None) -> list[Settings]:
+    """One per variant of the config file; one without a file. Precedence: command line, file, default."""
+    if file is None:
+        return [config.build(kind, given)]
+    base, variants = config.read_yaml(Path(file))
+    return [config.build(kind, given, variant, base) for variant in variants or [{}]]
+
+
+@command(config.PrepareSettings)
+def prepare(settings: config.PrepareSettings) -> None:
+    """Turn a product table and its photos into a prepared dataset."""
+    from fmtl.pipeline.prepare import prepare
+
+    prepare(settings)
+
+
+@command(config.TrainSettings, takes_config=True)
+def train(*variants: config.TrainSettings) -> None:
+    """Train one network on a prepared dataset and log everything to one MLflow run."""
+    from fmtl.pipeline.train import train_variants
+
+    train_variants(variants)
+
+
+@command(config.CompareSettings)
+def compare(settings: config.CompareSettings) -> None:
+    """Rank the train runs and write the leaderboard; with --register, register the best."""
+    from fmtl.pipeline.compare import compare
+
+    compare(settings)
+
+
+@command(config.RegisterSettings)
+def register(settings: config.RegisterSettings) -> None:
+    """Register a train run's model and move the alias to it."""
+    from fmtl.pipeline.register import register
+
+    register(settings)
+
+
+@command(config.PredictSettings)
+def predict(settings: config.PredictSettings) -> None:
+    """Label images with a model."""
+    from fmtl.pipeline.predict import predict
+
+    predict(settings)
+
+
+@command(config.MainSettings)
+def _main(settings: config.MainSettings) -> None:
+    """Run the whole pipeline on the sample catalogue."""
+    from fmtl.pipeline.main import main
+
+    main(settings)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(argv, prog_name="fmtl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Terminated as error:
+        print("terminated", file=sys.stderr)
+        return error.exit_code
+    except (FmtlError, MemoryError, OSError) as error:
+        code = _exit_code(error)
+        if code is None or "--debug" in argv:
+            traceback.print_exc()
+        else:
+            print(f"error: {error or 'out of memory; lower batch_size or px'}", file=sys.stderr)
+        return code or 1
+    return 0
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of a failure that a user can mend; None for a bug."""
+    if isinstance(error, FmtlError):
+        return error.exit_code
+    full = isinstance(error, MemoryError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return 4 if full else None
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated

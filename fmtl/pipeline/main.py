@@ -1,0 +1,40 @@
+"""``main``: the whole pipeline on the sample catalogue, every step a child of one MLflow run."""
+
+from pathlib import Path
+
+from fmtl import config
+from fmtl.config import MainSettings
+from fmtl.pipeline import DEFAULT_ALIAS, DEFAULT_MODEL_NAME
+from fmtl.pipeline.compare import compare
+from fmtl.pipeline.predict import predict
+from fmtl.pipeline.prepare import prepare
+from fmtl.pipeline.train import train
+from fmtl.tracking.run import open_run
+
+NUM_SHOWN = 5
+
+
+def main(settings: MainSettings) -> None:
+    """Prepare the sample, train both modes, compare, register the best, predict, and say what to look at."""
+    with open_run("main", name="sample") as run:
+        run.log_params(settings.model_dump(mode="json"))
+        _say("prepare: the sample catalogue")
+        dataset = prepare(config.PrepareSettings(table="sample", out=settings.data, seed=settings.seed))
+        for mode in ("tuned", "baseline"):
+            _say(f"train: {settings.backbone}, {mode}")
+            common = settings.model_dump(include={"backbone", "weights", "epochs", "px", "data", "seed"})
+            train(config.TrainSettings(mode=mode, **common))
+        _say("compare and register")
+        data = dataset.digest
+        compare(config.CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=data))
+        _say("predict: the sample's photos")
+        photos = Path(settings.data).with_name(Path(settings.data).name + "-catalogue") / "images"
+        model = f"models:/{DEFAULT_MODEL_NAME}@{DEFAULT_ALIAS}"
+        table = predict(config.PredictSettings(model=model, images=str(photos), out="predictions.csv"))
+        shown = [c for c in table if "/" not in c]
+        print(table[shown].head(NUM_SHOWN).to_string(index=False))
+    print("\nBrowse the runs: mlflow ui --port 5000   then open http://127.0.0.1:5000")
+
+
+def _say(step: str) -> None:
+    print(f"\n== {step}", flush=True)

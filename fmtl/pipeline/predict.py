@@ -1,0 +1,93 @@
+"""``predict``: a model and images to a predictions table."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from fmtl import catalogue, durable, images, predictor, tables
+from fmtl.catalogue import IMAGE_SUFFIXES
+from fmtl.config import PredictSettings
+from fmtl.errors import DataError
+from fmtl.hardware import choose_device
+from fmtl.images import ImageError
+from fmtl.predictor import OK
+from fmtl.tracking import serving, store
+from fmtl.tracking.run import adopted_run
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def predict(settings: PredictSettings) -> pd.DataFrame:
+    """Run the whole command; prints a summary. Returns the table that it wrote."""
+    with adopted_run("predict"):
+        model = predictor.load(serving.model_folder(_model_uri(settings.model)), choose_device(settings.device))
+        names, sources = find_images(Path(settings.images), image_col=settings.image_col)
+        parts = []
+        with tqdm(total=len(sources), desc="predict", unit=" images", disable=None) as bar:
+            for part in model.predict_batches(sources, top_k=settings.top_k, batch_size=settings.batch_size):
+                parts.append(part)
+                bar.update(len(part))
+        table = pd.concat(parts, ignore_index=True)
+        table.insert(0, "image", names)
+        out = Path(settings.out)
+        _write(table, out)
+    counts = Counter(table["status"])
+    failed = ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if reason != OK)
+    print(f"{len(table)} images = {counts[OK]} labelled + {len(table) - counts[OK]} not" + (f" ({failed})" if failed else ""))
+    print(f"predictions: {out}")
+    return table
+
+
+def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str], list[Path | ImageError]]:
+    """Names as they will be written, and where to read each image.
+
+    A folder is read recursively in sorted order, image files by suffix. In a table, paths are relative to the
+    folder ``images`` beside it where there is one, else to the table's own; what lies outside becomes an error.
+
+    Raises:
+        DataError: Nothing is there.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise DataError(f"images: no image file ({', '.join(IMAGE_SUFFIXES)}) below {path}")
+        return [p.relative_to(path).as_posix() for p in found], [_inside(path, p.relative_to(path)) for p in found]
+    if not path.is_file():
+        raise DataError(f"images: {path} is neither a file nor a folder")
+    if path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"):
+        return [path.name], [path]
+    table = catalogue.read_catalogue(path)
+    if table.rejects:
+        first = table.rejects[0]
+        raise DataError(f"{path}: {len(table.rejects)} unreadable lines; first: line {first.line}, {first.detail}")
+    column = catalogue.image_column(table.frame, image_col)
+    root = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    names = [name or "" for name in table.frame[column]]
+    return names, [_inside(root, Path(name)) if name else ImageError("missing", "the cell is blank") for name in names]
+
+
+def _inside(root: Path, relative: Path) -> Path | ImageError:
+    try:
+        return images.resolve(root, str(relative))
+    except ImageError as error:
+        return error
+
+
+def _model_uri(model: str) -> str:
+    if not _RUN_ID.fullmatch(model):
+        return model
+    uri = serving.model_uri_of_run(store.get_run(model).run_id)
+    if uri is None:
+        raise DataError(f"model: run {model} logged no model; is it a completed train run?")
+    return uri
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    with durable.replacing(out) as temporary:
+        if out.suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            temporary.write_text(tables.to_csv(table))

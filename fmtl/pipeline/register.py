@@ -1,0 +1,19 @@
+"""``register``: a train run's model to a registered version and its alias."""
+
+from fmtl.config import RegisterSettings
+from fmtl.standings import best_run, rank_runs
+from fmtl.standings import register as register_run
+from fmtl.tracking import store
+from fmtl.tracking.run import adopted_run
+
+
+def register(settings: RegisterSettings) -> None:
+    """Run the whole command; prints what was registered."""
+    with adopted_run("register"):
+        if settings.run == "best":
+            records = store.search_runs("train", experiment=settings.experiment)
+            record = best_run(records, rank_runs(records, metric=settings.metric))
+        else:
+            record = store.get_run(settings.run)
+        print(register_run(record, name=settings.name, alias=settings.alias))
+        print(f"use it: fmtl predict --model models:/{settings.name}@{settings.alias} --images FOLDER")

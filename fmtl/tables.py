@@ -1,0 +1,29 @@
+"""Tables as text: CSV that a spreadsheet can open safely, Markdown, and columns on a terminal."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """CSV without the index. Text that a spreadsheet would run as a formula gets a leading apostrophe
+    (OWASP ASVS 1.2.10); numbers stay numbers."""
+
+    def safe(cell: object) -> object:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+    return table.map(safe).to_csv(index=False)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    def line(cells: Sequence[object]) -> str:
+        return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+
+    return "\n".join([line(table.columns), line(["---"] * len(table.columns)), *map(line, table.to_numpy())])
+
+
+def to_text(table: pd.DataFrame) -> str:
+    """Left-aligned columns, two spaces apart."""
+    cells = [[str(c) for c in table.columns], *[[str(c) for c in row] for row in table.to_numpy()]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)

@@ -1,0 +1,51 @@
+"""What MLflow runs to serve a logged model. It is copied into every model, so it stays small."""
+
+import base64
+import binascii
+import os
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+
+from fmtl import predictor
+from fmtl.images import ImageError
+
+MAX_PATH_LENGTH = 4096
+
+
+class FashionModel(mlflow.pyfunc.PythonModel):
+    """A table of images to a predictions table, in input order."""
+
+    def load_context(self, context):
+        self.predictor = predictor.load(Path(context.artifacts["fmtl_model"]))
+
+    def predict(self, context, model_input, params=None):
+        """Label images.
+
+        Args:
+            model_input: Column ``image`` (base64, or a path; paths are refused when serving) or ``image_bytes``.
+            params: ``top_k``, labels per task.
+        """
+        if "image_bytes" in model_input:
+            names = [str(i) for i in range(len(model_input))]
+            sources = [bytes(content) for content in model_input["image_bytes"]]
+        else:
+            sources = [_source(text) for text in model_input["image"]]
+            paths = zip(model_input["image"], sources, strict=True)
+            names = [text if isinstance(source, Path) else str(i) for i, (text, source) in enumerate(paths)]
+        table = self.predictor.predict(sources, top_k=int((params or {}).get("top_k", 1)))
+        return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
+
+
+def _source(text: str) -> Path | bytes | ImageError:
+    serving = os.environ.get("_MLFLOW_IS_IN_SERVING_ENVIRONMENT") == "true"
+    if not serving and len(text) < MAX_PATH_LENGTH and Path(text).is_file():
+        return Path(text)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return ImageError("not_an_image", "not base64") if serving else ImageError("missing", "no such file")
+
+
+mlflow.models.set_model(FashionModel())

@@ -1,0 +1,101 @@
+"""The logged model: a pyfunc from code and safetensors, and the way back to its model folder."""
+
+import base64
+import importlib.metadata
+import io
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from PIL import Image
+
+from fmtl import predictor
+from fmtl.errors import DataError
+from fmtl.models import MultiTaskNet
+from fmtl.tasks import Task
+from fmtl.transforms import Preprocess
+
+MODEL_NAME = "model"
+ARTIFACT = "fmtl_model"  # the model folder inside the logged model
+REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "safetensors", "numpy", "scikit-learn")
+_CODE = Path(__file__).with_name("served_model.py")
+
+
+def log_model(
+    net: MultiTaskNet,
+    *,
+    backbone: str,
+    tasks: Sequence[Task],
+    preprocess: Preprocess,
+    metrics: Mapping[str, float],
+    epoch: int,
+) -> str:
+    """Log the network to the active run as the model ``model``. Returns its model id."""
+    with tempfile.TemporaryDirectory(prefix="fmtl-model-") as temporary:
+        folder = Path(temporary) / ARTIFACT
+        predictor.save(folder, net, backbone=backbone, tasks=tasks, preprocess=preprocess)
+        info = mlflow.pyfunc.log_model(
+            name=MODEL_NAME,
+            python_model=str(_CODE),
+            artifacts={ARTIFACT: str(folder)},
+            code_paths=[str(Path(predictor.__file__).parent)],
+            signature=_signature(tasks),
+            input_example=pd.DataFrame({"image": [_grey_image()]}),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            step=epoch,
+        )
+    mlflow.log_metrics(dict(metrics), step=epoch, model_id=info.model_id)
+    return info.model_id
+
+
+def model_folder(uri: str) -> Path:
+    """A local copy of the model folder inside a logged model; a folder of this machine is taken as it is.
+
+    Args:
+        uri: ``models:/...``, ``runs:/...`` or a path.
+
+    Raises:
+        DataError: There is no such model, or it was not made by fmtl.
+    """
+    try:
+        folder = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        message = getattr(error, "message", str(error))
+        raise DataError(f"model '{uri}': not found in {mlflow.get_tracking_uri()} ({message})") from error
+    for candidate in (folder, folder / "artifacts" / ARTIFACT):
+        if (candidate / predictor.DESCRIPTION).is_file():
+            return candidate
+    raise DataError(f"model '{uri}': not a model of fmtl; loading a stranger's model would run its code")
+
+
+def model_uri_of_run(run_id: str) -> str | None:
+    """``models:/m-...`` of the model that a run logged, or None."""
+    outputs = mlflow.MlflowClient().get_run(run_id).outputs
+    models = outputs.model_outputs if outputs else []
+    return f"models:/{models[-1].model_id}" if models else None
+
+
+def _signature(tasks: Sequence[Task]) -> ModelSignature:
+    outputs = [ColSpec("string", "image"), ColSpec("string", "status")]
+    for task in tasks:
+        outputs += [ColSpec("string", task.slug), ColSpec("double", f"{task.slug}/confidence")]
+    return ModelSignature(
+        Schema([ColSpec("string", "image", required=False), ColSpec("binary", "image_bytes", required=False)]),
+        Schema(outputs),
+        ParamSchema([ParamSpec("top_k", "long", 1)]),
+    )
+
+
+def _grey_image() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "grey").save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
