@@ -14,7 +14,14 @@ from fmtl.config import Given, Settings
 from fmtl.errors import FmtlError, Terminated
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+    "token_normalize_func": lambda token: token.replace("_", "-"),  # mlflow run passes --learning_rate
+}
+
+
+@click.group(context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="fmtl")
 def cli() -> None:
     """Train, compare and serve product-attribute classifiers, recorded by MLflow."""
@@ -45,12 +52,11 @@ def option_name(setting: str) -> str:
 
 
 def _option(name: str, field) -> click.Option:
-    spellings = list(dict.fromkeys([option_name(name), f"--{name}"]))  # mlflow run passes the second
     is_bool = field.annotation is bool or field.annotation == (bool | None)
     default = field.get_default()
     shown = "" if field.is_required() or default in (None, ()) else f" [default: {str(default).lower() if is_bool else default}]"
     return click.Option(
-        spellings,
+        [option_name(name)],
         metavar="BOOL" if is_bool else "VALUE",
         help=field.description + shown + (" [required]" if field.is_required() else ""),
         # An option whose value may be left out: the bare flag means true.

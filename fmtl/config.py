@@ -165,8 +165,8 @@ class MainSettings(Settings):
 
     backbone: str = Field("tf_efficientnet_lite0", description="Backbone of both runs.")
     weights: str = Field("bundled", description="As in train.")
-    epochs: int = Field(12, ge=1, description="Epochs of both runs.")
-    px: Px = Field(96, description="Side of the network's input.")
+    epochs: int = Field(14, ge=1, description="Epochs of both runs.")
+    px: Px = Field(128, description="Side of the network's input.")
     data: str = Field("data/sample", description="Folder for the prepared sample.")
     out: str = Field("leaderboard", description="Folder of the leaderboard files.")
     seed: Seed = Field(0, description="Seed of everything.")
@@ -217,7 +217,9 @@ def _sentence(item: Mapping, given: Mapping[str, Given]) -> str:
     name = str(item["loc"][0])
     if item["type"] == "missing":
         return f"{name}: required, not given"
-    return f"{given[name].where}: {name}: expected {message}, got {given[name].value!r}"
+    where = given[name].where
+    where = where if where.startswith("--") else f"{where}: {name}"
+    return f"{where}: expected {message.split(', unable')[0]}, got {given[name].value!r}"
 
 
 class _TextLoader(yaml.BaseLoader):

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from fmtl import durable
 
-NUM_GARMENTS = 480
+NUM_GARMENTS = 600
 SIDE_PX = 192
 COLUMNS = ("id", "image", "kind", "colour", "pattern", "sleeve", "fit", "title")
 KINDS = ("shirt", "dress", "trousers", "skirt", "hat", "bag")
@@ -49,7 +49,7 @@ def draw_catalogue(folder: Path, *, seed: int = 0) -> Path:
         rows, files = [], []
         for i, garment in enumerate(garments):
             files.append(_jpeg(_draw(garment, rng)))
-            rows.append({"id": f"g{i:04d}", "image": f"g{i:04d}.jpg", "title": _title(garment), **garment})
+            rows.append({"id": f"g{i:04d}", "image": f"g{i:04d}.jpg", "title": f"{_title(garment)} no. {i}", **garment})
         _add_faults(rows, files, rng)
         for row, content in zip(rows, files, strict=True):
             if content:

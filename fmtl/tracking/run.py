@@ -13,6 +13,7 @@ from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's 7 block one call for four minutes
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.data.meta_dataset import MetaDataset
@@ -22,7 +23,8 @@ from mlflow.exceptions import MlflowException
 from fmtl.errors import EnvironmentFault, Terminated
 from fmtl.tracking import store
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # or a new store prints its whole history of schemas
+for _name in ("alembic", "mlflow"):  # or a new store prints its whole history of schemas
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 MAX_TAG_LENGTH = 5000  # the strictest of MLflow's stores
 

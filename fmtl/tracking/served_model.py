@@ -20,7 +20,7 @@ class FashionModel(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         self.predictor = predictor.load(Path(context.artifacts["fmtl_model"]))
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """Label images.
 
         Args:

@@ -3,7 +3,6 @@
 import base64
 import importlib.metadata
 import io
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,6 +95,3 @@ def _grey_image() -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "grey").save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)
