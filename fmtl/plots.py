@@ -72,7 +72,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str) -> Figu
     axes.set_yticks(range(len(labels)), labels, fontsize=font)
     axes.tick_params(length=0)
     axes.set(xlabel="prediction", ylabel="target")
-    note = f"\n{hidden} classes without test images are not shown" if hidden else ""
+    are = "classes without test images are" if hidden > 1 else "class without test images is"
+    note = f"\n{hidden} {are} not shown" if hidden else ""
     figure.suptitle(title + note, fontsize=11)
     axes.spines[:].set_visible(False)
     if len(labels) <= MAX_CLASSES_WITH_COUNTS:

@@ -57,16 +57,19 @@ class Outcome:
     """A finished training run; ``job.net`` holds the best epoch's weights.
 
     Attributes:
-        history: Metrics per epoch by MLflow name, ``epoch`` included.
-        best_epoch: The one with the lowest validation loss, from 1.
-        best: Its metrics.
-        test: Evaluation of the test split by the best epoch's weights.
+        history: Metrics per epoch by MLflow name, ``epoch`` (from 1) included.
+        best: Those of the epoch with the lowest validation loss.
+        test: Evaluation of the test split by that epoch's weights.
     """
 
     history: list[dict[str, float]]
-    best_epoch: int
     best: dict[str, float]
     test: Evaluation
+
+    def final_metrics(self, tasks: Sequence[Task]) -> dict[str, float]:
+        """What is logged once, at the end: ``best/...`` and ``test/...`` by MLflow name."""
+        best = {f"best/{name}": value for name, value in self.best.items() if name.startswith("val/")}
+        return {"best/epoch": self.best["epoch"], **best, **named_scores("test", self.test, tasks)}
 
 
 def train(job: Job, *, resume: Mapping | None = None) -> Outcome:
@@ -82,10 +85,7 @@ def train(job: Job, *, resume: Mapping | None = None) -> Outcome:
     best = min(history, key=lambda row: row["val/loss"])
     job.net.load_state_dict(best_weights)
     test = engine.evaluate(job.net, job.test, criterions=job.criterions, device=job.device, watch=watch)
-    if job.run:
-        final = {f"best/{k}": v for k, v in best.items() if k.startswith("val/")}
-        job.run.log_metrics({"best/epoch": best["epoch"], **final, **named_scores("test", test, job.tasks)})
-    return Outcome(history, best["epoch"], best, test)
+    return Outcome(history, best, test)
 
 
 def _fit(job: Job, resume: Mapping | None) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
@@ -220,7 +220,7 @@ def _plot_history(folder: Path, outcome: Outcome) -> None:
     names = {"accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
     averages = {shown: [row[f"val/avg/{key}"] for row in outcome.history] for key, shown in names.items()}
     lost = {name: [row[f"{name}/loss"] for row in outcome.history] for name in ("train", "val")}
-    common = {"epochs": epochs, "best_epoch": outcome.best_epoch}
+    common = {"epochs": epochs, "best_epoch": outcome.best["epoch"]}
     title = "Validation, mean over tasks (F1, precision, recall: macro)"
     save_figure(folder / "averages.png", plots.curves(averages, title=title, unit="score", **common))
     save_figure(folder / "loss.png", plots.curves(lost, title="Loss, sum over tasks", unit="loss", **common))

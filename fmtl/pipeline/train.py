@@ -46,6 +46,8 @@ def train(settings: TrainSettings) -> str:
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
     """One run per variant. All datasets are checked first, so that a late one can't spoil a long comparison."""
+    if len(variants) == 1:
+        return [train(variants[0])]
     for folder in dict.fromkeys(settings.data for settings in variants):
         open_dataset(Path(folder))
     run_ids = []
@@ -112,19 +114,19 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
     )
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path"]]
     training.write_artifacts(run.folder, outcome, dataset.tasks, rows=rows, extra_plots=settings.extra_plots)
-    scores = training.named_scores("test", outcome.test, dataset.tasks)
-    serving.log_model(
+    scores = outcome.final_metrics(dataset.tasks)
+    model_id = serving.log_model(
         setup.net,
         backbone=settings.backbone,
         tasks=dataset.tasks,
         preprocess=setup.preprocess,
-        metrics={"best/val/avg/f1": outcome.best["val/avg/f1"], "test/avg/f1": scores["test/avg/f1"]},
-        epoch=outcome.best_epoch,
+        epoch=outcome.best["epoch"],
     )
+    run.log_metrics(scores, model_id=model_id)
     run.set_tags({"mlflow.note.content": _note(setup, run, outcome, scores)})
     print(
         f"test: accuracy {scores['test/avg/accuracy']:.3f}, F1 {scores['test/avg/f1']:.3f}, mean over "
-        f"{len(dataset.tasks)} tasks, {len(rows)} images, weights of epoch {outcome.best_epoch}"
+        f"{len(dataset.tasks)} tasks, {len(rows)} images, weights of epoch {outcome.best['epoch']}"
     )
     print(f"run: {run.name} {run.run_id}")
     return run.run_id
@@ -166,7 +168,7 @@ def _note(setup: Setup, run: Run, outcome: training.Outcome, scores: dict[str, f
     return (
         f"**{settings.backbone}**, {settings.mode}, weights `{settings.weights}`, {settings.px} px, trained on "
         f"{counts['train']} photos of `{setup.dataset.manifest['source']['table']}`.\n\n"
-        f"On {counts['test']} test photos, with the weights of epoch {outcome.best_epoch} of {settings.epochs}: "
+        f"On {counts['test']} test photos, with the weights of epoch {outcome.best['epoch']} of {settings.epochs}: "
         f"average accuracy **{scores['test/avg/accuracy']:.3f}**, average macro-F1 **{scores['test/avg/f1']:.3f}**.\n\n"
         f"| attribute | classes | accuracy | macro-F1 |\n|---|---|---|---|\n{table}\n\n"
         f"Register it: `fmtl register --run {run.run_id}`"

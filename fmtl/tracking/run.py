@@ -50,10 +50,15 @@ class Run:
         mlflow.log_params(new)
         self._given_params |= set(new)
 
-    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
-        """Log the finite metrics. Undefined ones stay out: MLflow stores infinity as a huge number."""
+    def log_metrics(
+        self, metrics: Mapping[str, float | None], step: int | None = None, model_id: str | None = None
+    ) -> None:
+        """Log the finite metrics, to a logged model as well if its id is given.
+
+        Undefined ones stay out: MLflow stores infinity as a huge number.
+        """
         finite = {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
-        mlflow.log_metrics(finite, step=step)
+        mlflow.log_metrics(finite, step=step, model_id=model_id)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})

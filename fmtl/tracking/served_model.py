@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import warnings
 from pathlib import Path
 
 import mlflow
@@ -14,28 +15,32 @@ from fmtl.images import ImageError
 MAX_PATH_LENGTH = 4096
 
 
-class FashionModel(mlflow.pyfunc.PythonModel):
-    """A table of images to a predictions table, in input order."""
+with warnings.catch_warnings():
+    # MLflow asks for type hints, none of which can say "either of two columns"; the logged signature does.
+    warnings.simplefilter("ignore", UserWarning)
 
-    def load_context(self, context):
-        self.predictor = predictor.load(Path(context.artifacts["fmtl_model"]))
+    class FashionModel(mlflow.pyfunc.PythonModel):
+        """A table of images to a predictions table, in input order."""
 
-    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Label images.
+        def load_context(self, context):
+            self.predictor = predictor.load(Path(context.artifacts["fmtl_model"]))
 
-        Args:
-            model_input: Column ``image`` (base64, or a path; paths are refused when serving) or ``image_bytes``.
-            params: ``top_k``, labels per task.
-        """
-        if "image_bytes" in model_input:
-            names = [str(i) for i in range(len(model_input))]
-            sources = [bytes(content) for content in model_input["image_bytes"]]
-        else:
-            sources = [_source(text) for text in model_input["image"]]
-            paths = zip(model_input["image"], sources, strict=True)
-            names = [text if isinstance(source, Path) else str(i) for i, (text, source) in enumerate(paths)]
-        table = self.predictor.predict(sources, top_k=int((params or {}).get("top_k", 1)))
-        return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
+        def predict(self, context, model_input, params=None):
+            """Label images.
+
+            Args:
+                model_input: Column ``image`` (base64, or a path; paths are refused when serving) or ``image_bytes``.
+                params: ``top_k``, labels per task.
+            """
+            if "image_bytes" in model_input:
+                names = [str(i) for i in range(len(model_input))]
+                sources = [bytes(content) for content in model_input["image_bytes"]]
+            else:
+                sources = [_source(text) for text in model_input["image"]]
+                paths = zip(model_input["image"], sources, strict=True)
+                names = [text if isinstance(source, Path) else str(i) for i, (text, source) in enumerate(paths)]
+            table = self.predictor.predict(sources, top_k=int((params or {}).get("top_k", 1)))
+            return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
 
 
 def _source(text: str) -> Path | bytes | ImageError:

@@ -4,7 +4,7 @@ import base64
 import importlib.metadata
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -32,7 +32,6 @@ def log_model(
     backbone: str,
     tasks: Sequence[Task],
     preprocess: Preprocess,
-    metrics: Mapping[str, float],
     epoch: int,
 ) -> str:
     """Log the network to the active run as the model ``model``. Returns its model id."""
@@ -49,7 +48,6 @@ def log_model(
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
             step=epoch,
         )
-    mlflow.log_metrics(dict(metrics), step=epoch, model_id=info.model_id)
     return info.model_id
 
 

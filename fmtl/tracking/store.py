@@ -67,8 +67,8 @@ def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
     Raises:
         DataError: The experiment does not exist.
     """
-    client = mlflow.MlflowClient()
     with reachable():
+        client = mlflow.MlflowClient()
         if experiment is None:
             ids = [e.experiment_id for e in mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)]
         else:
@@ -92,8 +92,10 @@ def get_run(run_id: str) -> RunRecord:
     Raises:
         DataError: There is none.
     """
+    with reachable():
+        client = mlflow.MlflowClient()
     try:
-        return _record(mlflow.MlflowClient().get_run(run_id))
+        return _record(client.get_run(run_id))
     except MlflowException as error:
         raise DataError(f"run '{run_id}': not in the store {mlflow.get_tracking_uri()}") from error
 

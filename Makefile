@@ -1,0 +1,66 @@
+# Everything stays inside the checkout: the environment, and the caches of pip, matplotlib and torch.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/cache
+export MPLCONFIGDIR := $(XDG_CACHE_HOME)/matplotlib
+export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+# Options of a command, e.g. make train ARGS="--backbone vit_b_16"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo prepare train compare register predict ui test test-all lint format bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with the locked versions, if it is missing or out of date
+
+$(READY): requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v}: make setup PYTHON=python3.11")'
+	rm -f $(READY)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(READY)
+
+lock: ## renew requirements.txt from pyproject.toml
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet --disable-pip-version-check --no-cache-dir '.[bundled,dev]'
+	{ echo "# The exact versions tested; 'make lock' renews this from pyproject.toml."; \
+	  $(VENV)/lock/bin/pip freeze --exclude fmtl \
+	  | sed -E '/^(nvidia-|cuda-|triton)/ s/$$/; platform_system == "Linux"/'; } > requirements.txt
+	rm -rf $(VENV)/lock
+
+demo: setup ## the whole pipeline on a drawn sample: prepare, train two models, compare, register, predict
+	$(BIN)/fmtl main $(ARGS)
+
+prepare train compare register predict: setup ## one step; options in ARGS="..."
+	$(BIN)/fmtl $@ $(ARGS)
+
+ui: setup ## browse the runs on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1
+
+test: setup ## the fast tests, under three minutes on two cores
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: setup ## every test; those on real photos need FMTL_REAL_DATA
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: setup ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## fix style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## run every benchmark; needs a quiet machine
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what the commands and tests made, except .venv, data and runs
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache leaderboard predictions.csv
+	find fmtl tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,292 @@
+"""One real train run on the sample, looked at from all sides; then the commands that read it."""
+
+import json
+import os
+import shutil
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from fmtl import checkpoints, config
+from fmtl.dataset import open_dataset
+from fmtl.errors import DataError, UsageError
+from fmtl.pipeline.compare import compare
+from fmtl.pipeline.predict import predict
+from fmtl.pipeline.register import register
+from fmtl.pipeline.train import train
+from fmtl.tracking import store as runs
+
+SETTINGS = {"backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64}
+PER_EPOCH = {"train/loss", "val/loss", "learning_rate/backbone", "learning_rate/heads", "images_per_second",
+             "epoch_seconds"}  # fmt: skip
+SCORES = ("accuracy", "f1", "precision", "recall")
+
+
+def settings(data, **changes):
+    return config.TrainSettings(data=str(data), **SETTINGS | changes)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, empty_store, dataset, catalogue_table):
+    """A working directory with two finished train runs, tuned and baseline."""
+    folder = tmp_path_factory.mktemp("world")
+    before, env = os.getcwd(), os.environ.get("MLFLOW_TRACKING_URI")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    os.chdir(folder)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    mlflow.set_tracking_uri(uri)
+    yield {mode: train(settings(dataset.folder, mode=mode)) for mode in ("tuned", "baseline")}
+    os.chdir(before)
+    os.environ.pop("MLFLOW_TRACKING_URI") if env is None else os.environ.update(MLFLOW_TRACKING_URI=env)
+
+
+@pytest.fixture
+def run(world):
+    return mlflow.get_run(world["tuned"])
+
+
+def artifact(run, path):
+    return runs.download(run.info.run_id, path)
+
+
+def test_the_run_is_tagged_and_its_settings_are_params(run, dataset):
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["fmtl.kind"] == "train"
+    assert run.data.tags["fmtl.outcome"] == "completed"
+    assert run.data.tags["fmtl.data"] == dataset.digest
+    assert "resnet18" in run.data.tags["mlflow.note.content"]
+    expected = {"backbone": "resnet18", "mode": "tuned", "px": "32", "weight_decay": "0.0001", "optimizer": "adamw",
+                "learning_rate": "0.001", "backbone_lr_scale": "0.1", "clip_norm": "1.0", "seed": "0"}  # fmt: skip
+    assert {k: run.data.params[k] for k in expected} == expected
+    assert set(run.data.params) >= set(config.TrainSettings.model_fields) - {"resume", "run_name", "experiment"}
+
+
+def test_metrics_have_a_point_per_epoch_and_the_best_once(run, dataset):
+    client = mlflow.MlflowClient()
+    names = PER_EPOCH | {f"val/{key}/{s}" for key in ("avg", *(t.slug for t in dataset.tasks)) for s in SCORES}
+    for name in names:
+        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
+    metrics = run.data.metrics
+    losses = [m.value for m in client.get_metric_history(run.info.run_id, "val/loss")]
+    assert metrics["best/epoch"] == np.argmin(losses) + 1
+    assert metrics["best/val/loss"] == min(losses)
+    best_f1 = client.get_metric_history(run.info.run_id, "val/avg/f1")[int(metrics["best/epoch"]) - 1].value
+    assert metrics["best/val/avg/f1"] == best_f1
+    assert {f"test/avg/{s}" for s in SCORES} <= set(metrics)
+    assert not [k for k in metrics if k.startswith("test/") and len(client.get_metric_history(run.info.run_id, k)) != 1]
+
+
+def test_every_artifact_of_the_contract_is_there(run, dataset):
+    client = mlflow.MlflowClient()
+
+    def tree(path=None):
+        for item in client.list_artifacts(run.info.run_id, path):
+            yield from tree(item.path) if item.is_dir else [item.path]
+
+    slugs = [task.slug for task in dataset.tasks]
+    want = {"config.yaml", "tasks.json", "plots/averages.png", "plots/loss.png", "predictions/test.parquet"}
+    want |= {f"checkpoints/resnet18_tuned_{which}.pt" for which in ("best", "last")}
+    want |= {f"{kind}/{slug}.{suffix}" for kind in ("confusion", "roc") for slug in slugs for suffix in ("png", "json")}
+    want |= {f"per_class/{slug}.csv" for slug in slugs}
+    assert set(tree()) == want
+
+
+def test_the_numbers_in_the_artifacts_agree_with_each_other_and_with_scikit_learn(run, dataset):
+    table = pd.read_parquet(artifact(run, "predictions/test.parquet"))
+    rows = dataset.table.iloc[dataset.rows("test")]
+    assert table["id"].tolist() == rows["id"].tolist()
+    for task in dataset.tasks:
+        known = table[f"{task.slug}/target"].notna()
+        truth, preds = table[f"{task.slug}/target"][known], table[task.slug][known]
+        assert run.data.metrics[f"test/{task.slug}/f1"] == pytest.approx(f1_score(truth, preds, average="macro"))
+        probs = np.stack(table[f"{task.slug}/probs"])
+        assert [task.classes[k] for k in probs.argmax(1)] == table[task.slug].tolist()
+        np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
+        confusion = json.loads(artifact(run, f"confusion/{task.slug}.json").read_text())
+        assert confusion["classes"] == list(task.classes)
+        assert np.sum(confusion["counts"]) == known.sum()
+        assert np.trace(confusion["counts"]) == (truth == preds).sum()
+        per_class = pd.read_csv(artifact(run, f"per_class/{task.slug}.csv"))
+        assert list(per_class) == ["class", "support", "precision", "recall", "f1"]
+        assert per_class["support"].tolist() == np.sum(confusion["counts"], axis=1).tolist()
+
+
+def test_checkpoints_say_what_they_are(run):
+    best, last = (checkpoints.load(artifact(run, f"checkpoints/resnet18_tuned_{w}.pt")) for w in ("best", "last"))
+    assert best["epoch"] == run.data.metrics["best/epoch"]
+    assert last["epoch"] == 2
+    assert best["settings"]["backbone"] == "resnet18"
+    assert "training" in last and "training" not in best
+    assert best["metrics"]["val/avg/f1"] == run.data.metrics["best/val/avg/f1"]
+
+
+def test_the_pyfunc_predicts_what_the_engine_did(run, dataset, catalogue_table):
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    table = pd.read_parquet(artifact(run, "predictions/test.parquet")).head(32)
+    paths = [catalogue_table.parent / "images" / p for p in table["path"]]
+    import base64
+
+    as_path = model.predict(pd.DataFrame({"image": [str(p) for p in paths]}))
+    as_text = model.predict(pd.DataFrame({"image": [base64.b64encode(p.read_bytes()).decode() for p in paths]}))
+    as_bytes = model.predict(pd.DataFrame({"image_bytes": [p.read_bytes() for p in paths]}))
+    for result in (as_path, as_text, as_bytes):
+        assert result["status"].tolist() == ["ok"] * 32
+        for task in dataset.tasks:
+            assert result[task.slug].tolist() == table[task.slug].tolist()
+            np.testing.assert_allclose(result[f"{task.slug}/confidence"], table[f"{task.slug}/confidence"], atol=1e-6)
+
+
+def test_the_pyfunc_refuses_paths_when_serving_and_answers_every_row(run, catalogue_table, monkeypatch):
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
+    path = str(catalogue_table.parent / "images" / "g0001.jpg")
+    rows = pd.DataFrame({"image": [path, "/etc/passwd", "bm8=", "!"]})
+    assert model.predict(rows)["status"].tolist() == ["ok", "not_an_image", "not_an_image", "missing"]
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    assert (model.predict(rows)["status"] == "not_an_image").all()
+    assert "kind/2" in model.predict(rows, params={"top_k": 2})
+
+
+def test_compare_register_and_predict(world, run, catalogue_table, tmp_path, capsys):
+    board = compare(config.CompareSettings(out=str(tmp_path / "board"), register="fashion-attributes"))
+    assert set(board.table["run_id"]) == set(world.values())
+    written = pd.read_csv(tmp_path / "board" / "leaderboard.csv")
+    assert {"rank", "run_id", "run_name", "backbone", "mode", "data", "test/avg/accuracy", "test/avg/f1",
+            "test/avg/precision", "test/avg/recall", "best/val/avg/f1", "test/colour/f1"} <= set(written)  # fmt: skip
+    assert written["best/val/avg/f1"].is_monotonic_decreasing
+    for name in ("leaderboard.md", "leaderboard.html"):
+        assert "resnet18-tuned" in (tmp_path / "board" / name).read_text()
+    best = written["run_id"][0]
+    version = mlflow.MlflowClient().get_model_version_by_alias("fashion-attributes", "champion")
+    assert version.tags["fmtl.run"] == best
+
+    other = next(r for r in world.values() if r != best)
+    register(config.RegisterSettings(run=other))
+    assert "it pointed to version 1 before" in capsys.readouterr().out
+    register(config.RegisterSettings(run=best))
+    register(config.RegisterSettings(run="best"))
+    versions = mlflow.MlflowClient().search_model_versions("name = 'fashion-attributes'")
+    assert len(versions) == 2  # registering a run again makes no new version
+
+    out = tmp_path / "p.parquet"
+    images = catalogue_table.parent / "images"
+    table = predict(config.PredictSettings(model="models:/fashion-attributes@champion", images=str(images),
+                                           out=str(out), top_k=2))  # fmt: skip
+    assert table["image"].tolist() == sorted(p.name for p in images.iterdir())
+    assert dict(zip(table["image"], table["status"], strict=True))["g0040.jpg"] == "truncated"
+    pd.testing.assert_frame_equal(pd.read_parquet(out), table, check_dtype=False)
+    test = pd.read_parquet(runs.download(best, "predictions/test.parquet")).set_index("path")
+    ours = table.set_index("image").loc[test.index]
+    for slug in ("kind", "colour"):
+        assert (ours[slug] == test[slug]).all()
+        np.testing.assert_allclose(ours[f"{slug}/confidence"], test[f"{slug}/confidence"], atol=1e-5)
+    by_run = predict(config.PredictSettings(model=best, images=str(catalogue_table), out=str(tmp_path / "q.csv")))
+    raw = pd.read_csv(catalogue_table, dtype=str)
+    assert by_run["image"].tolist() == raw["image"].tolist()
+    assert by_run["status"][30] == "missing"
+
+
+def test_a_compare_run_holds_the_leaderboard(world, tmp_path):
+    compare(config.CompareSettings(out=str(tmp_path)))
+    (newest,) = mlflow.search_runs(search_all_experiments=True, filter_string="tags.`fmtl.kind` = 'compare'",
+                                   max_results=1, output_format="list")  # fmt: skip
+    names = {item.path for item in mlflow.MlflowClient().list_artifacts(newest.info.run_id)}
+    assert names == {"leaderboard.csv", "leaderboard.md", "leaderboard.html", "plots"}
+
+
+def test_a_model_that_is_not_ours_is_refused(world, tmp_path):
+    class Stranger(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input: list[str], params=None) -> list[str]:
+            raise AssertionError("a stranger's code ran")
+
+    mlflow.set_experiment("other")
+    with mlflow.start_run():
+        info = mlflow.pyfunc.log_model(name="m", python_model=Stranger(), pip_requirements=[])
+    with pytest.raises(DataError, match="not a model of fmtl"):
+        predict(config.PredictSettings(model=info.model_uri, images=str(tmp_path), out="x.csv"))
+
+
+def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, monkeypatch):
+    """Stopped after its first epoch, then resumed: same weights, same metrics, no point twice."""
+    from fmtl.tracking.run import Run
+
+    log, calls = Run.log_metrics, []
+
+    def stop_after_first_epoch(self, metrics, step=None, model_id=None):
+        log(self, metrics, step, model_id)
+        calls.append(step)
+        if step == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log_metrics", stop_after_first_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(dataset.folder, run_name="broken"))
+    monkeypatch.undo()
+    (broken,) = mlflow.search_runs(search_all_experiments=True, output_format="list",
+                                   filter_string="attributes.run_name = 'broken'")  # fmt: skip
+    assert broken.data.tags["fmtl.outcome"] == "interrupted"
+    assert broken.info.status == "KILLED"
+    with pytest.raises(UsageError, match="epochs: the run has 2, got 9"):
+        train(config.TrainSettings(resume=broken.info.run_id, epochs=9))
+    assert train(config.TrainSettings(resume=broken.info.run_id)) == broken.info.run_id
+    resumed, whole = mlflow.get_run(broken.info.run_id), mlflow.get_run(world["tuned"])
+    assert resumed.data.tags["fmtl.outcome"] == "completed"
+    timing = {"images_per_second", "epoch_seconds"}
+    assert {k: v for k, v in resumed.data.metrics.items() if k not in timing} == {
+        k: v for k, v in whole.data.metrics.items() if k not in timing
+    }
+    client = mlflow.MlflowClient()
+    assert [m.step for m in client.get_metric_history(broken.info.run_id, "val/loss")] == [1, 2]
+    a, b = (checkpoints.load(runs.download(r.info.run_id, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole))
+    assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
+
+
+def test_resuming_a_finished_run_does_nothing(world, capsys):
+    assert train(config.TrainSettings(resume=world["tuned"])) == world["tuned"]
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_no_plots_and_no_checkpoints_still_leave_every_number_and_the_model(world, dataset):
+    run_id = train(settings(dataset.folder, epochs=1, extra_plots=False, save_checkpoints=False, freeze=True))
+    client = mlflow.MlflowClient()
+    assert {i.path for i in client.list_artifacts(run_id)} == {
+        "config.yaml", "tasks.json", "confusion", "roc", "per_class", "predictions",
+    }  # fmt: skip
+    for folder in ("confusion", "roc"):
+        assert all(i.path.endswith(".json") for i in client.list_artifacts(run_id, folder))
+    assert mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+
+
+def test_a_failed_run_says_why_and_is_not_ranked(world, dataset, tmp_path):
+    with pytest.raises(UsageError, match="px: 128 is larger than the stored side 64"):
+        train(settings(dataset.folder, px=128, run_name="too-large"))
+    (failed,) = mlflow.search_runs(search_all_experiments=True, output_format="list",
+                                   filter_string="attributes.run_name = 'too-large'")  # fmt: skip
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["fmtl.outcome"] == "failed"
+    assert "larger than the stored side" in failed.data.tags["fmtl.error"]
+    board = compare(config.CompareSettings(out=str(tmp_path)))
+    reasons = dict(zip(board.unranked["run_id"], board.unranked["reason"], strict=True))
+    assert reasons[failed.info.run_id] == "it did not complete (failed)"
+    with pytest.raises(DataError, match="can't be registered: it did not complete"):
+        register(config.RegisterSettings(run=failed.info.run_id))
+
+
+def test_an_empty_split_is_an_error(world, dataset, tmp_path):
+    copy = shutil.copytree(dataset.folder, tmp_path / "copy")
+    table = pd.read_parquet(copy / "table.parquet")
+    table.assign(split="train").to_parquet(copy / "table.parquet")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    from fmtl import durable
+
+    manifest["files"]["table.parquet"] = {
+        "bytes": (copy / "table.parquet").stat().st_size, "sha256": durable.sha256(copy / "table.parquet"),
+    }  # fmt: skip
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert len(open_dataset(copy).rows("val")) == 0
+    with pytest.raises(DataError, match="the val split is empty"):
+        train(settings(copy))

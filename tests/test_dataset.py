@@ -1,0 +1,91 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fmtl.dataset import Batches, PixelWriter, class_counts, open_dataset
+from fmtl.errors import DataError
+from fmtl.transforms import Preprocess
+
+PREPROCESS = Preprocess(64, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3)
+
+
+def batches(dataset, split="train", **options):
+    options = {"preprocess": PREPROCESS, "batch_size": 32} | options
+    return Batches(dataset, dataset.rows(split), **options)
+
+
+def epoch(loader, number=1):
+    loader.set_epoch(number)
+    images, targets = zip(*loader, strict=True)
+    return torch.cat(images), {k: torch.cat([t[k] for t in targets]) for k in targets[0]}
+
+
+def test_shards_give_back_what_was_written(tmp_path, dataset, monkeypatch):
+    monkeypatch.setattr("fmtl.dataset.SHARD_BYTES", 64 * 64 * 3 * 7)
+    writer = PixelWriter(tmp_path, 64)
+    pixels = dataset.pixels(np.arange(20))
+    for image in pixels:
+        writer.append(image)
+    writer.close()
+    shards = sorted(tmp_path.iterdir())
+    assert [p.stat().st_size // (64 * 64 * 3) for p in shards] == [7, 7, 6]
+    assert b"".join(p.read_bytes() for p in shards) == pixels.tobytes()
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "pixels-00000.bin", "rejects.csv"])
+def test_a_changed_file_is_noticed(tmp_path, dataset, name):
+    copy = shutil.copytree(dataset.folder, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: missing or changed"):
+        open_dataset(copy)
+
+
+def test_no_dataset_and_other_versions_are_refused(tmp_path, dataset):
+    with pytest.raises(DataError, match="run 'fmtl prepare'"):
+        open_dataset(tmp_path)
+    manifest = dict(dataset.manifest, version=99)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="version 1"):
+        open_dataset(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="not a readable manifest"):
+        open_dataset(tmp_path)
+
+
+def test_every_training_image_comes_once_per_epoch(dataset):
+    loader = batches(dataset, shuffle=True)
+    _, targets = epoch(loader)
+    rows = dataset.rows("train")
+    assert len(targets["kind"]) == len(rows)
+    for t, task in enumerate(dataset.tasks):
+        assert sorted(targets[task.name].tolist()) == sorted(dataset.targets[rows, t].tolist())
+
+
+def test_an_epoch_repeats_whatever_came_before_it(dataset):
+    fresh, used = (batches(dataset, shuffle=True, augment=True, seed=5) for _ in range(2))
+    epoch(used, 1)
+    torch.rand(3)
+    (a, _), (b, _), (c, _) = epoch(fresh, 2), epoch(used, 2), epoch(used, 3)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_last_batch_of_one_joins_the_one_before(dataset):
+    rows = dataset.rows("train")[:9]
+    loader = Batches(dataset, rows, preprocess=PREPROCESS, batch_size=4, shuffle=True)
+    assert [len(images) for images, _ in loader] == [4, 5]
+    assert len(loader) == 2
+    evaluation = Batches(dataset, rows, preprocess=PREPROCESS, batch_size=4)
+    assert [len(images) for images, _ in evaluation] == [4, 4, 1]
+
+
+def test_class_counts_add_up_to_the_labelled_images(dataset):
+    for t, (name, table) in enumerate(class_counts(dataset).items()):
+        assert dataset.tasks[t].name == name
+        assert table.to_numpy().sum() == (dataset.targets[:, t] >= 0).sum()
+        assert (table.sum(axis=1) > 0).all()

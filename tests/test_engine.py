@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fmtl.engine import evaluate, fit
+from fmtl.errors import Diverged
+from fmtl.models import MultiTaskNet
+from fmtl.optim import Recipe, build_optimizer, build_schedule
+from fmtl.tasks import IGNORE_INDEX
+
+CPU = torch.device("cpu")
+NUM_CLASSES = {"a": 3, "b": 2}
+
+
+def make_net(dropout=0.2):
+    torch.manual_seed(1)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    return MultiTaskNet(backbone, 8, NUM_CLASSES)
+
+
+def make_batches(num=6, size=8, missing=True):
+    """Images whose brightness decides both targets; a few targets are missing."""
+    g = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(num):
+        level = torch.rand(size, generator=g) * 3
+        images = level.view(-1, 1, 1, 1) + 0.1 * torch.randn(size, 3, 6, 6, generator=g)
+        targets = {"a": level.long().clamp(max=2), "b": (level > 1.5).long()}
+        if missing:
+            targets["a"][0] = IGNORE_INDEX
+            targets["b"][:2] = IGNORE_INDEX
+        batches.append((images, targets))
+    return batches
+
+
+def recipe(**changes):
+    values = {
+        "epochs": 3, "learning_rate": 3e-2, "backbone_lr_scale": 0.5, "optimizer": "adamw", "weight_decay": 1e-4,
+        "schedule": "onecycle", "clip_norm": 1.0, "seed": 0,
+    }  # fmt: skip
+    return Recipe(**values | changes)
+
+
+def run(net, batches, plan, criterions=None):
+    optimizer = build_optimizer(net, plan)
+    schedule = build_schedule(optimizer, plan, len(batches))
+    return fit(net, batches, batches, recipe=plan, optimizer=optimizer, schedule=schedule,
+               criterions=criterions or {}, device=CPU)  # fmt: skip
+
+
+def test_the_loss_falls_and_accuracy_rises_in_a_few_dozen_steps():
+    results = list(run(make_net(), make_batches(), recipe(epochs=12)))
+    assert [r.epoch for r in results] == list(range(1, 13))
+    assert results[-1].val.loss < 0.6 < results[0].val.loss
+    assert results[-1].val.scores["avg"]["accuracy"] > 0.85
+
+
+def test_same_seed_twice_gives_equal_weights_and_another_seed_does_not():
+    weights = []
+    for seed in (0, 0, 1):
+        net = make_net()
+        list(run(net, make_batches(), recipe(seed=seed)))
+        weights.append(torch.cat([p.flatten() for p in net.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_step_equals_the_loop_written_by_hand():
+    batches, plan = make_batches(), recipe(epochs=2)
+    ours, by_hand = make_net(dropout=0), make_net(dropout=0)
+    list(run(ours, batches, plan))
+    optimizer = torch.optim.AdamW(
+        [{"params": by_hand.backbone.parameters()}, {"params": by_hand.heads.parameters()}], weight_decay=1e-4
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [1.5e-2, 3e-2], total_steps=12)
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        by_hand.train()
+        for images, targets in batches:
+            logits = by_hand(images)
+            loss = sum(F.cross_entropy(logits[t], targets[t], ignore_index=IGNORE_INDEX) for t in NUM_CLASSES)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    for a, b in zip(ours.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_evaluation_does_not_depend_on_how_images_are_batched():
+    net = make_net()
+    batches = make_batches()
+    images = torch.cat([b[0] for b in batches])
+    targets = {t: torch.cat([b[1][t] for b in batches]) for t in NUM_CLASSES}
+    many = evaluate(net, batches, criterions={}, device=CPU)
+    one = evaluate(net, [(images, targets)], criterions={}, device=CPU)
+    assert many.loss == pytest.approx(one.loss)
+    for t in NUM_CLASSES:
+        np.testing.assert_array_equal(many.confusion[t], one.confusion[t])
+        np.testing.assert_allclose(many.probs[t], one.probs[t], rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(many.targets[t], targets[t].numpy())
+    known = targets["a"] != IGNORE_INDEX
+    with torch.no_grad():
+        want = F.cross_entropy(net.eval()(images)["a"][known], targets["a"][known])
+    assert one.task_losses["a"] == pytest.approx(want.item())
+
+
+def test_a_task_without_targets_leaves_the_others_as_they_are():
+    net, batches = make_net(), make_batches()
+    without = [(i, {"a": t["a"], "b": torch.full_like(t["b"], IGNORE_INDEX)}) for i, t in batches]
+    full, part = (evaluate(net, b, criterions={}, device=CPU) for b in (batches, without))
+    assert part.loss == pytest.approx(full.task_losses["a"])
+    assert np.isnan(part.task_losses["b"])
+    assert part.scores["avg"] == pytest.approx(full.scores["a"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    with pytest.raises(Diverged, match="epoch 1: the training loss is nan.*lower learning_rate"):
+        list(run(make_net(), [(i * float("nan"), t) for i, t in make_batches()], recipe()))
+
+
+def test_stopping_early_is_breaking_out_of_the_loop():
+    net = make_net()
+    for result in run(net, make_batches(), recipe(epochs=50)):
+        if result.epoch == 2:
+            break
+    assert result.epoch == 2
+
+
+def test_the_users_criterion_is_used():
+    def twice(logits, targets):
+        return 2 * F.cross_entropy(logits, targets)
+
+    net, batches = make_net(), make_batches()
+    plain = evaluate(net, batches, criterions={}, device=CPU)
+    doubled = evaluate(net, batches, criterions={"a": twice}, device=CPU)
+    assert doubled.task_losses["a"] == pytest.approx(2 * plain.task_losses["a"])
+    assert doubled.task_losses["b"] == pytest.approx(plain.task_losses["b"])

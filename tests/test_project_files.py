@@ -1,0 +1,82 @@
+"""What users read agrees with what the program does."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fmtl import cli, config
+from fmtl.config import MODES, TrainSettings
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+COMMANDS = sorted(cli.cli.commands)
+
+
+def test_mlproject_has_every_command_and_declares_only_what_is_required():
+    project = yaml.safe_load((ROOT / "MLproject").read_text())
+    assert sorted(project["entry_points"]) == COMMANDS
+    for name, entry in project["entry_points"].items():
+        kind = getattr(config, f"{name.capitalize()}Settings")
+        required = {k for k, field in kind.model_fields.items() if field.is_required()}
+        assert set(entry.get("parameters", {})) == required
+        assert re.fullmatch(r"python -m fmtl (\w+)( --\w+ \{\w+\})*", entry["command"]).group(1) == name
+
+
+def test_mlprojects_comments_list_every_other_setting():
+    text = (ROOT / "MLproject").read_text()
+    for name in COMMANDS:
+        kind = getattr(config, f"{name.capitalize()}Settings")
+        comment = re.search(rf"((?:  #.*\n)+)  {name}:", text).group(1)
+        for setting, field in kind.model_fields.items():
+            assert field.is_required() or re.search(rf"\b{setting}\b", comment), f"{name}: {setting}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme_and_every_setting_in_the_docs(command):
+    assert re.search(rf"\b(fmtl|-e|make) {command}\b|`{command}`", (ROOT / "README.md").read_text())
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    section = text.split(f"## {command}\n")[1].split("\n## ")[0]
+    for setting in getattr(config, f"{command.capitalize()}Settings").model_fields:
+        assert f"| `{setting}` |" in section, f"{command}: {setting}"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_experiment_loads_and_says_its_command_time_and_result(path):
+    base, variants = config.read_yaml(path)
+    for variant in variants or [{}]:
+        config.build(TrainSettings, variant, base)
+    header = path.read_text().split("\nbackbone")[0]
+    assert f"fmtl train --config {path.relative_to(ROOT)}" in header
+    assert f"mlflow run . -e train -P config={path.relative_to(ROOT)}" in header
+    assert "# Time:" in header and "# Result:" in header
+
+
+@pytest.mark.parametrize("mode", ["tuned", "baseline"])
+def test_the_notebooks_recipes_pin_every_value_of_their_mode(mode):
+    base, _ = config.read_yaml(ROOT / "experiments" / f"notebook_{mode}.yaml")
+    assert set(MODES[mode]) <= set(base)
+
+
+def test_the_lock_meets_every_requirement():
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    pinned = dict(
+        line.split(";")[0].strip().lower().replace("_", "-").split("==")
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for text in wanted:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), text
+
+
+def test_the_makefile_explains_its_targets():
+    text = (ROOT / "Makefile").read_text()
+    targets = "setup demo prepare train compare register predict ui test test-all lint format bench clean lock help"
+    for target in targets.split():
+        assert re.search(rf"^[a-z ]*\b{target}\b[a-z ]*:.*##", text, re.MULTILINE), target

@@ -1,0 +1,25 @@
+import re
+
+from fmtl.tasks import IGNORE_INDEX, RESERVED_SLUGS, make_slugs, make_tasks, tasks_from_json, tasks_to_json
+
+
+def test_a_label_becomes_its_index_and_an_unknown_one_is_ignored():
+    (task,) = make_tasks({"season": ["Fall", "Summer"]})
+    assert task.targets(["Summer", None, "Fall", "Monsoon"]) == [1, IGNORE_INDEX, 0, IGNORE_INDEX]
+
+
+def test_slugs_are_safe_unique_and_never_reserved():
+    names = ["Men's", "Men_s", "loss", "LOSS", "..", "a/b", "", "Größe", "日本", "x" * 300]
+    slugs = make_slugs(names)
+    assert len({slug.casefold() for slug in slugs}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,90}", slug) and slug.strip(".") for slug in slugs)
+    assert not {slug.casefold() for slug in slugs} & RESERVED_SLUGS
+
+
+def test_a_safe_name_is_its_own_slug():
+    assert make_slugs(["articleType", "base-colour.v2"]) == ["articleType", "base-colour.v2"]
+
+
+def test_tasks_survive_json():
+    tasks = make_tasks({"Men's": ["a", "b"], "x": ["1"]})
+    assert tasks_from_json(tasks_to_json(tasks)) == tasks
