@@ -167,7 +167,7 @@ def _checked_columns(path: Path, columns: list[str]) -> list[str]:
 def _rejoin(cells: list[str], columns: list[str], free_text_col: str, delimiter: str) -> list[str]:
     at = columns.index(free_text_col)
     extra = len(cells) - len(columns)
-    return cells[:at] + [delimiter.join(cells[at : at + extra + 1])] + cells[at + extra + 1 :]
+    return [*cells[:at], delimiter.join(cells[at : at + extra + 1]), *cells[at + extra + 1 :]]
 
 
 def _read_parquet(path: Path) -> Catalogue:

@@ -13,7 +13,6 @@ from fmtl import __version__, config
 from fmtl.config import Given, Settings
 from fmtl.errors import FmtlError, Terminated
 
-
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 110,
@@ -37,7 +36,9 @@ def command(kind: type[Settings], *, takes_config: bool = False) -> Callable:
 
         options: list[click.Parameter] = [_option(name, field) for name, field in kind.model_fields.items()]
         if takes_config:
-            options.append(click.Option(["--config"], metavar="FILE", help="YAML file of settings; options win over it."))
+            options.append(
+                click.Option(["--config"], metavar="FILE", help="YAML file of settings; options win over it.")
+            )
         options.append(click.Option(["--debug"], is_flag=True, help="Show tracebacks."))
         help_text = (function.__doc__ or "").strip()
         made = click.Command(function.__name__.strip("_"), callback=callback, params=options, help=help_text)
@@ -54,7 +55,11 @@ def option_name(setting: str) -> str:
 def _option(name: str, field) -> click.Option:
     is_bool = field.annotation is bool or field.annotation == (bool | None)
     default = field.get_default()
-    shown = "" if field.is_required() or default in (None, ()) else f" [default: {str(default).lower() if is_bool else default}]"
+    shown = (
+        ""
+        if field.is_required() or default in (None, ())
+        else f" [default: {str(default).lower() if is_bool else default}]"
+    )
     return click.Option(
         [option_name(name)],
         metavar="BOOL" if is_bool else "VALUE",

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,7 @@ class Batches:
         rows = rng.permutation(self.rows) if self.shuffle else self.rows
         draws = rng.random((len(self.dataset.table), 4)) if self.augment else None
         bounds = self._bounds()
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             chosen = rows[start:stop]
             images = transforms.as_images(self.dataset.pixels(chosen))
             if draws is not None:

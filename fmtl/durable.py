@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _fsync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _fsync(path.parent)
     except OSError as error:
         raise _disk_fault(error, path) from error
@@ -78,11 +78,11 @@ def sha256(path: Path) -> str:
 
 def _swap(new: Path, target: Path) -> None:
     if not target.exists():
-        os.rename(new, target)
+        new.rename(target)
         return
     old = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{target.name}")
-    os.rename(target, old)
-    os.rename(new, target)
+    target.rename(old)
+    new.rename(target)
     shutil.rmtree(old)
 
 

@@ -192,9 +192,7 @@ def evaluate(
     )
 
 
-def to_device(
-    images: Tensor, targets: Mapping[str, Tensor], device: torch.device
-) -> tuple[Tensor, dict[str, Tensor]]:
+def to_device(images: Tensor, targets: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch on the device, images in the layout that convolutions prefer."""
     images = images.to(device, memory_format=memory_format(images), non_blocking=True)
     return images, {name: target.to(device, non_blocking=True) for name, target in targets.items()}

@@ -119,7 +119,7 @@ def _is_torchvision(backbone: str) -> bool:
 
 
 def _timm_config(backbone: str) -> timm.models.PretrainedCfg:
-    config = timm.models.get_pretrained_cfg(backbone) if timm.is_model(backbone.split(".")[0]) else None
+    config = timm.models.get_pretrained_cfg(backbone) if timm.is_model(backbone.split(".", maxsplit=1)[0]) else None
     if config is None:
         known = torchvision.models.list_models(module=torchvision.models) + timm.list_models()
         near = get_close_matches(backbone, known, n=3)
@@ -171,7 +171,9 @@ def _num_features(backbone: str, features: nn.Module, px: int) -> int:
 
 
 def _wrong_px(backbone: str, px: int, error: Exception) -> UsageError:
-    return UsageError(f"px: {backbone} can't take {px}x{px} images ({error}); its own size is {input_spec(backbone).px}")
+    return UsageError(
+        f"px: {backbone} can't take {px}x{px} images ({error}); its own size is {input_spec(backbone).px}"
+    )
 
 
 def _load(full: nn.Module, state: dict[str, Tensor], classifier: str, px: int, source: str) -> None:

@@ -27,7 +27,7 @@ COLOURS = {
     "pink": (225, 130, 165),
 }
 PATTERNS = ("plain", "striped", "dotted", "checked")
-SLEEVES = ("none", "short", "long")
+SLEEVE_REACH = {"none": 0, "short": 30, "long": 78}  # pixels
 FITS = {"slim": 0.72, "regular": 1.0, "loose": 1.3}
 MISSING_LABEL_SHARE = 0.04
 LINE_PX = 3  # of a stripe or check at 192 px: gone in a thumbnail
@@ -67,7 +67,7 @@ def _garment(rng: np.random.Generator, kind: str | None) -> dict[str, str]:
         "kind": kind,
         "colour": str(rng.choice(list(COLOURS))),
         "pattern": str(rng.choice(PATTERNS)),
-        "sleeve": str(rng.choice(SLEEVES)) if kind in SLEEVED else "",
+        "sleeve": str(rng.choice(list(SLEEVE_REACH))) if kind in SLEEVED else "",
         "fit": str(rng.choice(list(FITS))) if kind in FITTED else "",
     }
 
@@ -111,7 +111,8 @@ def _draw(garment: dict[str, str], rng: np.random.Generator) -> Image.Image:
     shift = rng.uniform(-0.12, 0.12, 2) * SIDE_PX
     mask, cloth = (_place(layer, angle, scale, shift) for layer in (mask, cloth))
     image.paste(cloth, mask=mask.filter(ImageFilter.GaussianBlur(0.7)))
-    light = Image.eval(image, lambda v, k=float(rng.uniform(0.8, 1.15)): min(255, int(v * k)))
+    brightness = float(rng.uniform(0.8, 1.15))
+    light = Image.eval(image, lambda value: min(255, int(value * brightness)))
     noise = Image.fromarray(rng.integers(0, 18, (SIDE_PX, SIDE_PX, 3), dtype=np.uint8))
     return ImageChops.subtract(light, noise)
 
@@ -160,11 +161,7 @@ def _outline(garment: dict[str, str], draw: ImageDraw.ImageDraw) -> None:
         draw.polygon(right + left, fill=255)
 
     if kind in SLEEVED:
-        reach = {"none": 0, "short": 30, "long": 78}[garment["sleeve"]]
-        if reach:
-            for side in (-1, 1):
-                ends = ((30, 36), (42 + 0.42 * reach, 44 + reach), (24 + 0.42 * reach, 52 + reach), (26, 62))
-                draw.polygon([(96 + side * x, y) for x, y in ends], fill=255)
+        _sleeves(SLEEVE_REACH[garment["sleeve"]], draw)
     if kind == "shirt":
         shape((14, 30), (34, 36), (36 * width, 64), (36 * width, 150))
         draw.ellipse((82, 20, 110, 40), fill=0)
@@ -187,3 +184,10 @@ def _outline(garment: dict[str, str], draw: ImageDraw.ImageDraw) -> None:
         draw.ellipse((74, 40, 118, 70), fill=0)
         draw.polygon([(70, 70), (98, 70), (92, 172), (64, 172)], fill=255)
         draw.polygon([(100, 70), (124, 66), (134, 150), (108, 156)], fill=255)
+
+
+def _sleeves(reach: int, draw: ImageDraw.ImageDraw) -> None:
+    if reach:
+        for side in (-1, 1):
+            ends = ((30, 36), (42 + 0.42 * reach, 44 + reach), (24 + 0.42 * reach, 52 + reach), (26, 62))
+            draw.polygon([(96 + side * x, y) for x, y in ends], fill=255)

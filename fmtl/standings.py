@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fmtl.errors import DataError
 from fmtl.leaderboard import Entry, Leaderboard, rank
-from fmtl.tracking import registry, store
+from fmtl.tracking import registry
 from fmtl.tracking.store import RunRecord
 
 

@@ -17,7 +17,12 @@ NUM_CLASSES = {"a": 3, "b": 2}
 def make_net(dropout=0.2):
     torch.manual_seed(1)
     backbone = nn.Sequential(
-        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(dropout), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
     )
     return MultiTaskNet(backbone, 8, NUM_CLASSES)
 

@@ -36,7 +36,10 @@ def predict(settings: PredictSettings) -> pd.DataFrame:
         _write(table, out)
     counts = Counter(table["status"])
     failed = ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if reason != OK)
-    print(f"{len(table)} images = {counts[OK]} labelled + {len(table) - counts[OK]} not" + (f" ({failed})" if failed else ""))
+    print(
+        f"{len(table)} images = {counts[OK]} labelled + {len(table) - counts[OK]} not"
+        + (f" ({failed})" if failed else "")
+    )
     print(f"predictions: {out}")
     return table
 

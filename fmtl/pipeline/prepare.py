@@ -87,7 +87,8 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         label_cols=settings.label_cols or (preset.label_cols if preset else ()),
         id_col=settings.id_col or (preset.id_col if preset else None),
         image_col=settings.image_col,
-        image_template=settings.image_template or (preset.image_template if preset and not settings.image_col else None),
+        image_template=settings.image_template
+        or (preset.image_template if preset and not settings.image_col else None),
         free_text_col=free_text_col,
     )
     labels, label_notes = _clean_labels(table.frame, columns.labels)
@@ -212,7 +213,10 @@ def _decoded(rows: list[tuple[int, str, str]], settings: PrepareSettings) -> Ite
         return pixels, hashlib.sha256(content).hexdigest()
 
     # Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
-    with ThreadPoolExecutor(num_cpus()) as pool, tqdm(total=len(rows), desc="decode", unit=" images", disable=None) as bar:
+    with (
+        ThreadPoolExecutor(num_cpus()) as pool,
+        tqdm(total=len(rows), desc="decode", unit=" images", disable=None) as bar,
+    ):
         for start in range(0, len(rows), DECODE_AHEAD):
             chunk = rows[start : start + DECODE_AHEAD]
             for row, result in zip(chunk, pool.map(decode, chunk), strict=True):
@@ -225,7 +229,9 @@ def _check_rejects(num_read: int, rejects: list[Reject], settings: PrepareSettin
     told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
     if len(rejects) == num_read:
         first = rejects[0]
-        raise DataError(f"{settings.table}: all {num_read} rows were rejected ({told}); line {first.line}: {first.detail}")
+        raise DataError(
+            f"{settings.table}: all {num_read} rows were rejected ({told}); line {first.line}: {first.detail}"
+        )
     if len(rejects) > settings.max_reject_fraction * num_read:
         first = next(r for r in rejects if r.reason == reasons.most_common(1)[0][0])
         raise DataError(
@@ -259,9 +265,7 @@ def _split(kept: list[Kept], tasks: list[Task], labels: pd.DataFrame, settings: 
         test_fraction=settings.test_fraction,
         seed=settings.seed,
     )
-    frame = pd.DataFrame(
-        {"id": [r.id for r in kept], "path": [r.path for r in kept], "split": splits, "group": groups}
-    )
+    frame = pd.DataFrame({"id": [r.id for r in kept], "path": [r.path for r in kept], "split": splits, "group": groups})
     return pd.concat([frame, pd.DataFrame(targets, columns=[task.slug for task in tasks])], axis=1)
 
 
@@ -292,8 +296,8 @@ def _summary(dataset: PreparedDataset, notes: list[str]) -> list[str]:
         f"{counts['read']} rows read = {counts['kept']} kept + {counts['rejected']} rejected"
         + (f" ({reasons})" if reasons else ""),
         f"split: {splits}",
-        f"byte-identical images: {counts['duplicate_images']} in {counts['duplicate_groups']} groups, each in one split; "
-        f"{counts['conflicting_groups']} groups with contradicting labels",
+        f"byte-identical images: {counts['duplicate_images']} in {counts['duplicate_groups']} groups, each in one "
+        f"split; {counts['conflicting_groups']} groups with contradicting labels",
     ]
     for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
         absent = [split for split in ("val", "test") if (table[split] == 0).any()]

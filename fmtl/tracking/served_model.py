@@ -3,7 +3,6 @@
 import base64
 import binascii
 import os
-import warnings
 from pathlib import Path
 
 import mlflow
@@ -15,32 +14,36 @@ from fmtl.images import ImageError
 MAX_PATH_LENGTH = 4096
 
 
-with warnings.catch_warnings():
-    # MLflow asks for type hints, none of which can say "either of two columns"; the logged signature does.
-    warnings.simplefilter("ignore", UserWarning)
+class Labeller:
+    """A table of images to a predictions table, in input order.
 
-    class FashionModel(mlflow.pyfunc.PythonModel):
-        """A table of images to a predictions table, in input order."""
+    A class of its own, since MLflow asks for type hints on any ``predict`` of a PythonModel's body, and none
+    can say "either of two columns"; the logged signature does.
+    """
 
-        def load_context(self, context):
-            self.predictor = predictor.load(Path(context.artifacts["fmtl_model"]))
+    def load_context(self, context):
+        self.predictor = predictor.load(Path(context.artifacts["fmtl_model"]))
 
-        def predict(self, context, model_input, params=None):
-            """Label images.
+    def predict(self, context, model_input, params=None):
+        """Label images.
 
-            Args:
-                model_input: Column ``image`` (base64, or a path; paths are refused when serving) or ``image_bytes``.
-                params: ``top_k``, labels per task.
-            """
-            if "image_bytes" in model_input:
-                names = [str(i) for i in range(len(model_input))]
-                sources = [bytes(content) for content in model_input["image_bytes"]]
-            else:
-                sources = [_source(text) for text in model_input["image"]]
-                paths = zip(model_input["image"], sources, strict=True)
-                names = [text if isinstance(source, Path) else str(i) for i, (text, source) in enumerate(paths)]
-            table = self.predictor.predict(sources, top_k=int((params or {}).get("top_k", 1)))
-            return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
+        Args:
+            model_input: Column ``image`` (base64, or a path; paths are refused when serving) or ``image_bytes``.
+            params: ``top_k``, labels per task.
+        """
+        if "image_bytes" in model_input:
+            names = [str(i) for i in range(len(model_input))]
+            sources = [bytes(content) for content in model_input["image_bytes"]]
+        else:
+            sources = [_source(text) for text in model_input["image"]]
+            paths = zip(model_input["image"], sources, strict=True)
+            names = [text if isinstance(source, Path) else str(i) for i, (text, source) in enumerate(paths)]
+        table = self.predictor.predict(sources, top_k=int((params or {}).get("top_k", 1)))
+        return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
+
+
+class FashionModel(Labeller, mlflow.pyfunc.PythonModel):
+    """What MLflow loads."""
 
 
 def _source(text: str) -> Path | bytes | ImageError:

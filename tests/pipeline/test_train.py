@@ -241,7 +241,9 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, monkeypatch):
     }
     client = mlflow.MlflowClient()
     assert [m.step for m in client.get_metric_history(broken.info.run_id, "val/loss")] == [1, 2]
-    a, b = (checkpoints.load(runs.download(r.info.run_id, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole))
+    a, b = (
+        checkpoints.load(runs.download(r.info.run_id, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole)
+    )
     assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
 
 

@@ -1,0 +1,81 @@
+"""The whole pipeline on real photos. Needs FMTL_REAL_DATA."""
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmtl import config
+from fmtl.pipeline.compare import compare
+from fmtl.pipeline.predict import predict
+from fmtl.pipeline.prepare import prepare
+from fmtl.pipeline.train import train
+from fmtl.tasks import IGNORE_INDEX
+
+pytestmark = pytest.mark.slow
+
+BACKBONES = ("convnext_tiny", "resnet50", "vit_b_16", "efficientnet_b5")
+
+
+def artifact_paths(run_id, path=None):
+    for item in mlflow.MlflowClient().list_artifacts(run_id, path):
+        yield from artifact_paths(run_id, item.path) if item.is_dir else [item.path]
+
+
+def test_each_of_the_four_backbones_trains_and_logs_every_artifact(store, real_data):
+    fashion = real_data / "fashion"
+    sampled = pd.read_csv(fashion / "fashion.csv", dtype=str).sample(200, random_state=0)
+    sampled.to_csv(store / "sampled.csv", index=False)
+    dataset = prepare(config.PrepareSettings(table="sampled.csv", images=str(fashion / "images"), px=96))
+    slugs = [task.slug for task in dataset.tasks]
+    for backbone in BACKBONES:
+        run_id = train(config.TrainSettings(backbone=backbone, weights="none", epochs=1, batch_size=16, px=96))
+        want = {"config.yaml", "tasks.json", "plots/averages.png", "plots/loss.png", "predictions/test.parquet"}
+        want |= {f"checkpoints/{backbone}_tuned_{which}.pt" for which in ("best", "last")}
+        want |= {f"per_class/{slug}.csv" for slug in slugs}
+        want |= {f"{kind}/{slug}.{end}" for kind in ("confusion", "roc") for slug in slugs for end in ("png", "json")}
+        assert set(artifact_paths(run_id)) == want
+        metrics = mlflow.get_run(run_id).data.metrics
+        assert 0 < metrics["test/avg/accuracy"] <= 1
+    assert len(compare(config.CompareSettings()).table) == 4
+
+
+def test_the_small_network_learns_the_real_photos(store, real_data):
+    """The README's result: 12 epochs of tf_efficientnet_lite0 at 128 px."""
+    fashion = real_data / "fashion"
+    dataset = prepare(config.PrepareSettings(table=str(fashion / "fashion.csv")))
+    assert len(dataset.rows("test")) >= 330
+    run_id = train(config.TrainSettings(backbone="tf_efficientnet_lite0", weights="bundled", px=128, epochs=12))
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert metrics["test/avg/accuracy"] >= 0.85
+    assert metrics["test/avg/f1"] >= 0.62
+    table = predict(config.PredictSettings(model=run_id, images=str(fashion / "images")))
+    assert (table["status"] == "ok").all()
+    stored = pd.read_parquet(path_of_test_predictions(run_id)).set_index("path")
+    ours = table.set_index("image").loc[stored.index]
+    for task in dataset.tasks:
+        assert (ours[task.slug] == stored[task.slug]).all()
+        np.testing.assert_allclose(ours[f"{task.slug}/confidence"], stored[f"{task.slug}/confidence"], atol=1e-5)
+
+
+def path_of_test_predictions(run_id):
+    return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="predictions/test.parquet")
+
+
+def test_a_catalogue_of_small_pictures_with_blanks_and_rare_classes(store, real_data):
+    labels = ("gender", "masterCategory", "articleType", "baseColour", "usage")
+    dataset = prepare(
+        config.PrepareSettings(
+            table=str(real_data / "styles" / "styles.csv"), preset="kaggle-fashion", label_cols=labels, px=80
+        )
+    )
+    raw = pd.read_csv(real_data / "styles" / "styles.csv", dtype=str, keep_default_na=False, on_bad_lines="skip")
+    counts = dataset.manifest["counts"]
+    assert counts["read"] == counts["kept"] + counts["rejected"] == len(raw)
+    assert {task.name: task.num_classes for task in dataset.tasks}["articleType"] == 84
+    assert (dataset.table["usage"] == IGNORE_INDEX).sum() == raw["usage"].isin(["", "NA"]).sum() > 0
+    run_id = train(
+        config.TrainSettings(backbone="tf_efficientnet_lite0", weights="bundled", px=80, epochs=1, device="cpu")
+    )
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert {f"test/{name}/f1" for name in labels} <= set(metrics)
