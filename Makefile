@@ -59,7 +59,7 @@ format: setup ## fix style
 	$(BIN)/ruff format .
 
 bench: setup ## run every benchmark; needs a quiet machine
-	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+	set -e; for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script; done
 
 clean: ## remove what the commands and tests made, except .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache leaderboard predictions.csv

@@ -39,8 +39,13 @@ def test_every_command_is_in_the_readme_and_every_setting_in_the_docs(command):
     assert re.search(rf"\b(fmtl|-e|make) {command}\b|`{command}`", (ROOT / "README.md").read_text())
     text = (ROOT / "docs" / "configuration.md").read_text()
     section = text.split(f"## {command}\n")[1].split("\n## ")[0]
-    for setting in getattr(config, f"{command.capitalize()}Settings").model_fields:
-        assert f"| `{setting}` |" in section, f"{command}: {setting}"
+    for setting, field in getattr(config, f"{command.capitalize()}Settings").model_fields.items():
+        (row,) = [
+            line for line in section.splitlines() if line.startswith(f"| `{setting}` |") and field.description in line
+        ]
+        default = field.get_default()
+        shown = str(default).lower() if isinstance(default, bool) else str(default)
+        assert field.is_required() or default in (None, ()) or f"| `{shown}` |" in row, row
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
