@@ -152,7 +152,9 @@ class PredictSettings(Settings):
     """Settings of ``predict``."""
 
     model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, or a model folder.")
-    images: str = Field(description="An image, a folder (read recursively in sorted order), or a CSV or Parquet table.")
+    images: str = Field(
+        description="Image files (comma list), a folder (read recursively in sorted order), or a CSV or Parquet table."
+    )
     image_col: str | None = Field(None, description="The table's image column [default: found].")
     out: str = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")

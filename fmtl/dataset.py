@@ -51,43 +51,38 @@ class PixelWriter:
             self._file = None
 
 
-def write_manifest(
-    folder: Path,
-    *,
-    tasks: Sequence[Task],
-    px: int,
-    fit: str,
-    background: str,
-    source: Mapping,
-    settings: Mapping,
-    counts: Mapping,
-) -> str:
-    """Seal the files of ``folder``: the manifest names each with its hash. Returns the dataset's digest."""
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": durable.sha256(path)} for path in sorted(folder.iterdir())
-    }
-    table = pd.read_parquet(folder / TABLE)
+def describe(
+    folder: Path, table: pd.DataFrame, *, tasks: Sequence[Task], image: Mapping, **facts: Mapping
+) -> "PreparedDataset":
+    """The dataset that the files of ``folder`` make up, before its manifest is written by ``seal``.
+
+    Args:
+        table: Content of ``table.parquet``.
+        image: ``px``, ``fit`` and ``background`` of the stored pixels.
+        facts: What else the manifest says: ``counts``, ``source``, ``settings``.
+    """
+    files = {path.name: _file_entry(path) for path in sorted(folder.iterdir())}
     content = {
         "tasks": tasks_to_json(tasks),
-        "image": {"px": px, "fit": fit, "background": background},
+        "image": dict(image),
         # Not the Parquet file's own hash: that changes with the version of its writer.
         "table": hashlib.sha256(table.to_csv(index=False).encode()).hexdigest(),
         "pixels": [item["sha256"] for name, item in files.items() if name.startswith("pixels-")],
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]  # MLflow takes 36
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "digest": digest,
-        "tasks": content["tasks"],
-        "image": content["image"],
-        "counts": counts,
-        "source": source,
-        "settings": settings,
-        "files": files,
-    }
-    durable.write_json(folder / MANIFEST, manifest)
-    return digest
+    manifest = {"format": FORMAT, "version": VERSION, "digest": digest, "tasks": content["tasks"], **facts}
+    return PreparedDataset(folder, manifest | {"image": content["image"], "files": files}, list(tasks), table)
+
+
+def seal(dataset: "PreparedDataset") -> None:
+    """Write the manifest, which names every file with its hash; files added since ``describe`` are hashed now."""
+    files = dataset.manifest["files"]
+    files |= {p.name: _file_entry(p) for p in sorted(dataset.folder.iterdir()) if p.name not in files}
+    durable.write_json(dataset.folder / MANIFEST, dataset.manifest)
+
+
+def _file_entry(path: Path) -> dict:
+    return {"bytes": path.stat().st_size, "sha256": durable.sha256(path)}
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,7 @@ def open_dataset(folder: Path) -> PreparedDataset:
         raise DataError(f"{path}: expected {FORMAT} version {VERSION}; run 'fmtl prepare' again")
     for name, item in manifest["files"].items():
         file = folder / name
-        if not file.is_file() or file.stat().st_size != item["bytes"] or durable.sha256(file) != item["sha256"]:
+        if not file.is_file() or _file_entry(file) != item:
             raise DataError(f"{file}: missing or changed since prepare (sha256 differs); run 'fmtl prepare' again")
     return PreparedDataset(folder, manifest, tasks_from_json(manifest["tasks"]), pd.read_parquet(folder / TABLE))
 

@@ -59,9 +59,12 @@ def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str],
             raise DataError(f"images: no image file ({', '.join(IMAGE_SUFFIXES)}) below {path}")
         return [p.relative_to(path).as_posix() for p in found], [_inside(path, p.relative_to(path)) for p in found]
     if not path.is_file():
+        several = [Path(part.strip()) for part in str(path).split(",")]
+        if len(several) > 1 and all(p.is_file() for p in several):
+            return [str(p) for p in several], list(several)
         raise DataError(f"images: {path} is neither a file nor a folder")
     if path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"):
-        return [path.name], [path]
+        return [str(path)], [path]
     table = catalogue.read_catalogue(path)
     if table.rejects:
         first = table.rejects[0]

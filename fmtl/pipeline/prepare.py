@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ from fmtl.dataset import (
     PixelWriter,
     PreparedDataset,
     class_counts,
-    open_dataset,
-    write_manifest,
+    describe,
+    seal,
 )
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import num_cpus
@@ -104,23 +104,19 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         frame.to_parquet(folder / TABLE, index=False)
         rejected = pd.DataFrame([vars(r) for r in rejects], columns=["line", "id", "reason", "detail"])
         durable.write_text(folder / REJECTS, tables.to_csv(rejected))
-        counts = _counts(table.num_rows_read, frame, rejects)
-        content = {
-            "tasks": tasks,
-            "px": settings.px,
-            "fit": settings.fit,
-            "background": settings.background,
-            "source": {"table": table_path.name, "sha256": durable.sha256(table_path)},
-            "settings": settings.model_dump(mode="json", exclude={"table", "images", "out"}),
-            "counts": counts,
-        }
-        # The report shows the dataset, so it needs a readable one: seal, draw the report, seal again.
-        write_manifest(folder, **content)
         notes += task_notes
-        durable.write_text(folder / REPORT, report.prepare_report(open_dataset(folder), notes))
-        (folder / MANIFEST).unlink()
-        write_manifest(folder, **content)
-    return open_dataset(out), notes
+        described = describe(
+            folder,
+            frame,
+            tasks=tasks,
+            image={"px": settings.px, "fit": settings.fit, "background": settings.background},
+            counts=_counts(table.num_rows_read, frame, rejects),
+            source={"table": table_path.name, "sha256": durable.sha256(table_path)},
+            settings=settings.model_dump(mode="json", exclude={"table", "images", "out"}),
+        )
+        durable.write_text(folder / REPORT, report.prepare_report(described, notes))
+        seal(described)
+    return replace(described, folder=out), notes
 
 
 def _check_out(out: Path, settings: PrepareSettings) -> None:
@@ -273,7 +269,7 @@ def _counts(num_read: int, frame: pd.DataFrame, rejects: list[Reject]) -> dict:
     if num_read != len(frame) + len(rejects):
         raise AssertionError(f"{num_read} rows read, {len(frame)} kept, {len(rejects)} rejected")
     task_cols = [c for c in frame if c not in ("id", "path", "split", "group")]
-    twins = frame.groupby("group").filter(lambda rows: len(rows) > 1)
+    twins = frame[frame.duplicated("group", keep=False)]
     conflicts = sum((rows[task_cols].replace(IGNORE_INDEX, np.nan).nunique() > 1).any()
                     for _, rows in twins.groupby("group"))  # fmt: skip
     return {
