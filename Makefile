@@ -15,7 +15,7 @@ ARGS ?=
 .PHONY: help setup lock demo prepare train compare register predict ui test test-all lint format bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv with the locked versions, if it is missing or out of date
 

@@ -143,7 +143,10 @@ def _read_csv(path: Path, free_text_col: str | None) -> Catalogue:
 
 
 def _decode(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -173,7 +176,7 @@ def _rejoin(cells: list[str], columns: list[str], free_text_col: str, delimiter:
 def _read_parquet(path: Path) -> Catalogue:
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors derive from these
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
     _checked_columns(path, [str(c) for c in frame.columns])
     text = pd.DataFrame({str(c): [_cell_text(cell) for cell in frame[c]] for c in frame.columns}, dtype=object)
@@ -225,7 +228,10 @@ def choose_columns(
     _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c]])
     id_col = id_col or next((c for c in frame if c.casefold() in ("id", "product_id", "productid")), None)
     if image_template is None:
-        image_col = image_column(frame, image_col)
+        try:
+            image_col = image_column(frame, image_col)
+        except DataError as error:
+            raise DataError(f"{error}. Or build paths from columns with --image-template '{{id}}.jpg'") from error
         image_template, template_cols = None, [image_col]
     else:
         template_cols = re.findall(r"{(.*?)}", image_template)
@@ -274,8 +280,7 @@ def image_column(frame: pd.DataFrame, named: str | None = None) -> str:
         if len(head) and head.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > 0.5:
             return column
     raise DataError(
-        "table: no column holds image file names; name it with --image-col, or build it with "
-        f"--image-template such as '{{id}}.jpg'. Columns: {', '.join(frame.columns)}"
+        f"table: no column holds image file names; name it with --image-col. Columns: {', '.join(frame.columns)}"
     )
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, verified on load, read without running code."""
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,9 @@ def save(
     }
     if training is not None:
         content["training"] = dict(training)
-    with durable.replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError about positions; a plain write names it
+    torch.save(content, buffer)
+    durable.write_bytes(path, buffer.getbuffer())
 
 
 def load(path: Path) -> dict:
@@ -67,7 +69,7 @@ def load(path: Path) -> dict:
             raise DataError(f"checkpoint {path}: damaged (checksum of {damaged} differs); use an older copy")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise DataError(f"checkpoint {path}: damaged or no checkpoint ({str(error).splitlines()[0]})") from error
+        raise DataError(f"checkpoint {path}: damaged or no checkpoint ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise DataError(f"checkpoint {path}: expected {FORMAT} version {VERSION}")
     return content

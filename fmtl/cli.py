@@ -11,7 +11,7 @@ import click
 
 from fmtl import __version__, config
 from fmtl.config import Given, Settings
-from fmtl.errors import FmtlError, Terminated
+from fmtl.errors import EnvironmentFault, FmtlError, Terminated
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -140,22 +140,23 @@ def main(argv: list[str] | None = None) -> int:
     except Terminated as error:
         print("terminated", file=sys.stderr)
         return error.exit_code
-    except (FmtlError, MemoryError, OSError) as error:
-        code = _exit_code(error)
-        if code is None or "--debug" in argv:
+    except Exception as error:
+        mended = error if isinstance(error, FmtlError) else _environment_fault(error)
+        if mended is None or "--debug" in argv:
             traceback.print_exc()
         else:
-            print(f"error: {error or 'out of memory; lower batch_size or px'}", file=sys.stderr)
-        return code or 1
+            print(f"error: {mended}", file=sys.stderr)
+        return mended.exit_code if mended else 1
     return 0
 
 
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of a failure that a user can mend; None for a bug."""
-    if isinstance(error, FmtlError):
-        return error.exit_code
-    full = isinstance(error, MemoryError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return 4 if full else None
+def _environment_fault(error: Exception) -> EnvironmentFault | None:
+    """What the machine ran out of; None for a bug. torch has no exception of its own for a CPU's memory."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return EnvironmentFault(f"out of memory; lower batch_size or px ({str(error).splitlines()[:1]})")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentFault(f"the disk is full; free some space and run again ({error})")
+    return None
 
 
 def _terminate(signum: int, frame: object) -> None:

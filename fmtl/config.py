@@ -4,6 +4,7 @@ Values arrive as text from the command line and from YAML alike and are read by 
 is a number and ``no`` stays text wherever text is expected.
 """
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fmtl.errors import UsageError, first_ten
 
@@ -25,7 +26,12 @@ def _split_list(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+DEFAULT_MODEL_NAME = "fashion-attributes"
+DEFAULT_ALIAS = "champion"
 
 
 class Settings(BaseModel):
@@ -56,6 +62,8 @@ class PrepareSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "PrepareSettings":
+        if len(set(self.label_cols)) < len(self.label_cols):
+            raise ValueError(f"label_cols: a column is named twice in {', '.join(self.label_cols)}")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction: expected a sum below 1, nothing is left for training")
         if self.image_col and self.image_template:
@@ -135,17 +143,28 @@ with warnings.catch_warnings():
         data: str | None = Field(None, description="Only runs on this dataset: a folder or (the start of) a digest.")
         top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
         out: str = Field("leaderboard", description="Folder of the leaderboard files.")
-        register: str | None = Field(None, description="Register the best under this model name.")
+        register: ModelName | None = Field(None, description="Register the best under this model name.")
 
 
 class RegisterSettings(Settings):
     """Settings of ``register``."""
 
     run: str = Field("best", description="Id of a train run, or 'best'.")
-    name: str = Field("fashion-attributes", pattern=r"^[\w-]{1,200}$", description="Registered model.")
-    alias: str = Field("champion", pattern=r"^[A-Za-z_-][\w-]{0,200}$", description="Alias that moves to the version.")
+    name: ModelName = Field(DEFAULT_MODEL_NAME, description="Registered model.")
+    alias: str = Field(
+        DEFAULT_ALIAS,
+        pattern=r"^[A-Za-z_-][A-Za-z0-9_-]{0,100}$",
+        description="Alias that moves to the version.",
+    )
     experiment: str | None = Field(None, description="Where 'best' looks [default: every one that has train runs].")
     metric: str = Field("best/val/avg/f1", description="What 'best' ranks by.")
+
+    @field_validator("alias")
+    @classmethod
+    def _not_reserved(cls, alias: str) -> str:
+        if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
+            raise ValueError("a name that MLflow does not reserve (it has 'latest' and 'v1', 'v2', ...)")
+        return alias
 
 
 class PredictSettings(Settings):
@@ -248,10 +267,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Given], list[dict[str, Given]]]:
         root = yaml.compose(path.read_text(), Loader=_TextLoader)
     except OSError as error:
         raise UsageError(f"config {path}: {error.strerror}") from error
-    except (yaml.MarkedYAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UsageError(f"config {path}:{line} {getattr(error, 'problem', error)}") from error
+        raise UsageError(f"config {path}:{line} {getattr(error, 'problem', None) or error}") from error
     if root is None:
         return {}, []
     problems: list[str] = []

@@ -25,6 +25,7 @@ from fmtl.transforms import Preprocess
 
 FORMAT, VERSION = "fmtl-dataset", 1
 MANIFEST, TABLE, REJECTS, REPORT = "manifest.json", "table.parquet", "rejects.csv", "report.html"
+GROUP = "duplicate group"  # a column name that no task's slug can be
 SHARD_BYTES = 512 * 2**20
 
 
@@ -93,7 +94,7 @@ class PreparedDataset:
         folder: Where it lies.
         manifest: Content of ``manifest.json``.
         tasks: One per attribute.
-        table: A row per image: id, path, split, group, and a target column per task slug.
+        table: A row per image: id, path, split, duplicate group, and a target column per task slug.
     """
 
     folder: Path
@@ -131,6 +132,14 @@ class PreparedDataset:
         for i, row in enumerate(rows):
             out[i] = self._shards[row // per_shard][row % per_shard]
         return out
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a prepared dataset of any version, whole or damaged."""
+    try:
+        return json.loads((folder / MANIFEST).read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def open_dataset(folder: Path) -> PreparedDataset:

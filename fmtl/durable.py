@@ -1,6 +1,6 @@
 """Every lasting write: a temporary file beside the target, fsync, rename, fsync of the folder.
 
-At any instant a name holds its old content or its new one, never half of either.
+A file's name holds its old content or its new one at any instant; a folder's never half of either.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from pathlib import Path
 from fmtl.errors import EnvironmentFault
 
 TEMPORARY_PREFIX = ".tmp-"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -25,20 +26,20 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         EnvironmentFault: The disk is full or not writable; ``path`` is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
-    except OSError as error:
-        raise _disk_fault(error, path) from error
+        with _faults_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -54,19 +55,27 @@ def write_json(path: Path, content: object) -> None:
 
 @contextlib.contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder``; on a clean exit it takes its place as a whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{folder.name}-", dir=folder.parent))
-    temporary.chmod(0o755)
+    """Yield a temporary folder beside ``folder``; on a clean exit it takes its place as a whole.
+
+    Of an older folder there, the moment between two renames shows neither.
+
+    Raises:
+        EnvironmentFault: The disk is full or not writable; ``folder`` is untouched.
+    """
+    folder = folder.resolve()  # through a symbolic link, which stays as it is
+    with _faults_named(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{folder.name}-", dir=folder.parent))
+        temporary.chmod(0o755)
     try:
-        yield temporary
-        for path in sorted(temporary.rglob("*")):
-            _fsync(path)
-        _fsync(temporary)
-        _swap(temporary, folder)
-        _fsync(folder.parent)
-    except OSError as error:
-        raise _disk_fault(error, folder) from error
+        with _faults_named(folder, full_only=True):  # the caller may read as well as write
+            yield temporary
+        with _faults_named(folder):
+            for path in sorted(temporary.rglob("*")):
+                _fsync(path)
+            _fsync(temporary)
+            _swap(temporary, folder)
+            _fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,9 +103,14 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_fault(error: OSError, path: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return EnvironmentFault(f"{path}: the disk is full; free some space and run again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return EnvironmentFault(f"{path}: may not be written ({error.strerror}); choose another folder")
-    return error
+@contextlib.contextmanager
+def _faults_named(path: Path, *, full_only: bool = False) -> Iterator[None]:
+    """Turn system errors, or only that of a full disk, into the user's view of a failed write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise EnvironmentFault(f"{path}: the disk is full; free some space and run again") from error
+        if full_only:
+            raise
+        raise EnvironmentFault(f"{path}: can't be written ({error.strerror or error}); choose another place") from error

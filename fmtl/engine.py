@@ -36,7 +36,7 @@ class Evaluation:
     """A network's performance on one split.
 
     Attributes:
-        loss: Sum over tasks of ``task_losses``; a task without targets adds nothing.
+        loss: Sum over tasks of ``task_losses``; a task without targets adds nothing, a nan stays nan.
         task_losses: Mean over the labelled images, by task name; nan without any.
         confusion: ``(K, K)`` int64 by task name.
         probs: ``(N, K)`` float32 by task name, in the loader's order.
@@ -95,7 +95,7 @@ def fit(
     run does.
 
     Raises:
-        Diverged: The training loss of an epoch is not finite; the weights are those of that epoch.
+        Diverged: An epoch's training or validation loss is not finite.
     """
     for epoch in range(first_epoch, recipe.epochs + 1):
         torch.manual_seed(recipe.seed * 1_000_003 + epoch)
@@ -113,12 +113,10 @@ def fit(
         )
         trained = time.monotonic()
         if not math.isfinite(loss):
-            rates = ", ".join(f"{group['name']} {group['lr']:.2g}" for group in optimizer.param_groups)
-            raise Diverged(
-                f"epoch {epoch}: the training loss is {loss} (learning rates now: {rates}); lower learning_rate, "
-                "or use mode=tuned, which clips gradients"
-            )
+            raise _diverged(epoch, "training", loss, optimizer)
         val = evaluate(net, val_loader, criterions=criterions, device=device, watch=watch)
+        if not math.isfinite(val.loss):
+            raise _diverged(epoch, "validation", val.loss, optimizer)
         yield EpochResult(
             epoch=epoch,
             train_loss=loss,
@@ -127,6 +125,14 @@ def fit(
             images_per_second=num_images / max(trained - started, 1e-9),
             epoch_seconds=time.monotonic() - started,
         )
+
+
+def _diverged(epoch: int, which: str, loss: float, optimizer: Optimizer) -> Diverged:
+    rates = ", ".join(f"{group['name']} {group['lr']:.2g}" for group in optimizer.param_groups)
+    return Diverged(
+        f"epoch {epoch}: the {which} loss is {loss} (learning rates now: {rates}); lower learning_rate, "
+        "or use mode=tuned, which clips gradients"
+    )
 
 
 def train_one_epoch(
@@ -184,9 +190,9 @@ def evaluate(
             kept_targets[name].append(targets[name])
     task_losses = {name: (loss_sums[name] / counts[name]).item() for name in confusion}
     return Evaluation(
-        loss=sum(loss for loss in task_losses.values() if not math.isnan(loss)),
+        loss=sum(loss for name, loss in task_losses.items() if counts[name] > 0),
         task_losses=task_losses,
-        confusion={name: counts.cpu().numpy() for name, counts in confusion.items()},
+        confusion={name: cells.cpu().numpy() for name, cells in confusion.items()},
         probs={name: torch.cat(parts).float().cpu().numpy() for name, parts in probs.items()},
         targets={name: torch.cat(parts).cpu().numpy() for name, parts in kept_targets.items()},
     )

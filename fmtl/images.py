@@ -1,7 +1,9 @@
 """One decode policy: from an image file to a square of uint8 pixels, or the reason why not."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,21 +72,32 @@ def decode(content: bytes, *, px: int, fit: str = "pad", background: str = "#fff
     """
     if not content:
         raise ImageError("empty", "0 bytes")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata; the pixels decide
-        try:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ImageError("too_large", f"{width}x{height} pixels, more than {MAX_PIXELS}")
-                image.draft(None, (2 * px, 2 * px))  # JPEG only: decode at 1/2, 1/4 or 1/8
-                image.load()
-                rgb = _to_rgb(ImageOps.exif_transpose(image), background)
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ImageError("not_an_image", _what_it_is(content)) from error
-        except (OSError, SyntaxError, ValueError, EOFError) as error:  # how Pillow's decoders fail
-            raise ImageError("truncated", str(error)) from error
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError("too_large", f"{width}x{height} pixels, more than {MAX_PIXELS}")
+            image.draft(None, (2 * px, 2 * px))  # JPEG only: decode at 1/2, 1/4 or 1/8
+            image.load()
+            rgb = _to_rgb(ImageOps.exif_transpose(image), background)
+    except (ImageError, MemoryError):
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ImageError("not_an_image", _what_it_is(content)) from error
+    except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
+        raise ImageError("truncated", str(error)) from error
     return np.asarray(_fit(rgb, px, fit, background))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings of odd metadata: the pixels decide.
+
+    Enter it once around many images, not per image: it changes state that threads share.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 def load(path: Path, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:

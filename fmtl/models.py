@@ -119,7 +119,10 @@ def _is_torchvision(backbone: str) -> bool:
 
 
 def _timm_config(backbone: str) -> timm.models.PretrainedCfg:
-    config = timm.models.get_pretrained_cfg(backbone) if timm.is_model(backbone.split(".", maxsplit=1)[0]) else None
+    try:
+        config = timm.models.get_pretrained_cfg(backbone) if timm.is_model(backbone.split(".", 1)[0]) else None
+    except RuntimeError:  # a known model, an unknown tag
+        config = None
     if config is None:
         known = torchvision.models.list_models(module=torchvision.models) + timm.list_models()
         near = get_close_matches(backbone, known, n=3)
@@ -184,7 +187,8 @@ def _load(full: nn.Module, state: dict[str, Tensor], classifier: str, px: int, s
     """
     if isinstance(full, VisionTransformer) and "encoder.pos_embedding" in state:
         state = interpolate_embeddings(px, full.patch_size, state)
-    state = {k: v for k, v in state.items() if not k.startswith(classifier + ".")}
+    removed = (f"{classifier}.", "aux1.", "aux2.", "AuxLogits.")  # of googlenet and inception, for training alone
+    state = {k: v for k, v in state.items() if not k.startswith(removed)}
     own = {k: v for k, v in full.state_dict().items() if not k.startswith(classifier + ".")}
     problems = [f"{k}: missing" for k in own if k not in state]
     problems += [f"{k}: not part of the model" for k in state if k not in own]
@@ -244,8 +248,8 @@ def _from_file(path: Path) -> dict[str, Tensor]:
             state = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"weights: {path} is no plain state dict ({str(error).splitlines()[0]})") from error
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"weights: {path} is no plain state dict ({type(error).__name__}: {error})") from error
     for key in WRAPPER_KEYS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

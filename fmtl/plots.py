@@ -20,8 +20,13 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
+def _plain(text: str) -> str:
+    """Text that matplotlib takes as it is: between two dollar signs it would read mathematics."""
+    return text.replace("$", r"\$")
+
+
 def _short(label: str) -> str:
-    return label if len(label) <= MAX_LABEL_CHARS else label[: MAX_LABEL_CHARS - 1] + "…"
+    return _plain(label if len(label) <= MAX_LABEL_CHARS else label[: MAX_LABEL_CHARS - 1] + "…")
 
 
 def curves(
@@ -74,7 +79,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str) -> Figu
     axes.set(xlabel="prediction", ylabel="target")
     are = "classes without test images are" if hidden > 1 else "class without test images is"
     note = f"\n{hidden} {are} not shown" if hidden else ""
-    figure.suptitle(title + note, fontsize=11)
+    figure.suptitle(_plain(title) + note, fontsize=11)
     axes.spines[:].set_visible(False)
     if len(labels) <= MAX_CLASSES_WITH_COUNTS:
         for i, j in zip(*np.nonzero(counts), strict=True):
@@ -109,6 +114,7 @@ def roc(result: dict, *, title: str) -> Figure:
     axes.set_aspect("equal")
     axes.spines[["top", "right"]].set_visible(False)
     macro = result["macro_auc"]
+    title = _plain(title)
     heading = f"{title}: macro AUC {macro:.3f}" if macro is not None else f"{title}: no curve is defined"
     axes.set_title(heading, fontsize=11)
     if named:

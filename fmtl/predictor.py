@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fmtl import durable, images, models
 from fmtl.errors import DataError
@@ -30,8 +31,8 @@ OK = "ok"
 def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Sequence[Task], preprocess: Preprocess) -> None:
     """Write a model folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with durable.replacing(folder / WEIGHTS) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, temporary)
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    durable.write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
     description = {
         "format": FORMAT,
         "version": VERSION,
@@ -79,14 +80,15 @@ class Predictor:
         """``predict``, one table per batch, in constant memory."""
         for start in range(0, len(sources), batch_size):
             status, decoded = [], []
-            for source in sources[start : start + batch_size]:
-                try:
-                    if isinstance(source, ImageError):
-                        raise source
-                    decoded.append(self.decode(source))
-                    status.append(OK)
-                except ImageError as error:
-                    status.append(error.reason)
+            with images.quiet():
+                for source in sources[start : start + batch_size]:
+                    try:
+                        if isinstance(source, ImageError):
+                            raise source
+                        decoded.append(self.decode(source))
+                        status.append(OK)
+                    except ImageError as error:
+                        status.append(error.reason)
             yield self._table(status, self.probs(np.stack(decoded)) if decoded else {}, top_k)
 
     def _table(self, status: list[str], probs: Mapping[str, np.ndarray], top_k: int) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from fmtl import durable
 
 NUM_GARMENTS = 600
 SIDE_PX = 192
+TABLE = "catalogue.csv"
 COLUMNS = ("id", "image", "kind", "colour", "pattern", "sleeve", "fit", "title")
 KINDS = ("shirt", "dress", "trousers", "skirt", "hat", "bag")
 RARE_KIND = "scarf"
@@ -54,11 +55,11 @@ def draw_catalogue(folder: Path, *, seed: int = 0) -> Path:
         for row, content in zip(rows, files, strict=True):
             if content:
                 (temporary / "images" / row["image"]).write_bytes(content)
-        with (temporary / "catalogue.csv").open("w", newline="") as file:
+        with (temporary / TABLE).open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-    return folder / "catalogue.csv"
+    return folder / TABLE
 
 
 def _garment(rng: np.random.Generator, kind: str | None) -> dict[str, str]:

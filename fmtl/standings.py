@@ -28,6 +28,14 @@ def best_run(records: Sequence[RunRecord], board: Leaderboard) -> RunRecord:
     return next(r for r in records if r.run_id == board.best["run_id"])
 
 
+def other_groups(board: Leaderboard) -> str:
+    """A sentence that names the datasets that 'best' does not speak for; empty if there is one dataset."""
+    groups = [data[:8] for data, _ in board.groups]
+    if len(groups) < 2:
+        return ""
+    return f"'best' is the first of dataset {groups[0]}, the newest run's; other datasets: {', '.join(groups[1:])}"
+
+
 def register(record: RunRecord, *, name: str, alias: str) -> str:
     """Register a run's model, move the alias, and return a sentence that says so."""
     version, previous = registry.register(record, name=name, alias=alias)

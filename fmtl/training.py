@@ -125,9 +125,15 @@ def _fit(job: Job, resume: Mapping | None) -> tuple[list[dict[str, float]], dict
             state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "history": history}
             _save(job, job.checkpoint("last"), row, training=state)
         if job.run:
-            job.run.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=result.epoch)
+            log_epochs(job.run, [row])
         print(_epoch_line(row, job.recipe.epochs, is_best), flush=True)
     return history, best_weights
+
+
+def log_epochs(run: Run, history: Iterable[Mapping[str, float]]) -> None:
+    """Log the metrics of epochs, each at its step."""
+    for row in history:
+        run.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
 
 
 def _save(job: Job, path: Path, row: Mapping[str, float], training: Mapping | None = None) -> None:

@@ -1,4 +1,1 @@
 """One public function per command."""
-
-DEFAULT_MODEL_NAME = "fashion-attributes"
-DEFAULT_ALIAS = "champion"

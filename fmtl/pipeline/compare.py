@@ -1,13 +1,13 @@
 """``compare``: the store's train runs to a leaderboard."""
 
+import re
 from pathlib import Path
 
 from fmtl import durable, plots, report, tables
-from fmtl.config import CompareSettings
-from fmtl.dataset import MANIFEST, open_dataset
+from fmtl.config import DEFAULT_ALIAS, CompareSettings
+from fmtl.dataset import open_dataset
 from fmtl.leaderboard import Leaderboard, to_markdown, to_text
-from fmtl.pipeline import DEFAULT_ALIAS
-from fmtl.standings import best_run, rank_runs, register
+from fmtl.standings import best_run, other_groups, rank_runs, register
 from fmtl.tracking import store
 from fmtl.tracking.run import open_run
 
@@ -26,10 +26,8 @@ def compare(settings: CompareSettings) -> Leaderboard:
         for folder in (out, run.folder):
             _write(folder, board)
         print(to_text(board, top=settings.top))
-        others = [data[:8] for data, _ in board.groups[1:]]
-        if others:
-            newest = board.groups[0][0][:8]
-            print(f"'best' is the first of dataset {newest}, the newest run's; other datasets: {', '.join(others)}")
+        if others := other_groups(board):
+            print(others)
         print(f"leaderboard: {out / 'leaderboard.html'}")
         if settings.register:
             print(register(best_run(records, board), name=settings.register, alias=DEFAULT_ALIAS))
@@ -37,8 +35,10 @@ def compare(settings: CompareSettings) -> Leaderboard:
 
 
 def _digest(data: str | None) -> str | None:
-    """A digest as it is; of a prepared dataset's folder, its digest."""
-    return open_dataset(Path(data)).digest if data and (Path(data) / MANIFEST).is_file() else data
+    """A digest, or the start of one, as it is; of a prepared dataset's folder, its digest."""
+    if data is None or re.fullmatch(r"[0-9a-f]{4,32}", data):
+        return data
+    return open_dataset(Path(data)).digest
 
 
 def _write(folder: Path, board: Leaderboard) -> None:

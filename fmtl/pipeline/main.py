@@ -1,13 +1,10 @@
 """``main``: the whole pipeline on the sample catalogue, every step a child of one MLflow run."""
 
-from pathlib import Path
-
 from fmtl import config
-from fmtl.config import MainSettings
-from fmtl.pipeline import DEFAULT_ALIAS, DEFAULT_MODEL_NAME
+from fmtl.config import DEFAULT_ALIAS, DEFAULT_MODEL_NAME, MainSettings
 from fmtl.pipeline.compare import compare
 from fmtl.pipeline.predict import predict
-from fmtl.pipeline.prepare import prepare
+from fmtl.pipeline.prepare import prepare, sample_folder
 from fmtl.pipeline.train import train
 from fmtl.tracking.run import open_run
 
@@ -33,7 +30,7 @@ def main(settings: MainSettings) -> None:
         data = dataset.digest
         compare(config.CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=data))
         _say("predict: the sample's photos")
-        photos = Path(settings.data).with_name(Path(settings.data).name + "-catalogue") / "images"
+        photos = sample_folder(settings.data) / "images"
         model = f"models:/{DEFAULT_MODEL_NAME}@{DEFAULT_ALIAS}"
         table = predict(config.PredictSettings(model=model, images=str(photos), out="predictions.csv"))
         shown = [c for c in table if "/" not in c]

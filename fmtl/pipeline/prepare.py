@@ -17,6 +17,7 @@ from fmtl import catalogue, durable, images, report, sample, tables
 from fmtl.catalogue import PRESETS, Catalogue, Columns, Reject
 from fmtl.config import PrepareSettings
 from fmtl.dataset import (
+    GROUP,
     MANIFEST,
     REJECTS,
     REPORT,
@@ -25,6 +26,7 @@ from fmtl.dataset import (
     PreparedDataset,
     class_counts,
     describe,
+    is_dataset,
     seal,
 )
 from fmtl.errors import DataError, UsageError
@@ -52,8 +54,7 @@ def prepare(settings: PrepareSettings) -> PreparedDataset:
     with open_run("prepare", name=f"prepare-{Path(settings.table).stem}") as run:
         run.log_params(settings.model_dump(mode="json"))
         if settings.table == "sample":
-            folder = Path(settings.out).with_name(Path(settings.out).name + "-catalogue")
-            table = sample.draw_catalogue(folder, seed=settings.seed)
+            table = sample.draw_catalogue(sample_folder(settings.out), seed=settings.seed)
             settings = settings.model_copy(update={"table": str(table), "id_col": "id", "image_col": "image"})
         dataset, notes = build_dataset(settings)
         counts = dataset.manifest["counts"]
@@ -81,10 +82,11 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
     preset = PRESETS.get(settings.preset) if settings.preset else None
     free_text_col = preset.free_text_col if preset else None
     missing = (*settings.missing, *(preset.missing if preset else ()))
+    label_cols = settings.label_cols or (preset.label_cols if preset else ())
     table = catalogue.read_catalogue(table_path, free_text_col=free_text_col, missing=missing)
     columns = catalogue.choose_columns(
         table.frame,
-        label_cols=settings.label_cols or (preset.label_cols if preset else ()),
+        label_cols=label_cols,
         id_col=settings.id_col or (preset.id_col if preset else None),
         image_col=settings.image_col,
         image_template=settings.image_template
@@ -99,7 +101,7 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         rejects.sort(key=lambda reject: reject.line)
         _check_rejects(table.num_rows_read, rejects, settings)
         labels = labels.loc[[row.line for row in kept]]
-        tasks, task_notes = _make_tasks(labels, named=bool(settings.label_cols))
+        tasks, task_notes = _make_tasks(labels, named=bool(label_cols))
         frame = _split(kept, tasks, labels, settings)
         frame.to_parquet(folder / TABLE, index=False)
         rejected = pd.DataFrame([vars(r) for r in rejects], columns=["line", "id", "reason", "detail"])
@@ -119,8 +121,21 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
     return replace(described, folder=out), notes
 
 
+def sample_folder(out: str) -> Path:
+    """Where the sample catalogue is drawn: beside the prepared dataset.
+
+    Raises:
+        UsageError: Something else lies there.
+    """
+    folder = Path(out).resolve()
+    folder = folder.with_name(folder.name + "-catalogue")
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= {"images", sample.TABLE}):
+        raise UsageError(f"out: the sample would be drawn into {folder}, which holds other files; choose another out")
+    return folder
+
+
 def _check_out(out: Path, settings: PrepareSettings) -> None:
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not is_dataset(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"out: {out} exists and is no prepared dataset; choose another folder or remove it")
     for name, source in (("table", settings.table), ("images", settings.images)):
         if source and source != "sample" and Path(source).resolve().is_relative_to(out.resolve()):
@@ -210,6 +225,7 @@ def _decoded(rows: list[tuple[int, str, str]], settings: PrepareSettings) -> Ite
 
     # Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
     with (
+        images.quiet(),
         ThreadPoolExecutor(num_cpus()) as pool,
         tqdm(total=len(rows), desc="decode", unit=" images", disable=None) as bar,
     ):
@@ -261,24 +277,24 @@ def _split(kept: list[Kept], tasks: list[Task], labels: pd.DataFrame, settings: 
         test_fraction=settings.test_fraction,
         seed=settings.seed,
     )
-    frame = pd.DataFrame({"id": [r.id for r in kept], "path": [r.path for r in kept], "split": splits, "group": groups})
+    frame = pd.DataFrame({"id": [r.id for r in kept], "path": [r.path for r in kept], "split": splits, GROUP: groups})
     return pd.concat([frame, pd.DataFrame(targets, columns=[task.slug for task in tasks])], axis=1)
 
 
 def _counts(num_read: int, frame: pd.DataFrame, rejects: list[Reject]) -> dict:
     if num_read != len(frame) + len(rejects):
         raise AssertionError(f"{num_read} rows read, {len(frame)} kept, {len(rejects)} rejected")
-    task_cols = [c for c in frame if c not in ("id", "path", "split", "group")]
-    twins = frame[frame.duplicated("group", keep=False)]
+    task_cols = [c for c in frame if c not in ("id", "path", "split", GROUP)]
+    twins = frame[frame.duplicated(GROUP, keep=False)]
     conflicts = sum((rows[task_cols].replace(IGNORE_INDEX, np.nan).nunique() > 1).any()
-                    for _, rows in twins.groupby("group"))  # fmt: skip
+                    for _, rows in twins.groupby(GROUP))  # fmt: skip
     return {
         "read": num_read,
         "kept": len(frame),
         "rejected": len(rejects),
         "reasons": dict(Counter(reject.reason for reject in rejects).most_common()),
         "splits": {split: int((frame["split"] == split).sum()) for split in SPLITS},
-        "duplicate_groups": int(twins["group"].nunique()),
+        "duplicate_groups": int(twins[GROUP].nunique()),
         "duplicate_images": len(twins),
         "conflicting_groups": int(conflicts),
     }
@@ -296,9 +312,9 @@ def _summary(dataset: PreparedDataset, notes: list[str]) -> list[str]:
         f"split; {counts['conflicting_groups']} groups with contradicting labels",
     ]
     for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
-        absent = [split for split in ("val", "test") if (table[split] == 0).any()]
         missing = int((dataset.table[task.slug] == IGNORE_INDEX).sum())
-        rare = f"; {sum(table['test'] == 0)} of them not in test" if absent else ""
+        absent = int((table["test"] == 0).sum())
+        rare = f"; {absent} of them not in test" if absent else ""
         lines.append(f"task {task.name}: {task.num_classes} classes{rare}; {missing} images without the label")
     lines += notes
     lines += [f"dataset: {dataset.folder} (digest {dataset.digest[:8]})", f"report: {dataset.folder / REPORT}"]

@@ -1,7 +1,7 @@
 """``register``: a train run's model to a registered version and its alias."""
 
 from fmtl.config import RegisterSettings
-from fmtl.standings import best_run, rank_runs
+from fmtl.standings import best_run, other_groups, rank_runs
 from fmtl.standings import register as register_run
 from fmtl.tracking import store
 from fmtl.tracking.run import adopted_run
@@ -12,7 +12,10 @@ def register(settings: RegisterSettings) -> None:
     with adopted_run("register"):
         if settings.run == "best":
             records = store.search_runs("train", experiment=settings.experiment)
-            record = best_run(records, rank_runs(records, metric=settings.metric))
+            board = rank_runs(records, metric=settings.metric)
+            record = best_run(records, board)
+            if others := other_groups(board):
+                print(others)
         else:
             record = store.get_run(settings.run)
         print(register_run(record, name=settings.name, alias=settings.alias))

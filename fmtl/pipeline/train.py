@@ -1,5 +1,6 @@
 """``train``: a prepared dataset to one MLflow run with metrics, plots, checkpoints and a model."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from fmtl.hardware import choose_device
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
 from fmtl.splits import SPLITS
+from fmtl.tasks import Task
 from fmtl.tracking import serving, store
 from fmtl.tracking.run import Run, open_run
 from fmtl.transforms import Preprocess
@@ -26,7 +28,7 @@ FREE_ON_RESUME = {"device", "experiment", "run_name", "resume", "extra_plots"}
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a run needs, built and checked before anything is recorded."""
+    """All that a run needs, built and checked before anything is trained."""
 
     settings: TrainSettings
     dataset: PreparedDataset
@@ -125,8 +127,8 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
     run.log_metrics(scores, model_id=model_id)
     run.set_tags({"mlflow.note.content": _note(setup, run, outcome, scores)})
     print(
-        f"test: accuracy {scores['test/avg/accuracy']:.3f}, F1 {scores['test/avg/f1']:.3f}, mean over "
-        f"{len(dataset.tasks)} tasks, {len(rows)} images, weights of epoch {outcome.best['epoch']}"
+        f"test: accuracy {scores['test/avg/accuracy']:.3f}, F1 {scores['test/avg/f1']:.3f}, "
+        f"{_averaged(dataset.tasks, scores)}, {len(rows)} images, weights of epoch {outcome.best['epoch']}"
     )
     print(f"run: {run.name} {run.run_id}")
     return run.run_id
@@ -158,6 +160,13 @@ def _recipe(settings: TrainSettings) -> Recipe:
     )
 
 
+def _averaged(tasks: Sequence[Task], scores: dict[str, float]) -> str:
+    """Which tasks the averages speak for."""
+    without = [task.name for task in tasks if math.isnan(scores[f"test/{task.slug}/f1"])]
+    left_out = f" (without any test label: {', '.join(without)})" if without else ""
+    return f"mean over {len(tasks) - len(without)} tasks{left_out}"
+
+
 def _note(setup: Setup, run: Run, outcome: training.Outcome, scores: dict[str, float]) -> str:
     settings, counts = setup.settings, setup.dataset.manifest["counts"]["splits"]
     table = "\n".join(
@@ -169,7 +178,8 @@ def _note(setup: Setup, run: Run, outcome: training.Outcome, scores: dict[str, f
         f"**{settings.backbone}**, {settings.mode}, weights `{settings.weights}`, {settings.px} px, trained on "
         f"{counts['train']} photos of `{setup.dataset.manifest['source']['table']}`.\n\n"
         f"On {counts['test']} test photos, with the weights of epoch {outcome.best['epoch']} of {settings.epochs}: "
-        f"average accuracy **{scores['test/avg/accuracy']:.3f}**, average macro-F1 **{scores['test/avg/f1']:.3f}**.\n\n"
+        f"average accuracy **{scores['test/avg/accuracy']:.3f}**, average macro-F1 **{scores['test/avg/f1']:.3f}**, "
+        f"{_averaged(setup.dataset.tasks, scores)}.\n\n"
         f"| attribute | classes | accuracy | macro-F1 |\n|---|---|---|---|\n{table}\n\n"
         f"Register it: `fmtl register --run {run.run_id}`"
     )
@@ -198,6 +208,8 @@ def _resume(settings: TrainSettings) -> str:
             for which in ("best", "last"):
                 shutil.copy(store.download(record.run_id, _checkpoint_name(record, which)), stem)
         run.set_tags({"fmtl.resumed_from": f"epoch {last['epoch']}"})
+        logged = store.steps_of(record.run_id, "train/loss")
+        training.log_epochs(run, [row for row in last["training"]["history"] if row["epoch"] not in logged])
         settings_now = setup.settings.model_copy(update={"weights": original.weights})
         return _train(replace(setup, settings=settings_now), run, resume=last)
 

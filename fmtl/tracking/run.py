@@ -11,10 +11,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # MLflow's 7 block one call for four minutes
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
@@ -87,8 +83,10 @@ def open_run(
     nested = mlflow.active_run() is not None
     adopted = "MLFLOW_RUN_ID" in os.environ and not nested
     with store.reachable():
+        if adopted and experiment:
+            print(f"experiment={experiment} is ignored: 'mlflow run' has chosen one (--experiment-name)")
         if not (nested or adopted or resume):
-            mlflow.set_experiment(experiment or store.default_experiment())
+            store.choose_experiment(experiment)
         metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
         active = mlflow.start_run(
             run_id=resume, run_name=name, nested=nested, log_system_metrics=metrics_wanted or None
@@ -99,6 +97,8 @@ def open_run(
     try:
         local = _local_artifact_folder(active)
         mlflow.set_tags({"fmtl.kind": kind})
+        if "fmtl.error" in active.data.tags:  # of the attempt that this one continues
+            mlflow.delete_tag("fmtl.error")
         run = Run(active, local or Path(staging.enter_context(tempfile.TemporaryDirectory(prefix="fmtl-"))))
         yield run
         if local is None:
@@ -107,7 +107,8 @@ def open_run(
         status = "FINISHED"
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
-        mlflow.set_tags({"fmtl.outcome": "interrupted"})
+        with contextlib.suppress(MlflowException):
+            mlflow.set_tags({"fmtl.outcome": "interrupted"})
         raise
     except Exception as error:
         message = f"{type(error).__name__}: {error}"[:MAX_TAG_LENGTH]
@@ -121,7 +122,16 @@ def open_run(
             with contextlib.suppress(MlflowException):  # save what there is; the first error is the one to report
                 mlflow.log_artifacts(str(run.folder))
         staging.close()
+        _end(status)
+
+
+def _end(status: str) -> None:
+    """End the active run. Of a failed run, the first error is the one to report."""
+    try:
         mlflow.end_run(status)
+    except MlflowException as error:
+        if status == "FINISHED":
+            raise EnvironmentFault(f"MLflow store {mlflow.get_tracking_uri()}: {error.message}") from error
 
 
 def adopted_run(kind: str) -> contextlib.AbstractContextManager:

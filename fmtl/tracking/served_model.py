@@ -11,8 +11,6 @@ import pandas as pd
 from fmtl import predictor
 from fmtl.images import ImageError
 
-MAX_PATH_LENGTH = 4096
-
 
 class Labeller:
     """A table of images to a predictions table, in input order.
@@ -33,7 +31,7 @@ class Labeller:
         """
         if "image_bytes" in model_input:
             names = [str(i) for i in range(len(model_input))]
-            sources = [bytes(content) for content in model_input["image_bytes"]]
+            sources = [_content(cell) for cell in model_input["image_bytes"]]
         else:
             sources = [_source(text) for text in model_input["image"]]
             paths = zip(model_input["image"], sources, strict=True)
@@ -46,14 +44,27 @@ class FashionModel(Labeller, mlflow.pyfunc.PythonModel):
     """What MLflow loads."""
 
 
-def _source(text: str) -> Path | bytes | ImageError:
+def _content(cell: object) -> bytes | ImageError:
+    return bytes(cell) if isinstance(cell, bytes | bytearray) else ImageError("missing", "the cell is blank")
+
+
+def _source(text: object) -> Path | bytes | ImageError:
+    if not isinstance(text, str):
+        return ImageError("missing", "the cell is blank")
     serving = os.environ.get("_MLFLOW_IS_IN_SERVING_ENVIRONMENT") == "true"
-    if not serving and len(text) < MAX_PATH_LENGTH and Path(text).is_file():
+    if not serving and _is_file(text):
         return Path(text)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return ImageError("not_an_image", "not base64") if serving else ImageError("missing", "no such file")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or a null byte: base64 then
+        return False
 
 
 mlflow.models.set_model(FashionModel())

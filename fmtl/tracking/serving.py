@@ -15,14 +15,15 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from fmtl import predictor
-from fmtl.errors import DataError
+from fmtl.errors import DataError, EnvironmentFault
 from fmtl.models import MultiTaskNet
 from fmtl.tasks import Task
+from fmtl.tracking import store
 from fmtl.transforms import Preprocess
 
 MODEL_NAME = "model"
 ARTIFACT = "fmtl_model"  # the model folder inside the logged model
-REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "safetensors", "numpy", "scikit-learn")
+REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "safetensors", "numpy")
 _CODE = Path(__file__).with_name("served_model.py")
 
 
@@ -63,6 +64,8 @@ def model_folder(uri: str) -> Path:
     try:
         folder = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code not in store.NOT_FOUND:
+            raise EnvironmentFault(f"MLflow store {mlflow.get_tracking_uri()}: {error.message}") from error
         message = getattr(error, "message", str(error))
         raise DataError(f"model '{uri}': not found in {mlflow.get_tracking_uri()} ({message})") from error
     for candidate in (folder, folder / "artifacts" / ARTIFACT):

@@ -12,9 +12,11 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError, EnvironmentFault
+from fmtl.tracking import CHOSEN_EXPERIMENT_ID
 
 DEFAULT_EXPERIMENT = "fmtl"
 PAGE_SIZE = 1000
+NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown and an odd id
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,6 @@ class RunRecord:
     run_id: str
     name: str
     status: str
-    experiment_id: str
-    start_ms: int
     end_ms: int
     params: dict[str, str]
     tags: dict[str, str]
@@ -41,8 +41,12 @@ class RunRecord:
         return words[0] if len(words) == 1 else "" if not words else text
 
 
-def default_experiment() -> str:
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+def choose_experiment(name: str | None) -> None:
+    """Make an experiment the current one: the one named, else the one of ``mlflow run`` or the environment."""
+    if name is None and CHOSEN_EXPERIMENT_ID:
+        mlflow.set_experiment(experiment_id=CHOSEN_EXPERIMENT_ID)
+    else:
+        mlflow.set_experiment(name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT)
 
 
 @contextlib.contextmanager
@@ -93,11 +97,18 @@ def get_run(run_id: str) -> RunRecord:
         DataError: There is none.
     """
     with reachable():
-        client = mlflow.MlflowClient()
-    try:
-        return _record(client.get_run(run_id))
-    except MlflowException as error:
-        raise DataError(f"run '{run_id}': not in the store {mlflow.get_tracking_uri()}") from error
+        try:
+            return _record(mlflow.MlflowClient().get_run(run_id))
+        except MlflowException as error:
+            if error.error_code not in NOT_FOUND:
+                raise
+            raise DataError(f"run '{run_id}': not in the store {mlflow.get_tracking_uri()}") from error
+
+
+def steps_of(run_id: str, metric: str) -> set[int]:
+    """The steps at which a run has a point of a metric."""
+    with reachable():
+        return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
 
 
 def download(run_id: str, artifact: str) -> Path:
@@ -118,8 +129,6 @@ def _record(run: mlflow.entities.Run) -> RunRecord:
         run_id=info.run_id,
         name=info.run_name,
         status=info.status,
-        experiment_id=info.experiment_id,
-        start_ms=info.start_time,
         end_ms=info.end_time or 0,
         params=dict(data.params),
         tags=dict(data.tags),

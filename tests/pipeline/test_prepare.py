@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fmtl.config import PrepareSettings
-from fmtl.dataset import REPORT, open_dataset
+from fmtl.dataset import GROUP, REPORT, open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.pipeline.prepare import build_dataset, clean_label, prepare
 from fmtl.tasks import IGNORE_INDEX
@@ -66,9 +66,9 @@ def test_labels_that_differ_only_by_case_are_said(write_catalogue, tmp_path):
 
 
 def test_byte_identical_images_stay_in_one_split(dataset):
-    twins = dataset.table[dataset.table.duplicated("group", keep=False)]
+    twins = dataset.table[dataset.table.duplicated(GROUP, keep=False)]
     assert len(twins) == 6
-    assert (twins.groupby("group")["split"].nunique() == 1).all()
+    assert (twins.groupby(GROUP)["split"].nunique() == 1).all()
     assert dataset.manifest["counts"]["conflicting_groups"] == 1
 
 
@@ -132,7 +132,8 @@ def test_a_preset_knows_its_columns(write_catalogue, tmp_path):
     dataset, notes = build(table, tmp_path, preset="kaggle-fashion")
     assert len(dataset.table) == 12
     assert any("1 lines had unescaped delimiters" in note for note in notes)
-    assert any("'usage' left out: 1 classes" in note or "'usage' was named" in note for note in notes)
+    assert any("'usage' was named and is kept, though: constant" in note for note in notes)
+    assert "usage" in [task.name for task in dataset.tasks]
 
 
 def test_the_run_records_what_was_prepared(store, capsys):

@@ -62,7 +62,7 @@ def test_the_run_of_mlflow_run_is_adopted_and_its_params_stand(store, monkeypatc
 
 @pytest.mark.parametrize(("raw", "value"), [("''", ""), ("it's", "it's"), ("'it'\"'\"'s'", "it's"), ("a b", "a b")])
 def test_params_are_read_without_the_shells_quotes(raw, value):
-    assert RunRecord("", "", "", "", 0, 0, {"p": raw}, {}, {}).param("p") == value
+    assert RunRecord("", "", "", 0, {"p": raw}, {}, {}).param("p") == value
 
 
 def test_inside_a_run_another_becomes_its_child(store):
