@@ -71,10 +71,7 @@ def _option(name: str, field) -> click.Option:
 
 def _settings(kind: type[Settings], given: dict[str, Given], file: str | None) -> list[Settings]:
     """One per variant of the config file; one without a file. Precedence: command line, file, default."""
-    if file is None:
-        return [config.build(kind, given)]
-    base, variants = config.read_yaml(Path(file))
-    return [config.build(kind, given, variant, base) for variant in variants or [{}]]
+    return [config.build(kind, given)] if file is None else config.build_from_file(kind, given, Path(file))
 
 
 @command(config.PrepareSettings)

@@ -80,7 +80,7 @@ class TrainSettings(Settings):
         "tuned", description="tuned: AdamW, OneCycle, two rates, clipping; baseline: Adam at one constant rate."
     )
     epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training images.")
-    batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
+    batch_size: int = Field(32, ge=2, le=65_536, description="Images per step; BatchNorm can't train on one.")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="The heads' peak rate.")
     backbone_lr_scale: float | None = Field(
         None, gt=0, le=1, description="The backbone's rate over the heads' [tuned: 0.1; baseline: 1]."
@@ -207,17 +207,36 @@ def build(kind: type[Settings], *layers: Mapping[str, Given]) -> Settings:
     Raises:
         UsageError: Naming every unknown name, wrong type and value out of range at once.
     """
-    given = {k: v for layer in reversed(layers) for k, v in layer.items()}
-    problems = [_unknown(name, item.where, kind.model_fields) for name, item in given.items()
-                if name not in kind.model_fields]  # fmt: skip
-    known = {k: v for k, v in given.items() if k in kind.model_fields}
-    try:
-        settings = kind.model_validate({k: _none_if_null(kind, k, v.value) for k, v in known.items()})
-    except ValidationError as error:
-        problems += [_sentence(item, known) for item in error.errors()]
+    settings, problems = _try(kind, *layers)
+    _raise(problems)
+    return settings
+
+
+def build_from_file(kind: type[Settings], given: Mapping[str, Given], path: Path) -> list[Settings]:
+    """Settings from a YAML file under what was given besides; one per entry of its ``variants``, or one.
+
+    Raises:
+        UsageError: Naming every problem of the whole file at once.
+    """
+    file = _parse(path)
+    tried = [_try(kind, given, variant, file.base) for variant in file.variants or [{}]]
+    _raise(list(dict.fromkeys([*file.problems, *(problem for _, problems in tried for problem in problems)])))
+    return [settings for settings, _ in tried]
+
+
+def _raise(problems: list[str]) -> None:
     if problems:
         raise UsageError("settings:\n" + first_ten(problems))
-    return settings
+
+
+def _try(kind: type[Settings], *layers: Mapping[str, Given]) -> tuple[Settings | None, list[str]]:
+    given = {k: v for layer in reversed(layers) for k, v in layer.items()}
+    known = {k: v for k, v in given.items() if k in kind.model_fields}
+    problems = [_unknown(k, v.where, kind.model_fields) for k, v in given.items() if k not in known]
+    try:
+        return kind.model_validate({k: _none_if_null(kind, k, v.value) for k, v in known.items()}), problems
+    except ValidationError as error:
+        return None, problems + [_sentence(item, known) for item in error.errors()]
 
 
 def _none_if_null(kind: type[Settings], name: str, value: Any) -> Any:
@@ -254,15 +273,17 @@ class _TextLoader(yaml.BaseLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Given], list[dict[str, Given]]]:
-    """Read a config file.
+@dataclass(frozen=True)
+class ConfigFile:
+    """A YAML file as it was found: its top level, its variants, and what is wrong with its form."""
 
-    Returns:
-        The settings of its top level, and one mapping per entry of ``variants`` (empty without them).
+    base: dict[str, Given]
+    variants: list[dict[str, Given]]
+    problems: list[str]
 
-    Raises:
-        UsageError: The file is absent, not YAML, not a mapping, or repeats a key; with the line.
-    """
+
+def _parse(path: Path) -> ConfigFile:
+    """Read a file; only what stops the reading itself is raised."""
     try:
         root = yaml.compose(path.read_text(), Loader=_TextLoader)
     except OSError as error:
@@ -271,20 +292,16 @@ def read_yaml(path: Path) -> tuple[dict[str, Given], list[dict[str, Given]]]:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UsageError(f"config {path}:{line} {getattr(error, 'problem', None) or error}") from error
-    if root is None:
-        return {}, []
     problems: list[str] = []
-    base = _mapping(root, path, problems)
-    variants = base.pop("variants", None)
+    base = _mapping(root, path, problems) if root else {}
     layers = []
-    if variants is not None:
+    if variants := base.pop("variants", None):
         entries = variants.value.value if isinstance(variants.value, yaml.SequenceNode) else []
         if not entries:
             problems.append(f"{variants.where}: variants: expected a list of mappings")
         layers = [_mapping(entry, path, problems) for entry in entries]
-    if problems:
-        raise UsageError("settings:\n" + first_ten(problems))
-    return {k: _plain(v) for k, v in base.items()}, [{k: _plain(v) for k, v in layer.items()} for layer in layers]
+    plain = [{k: _plain(v) for k, v in layer.items()} for layer in (base, *layers)]
+    return ConfigFile(plain[0], plain[1:], problems)
 
 
 def _mapping(node: yaml.Node, path: Path, problems: list[str]) -> dict[str, Given]:
@@ -309,5 +326,5 @@ def _plain(item: Given) -> Given:
 
 
 def to_yaml(settings: Settings) -> str:
-    """Settings as a YAML file that ``read_yaml`` reads back."""
+    """Settings as a YAML file that ``build_from_file`` reads back."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,6 +38,23 @@ def test_every_flipped_bit_in_the_weights_is_noticed(tmp_path):
         path.write_bytes(bad)
         with pytest.raises(DataError, match="damaged"):
             checkpoints.load(path)
+
+
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(tmp_path):
+    path = tmp_path / "x.pt"
+    save(path)
+    code = (
+        "import resource, signal, sys, torch; from pathlib import Path; from fmtl import checkpoints\n"
+        "from fmtl.errors import EnvironmentFault\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "try: checkpoints.save(Path(sys.argv[1]), model={'w': torch.zeros(9000)}, tasks=[], settings={}, epoch=9,"
+        " metrics={})\n"
+        "except EnvironmentFault as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "disk is full" in done.stdout
+    assert checkpoints.load(path)["epoch"] == 2
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])

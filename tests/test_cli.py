@@ -58,6 +58,11 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypa
         (["train", "--device", "cuda:99", "--data", "nowhere"], 4, "device: 'cuda:99'"),
         (["predict", "--model", "models:/none@champion", "--images", "x"], 3, "models:/none@champion"),
         (["register"], 3, "no train run can be registered"),
+        (["register", "--alias", "latest"], 2, "--alias: expected a name that MLflow does not reserve"),
+        (["compare", "--register", "a'b"], 2, "--register: expected"),
+        (["compare", "--data", "data/prepard"], 3, "data/prepard: no prepared dataset"),
+        (["compare", "--out", "mlflow.db"], 4, "can't be written"),
+        (["prepare", "--table", "sample", "--label-cols", "a,a"], 2, "label_cols: a column is named twice"),
         (["compare", "--experiment", "none"], 3, "experiment 'none' does not exist"),
     ],
 )
@@ -66,6 +71,14 @@ def test_what_a_user_can_mend_is_one_message_and_its_exit_code(store, capsys, ar
     assert got == code, err
     assert message in err
     assert "Traceback" not in err
+
+
+def test_memory_that_ran_out_is_an_environment_fault(capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("fmtl.pipeline.train.train_variants", lambda variants: torch.empty(10**15))
+    code, _, err = run(capsys, "train")
+    assert code == 4 and "out of memory; lower batch_size or px" in err and "Traceback" not in err
 
 
 def test_debug_shows_the_traceback(store, capsys):

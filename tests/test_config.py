@@ -1,14 +1,13 @@
 import pytest
 
-from fmtl.config import Given, PrepareSettings, TrainSettings, build, read_yaml, to_yaml
+from fmtl.config import Given, PrepareSettings, TrainSettings, build, build_from_file, to_yaml
 from fmtl.errors import UsageError
 
 
-def from_yaml(tmp_path, text, kind=TrainSettings):
+def from_yaml(tmp_path, text, kind=TrainSettings, given=None):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    base, variants = read_yaml(path)
-    return [build(kind, variant, base) for variant in variants or [{}]]
+    return build_from_file(kind, given or {}, path)
 
 
 def problems(tmp_path, text, kind=TrainSettings):
@@ -33,7 +32,7 @@ def test_all_problems_come_in_one_error_with_their_lines(tmp_path):
     message = problems(tmp_path, text)
     assert "c.yaml line 2: unknown setting 'leraning_rate'; did you mean 'learning_rate'?" in message
     assert "c.yaml line 3: epochs: expected a valid integer, got 'many'" in message
-    assert "c.yaml line 4: batch_size: expected greater than or equal to 1, got '0'" in message
+    assert "c.yaml line 4: batch_size: expected greater than or equal to 2, got '0'" in message
     assert "c.yaml line 5: mode: expected 'tuned' or 'baseline', got 'tunned'" in message
 
 
@@ -54,6 +53,7 @@ def test_a_repeated_key_is_an_error_that_names_both_lines(tmp_path):
         ("- 1\n", "expected 'name: value' lines"),
         ("epochs: !!python/object/apply:os.system [id]\n", "line 1: the tag .* is not allowed"),
         ("a: &x 1\nb: *x\n", "line 2: an alias is not allowed"),
+        ("a: \x07\n", "special characters"),
         ("variants: 3\n", "line 1: variants: expected a list of mappings"),
     ],
 )
@@ -64,12 +64,16 @@ def test_what_is_no_config_is_refused_with_the_line(tmp_path, text, message):
 
 
 def test_variants_override_the_base_and_options_override_both(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text("epochs: 5\npx: 64\nvariants:\n  - backbone: resnet50\n  - {backbone: vit_b_16, epochs: 9}\n")
-    base, variants = read_yaml(path)
-    given = {"px": Given("96", "--px")}
-    settings = [build(TrainSettings, given, variant, base) for variant in variants]
+    text = "epochs: 5\npx: 64\nvariants:\n  - backbone: resnet50\n  - {backbone: vit_b_16, epochs: 9}\n"
+    settings = from_yaml(tmp_path, text, given={"px": Given("96", "--px")})
     assert [(s.backbone, s.epochs, s.px) for s in settings] == [("resnet50", 5, 96), ("vit_b_16", 9, 96)]
+
+
+def test_problems_of_all_variants_and_of_the_form_come_together(tmp_path):
+    text = "epochs: 5\nepochs: 6\nvariants:\n  - mode: x\n  - {px: 1}\n  - lr: 1\n"
+    message = problems(tmp_path, text)
+    for part in ("'epochs' is given twice", "line 4: mode", "line 5: px", "line 6: unknown setting 'lr'"):
+        assert part in message
 
 
 def test_modes_are_the_notebooks():

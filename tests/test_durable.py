@@ -48,14 +48,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_forbidden_folder_is_an_environment_fault(monkeypatch, tmp_path):
-    if os.geteuid() == 0:  # root may write anywhere, except to what is no disk
-        target = tmp_path.__class__("/proc/fmtl-test/x")
-    else:
-        tmp_path.chmod(0o500)
-        target = tmp_path / "x"
-    with pytest.raises((EnvironmentFault, FileNotFoundError)):
-        durable.write_text(target, "x")
+def test_a_place_that_cannot_be_written_is_an_environment_fault(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for target in (tmp_path / "file" / "sub", tmp_path.__class__("/proc/fmtl-test/x")):
+        with pytest.raises(EnvironmentFault, match="can't be written"):
+            durable.write_text(target, "x")
+        with pytest.raises(EnvironmentFault, match="can't be written"), durable.publishing(target):
+            raise AssertionError("work began")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_folder_behind_a_symbolic_link_is_replaced_there(tmp_path):
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    with durable.publishing(link) as folder:
+        (folder / "a").write_text("1")
+    assert link.is_symlink()
+    assert (real / "a").read_text() == "1"
+    assert os.listdir(tmp_path / "disk") == ["real"]
 
 
 def test_nan_is_refused_in_json(tmp_path):

@@ -129,6 +129,17 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         list(run(make_net(), [(i * float("nan"), t) for i, t in make_batches()], recipe()))
 
 
+def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_never_zero():
+    net, batches = make_net(), make_batches()
+    broken = [(images * float("nan"), targets) for images, targets in batches]
+    assert np.isnan(evaluate(net, broken, criterions={}, device=CPU).loss)
+    plan = recipe()
+    optimizer = build_optimizer(net, plan)
+    schedule = build_schedule(optimizer, plan, len(batches))
+    with pytest.raises(Diverged, match="the validation loss is nan"):
+        list(fit(net, batches, broken, recipe=plan, optimizer=optimizer, schedule=schedule, criterions={}, device=CPU))
+
+
 def test_stopping_early_is_breaking_out_of_the_loop():
     net = make_net()
     for result in run(net, make_batches(), recipe(epochs=50)):

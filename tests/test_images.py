@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmtl.images import ImageError, decode, resolve
+from fmtl.images import ImageError, decode, quiet, resolve
 
 
 def encode(image, kind="PNG", **options):
@@ -90,6 +90,24 @@ def test_a_truncated_jpeg_is_refused(share):
     with pytest.raises(ImageError) as caught:
         decode(content[: int(len(content) * share)], px=32)
     assert caught.value.reason in ("truncated", "not_an_image")
+
+
+def test_no_damage_to_a_file_escapes_as_another_error():
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind, options in (("JPEG", {"exif": exif}), ("PNG", {}), ("WEBP", {}), ("GIF", {}), ("TIFF", {}), ("BMP", {})):
+        good = encode(photo(24, 24), kind, **options)
+        for _ in range(400):
+            bad = bytearray(good)
+            for at in rng.integers(0, min(len(bad), 400), rng.integers(1, 6)):
+                bad[at] = rng.integers(256)
+            try:
+                with quiet():
+                    pixels = decode(bytes(bad), px=16)
+            except ImageError:
+                continue
+            assert pixels.shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,22 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
         assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_in_published_weights_are_left_out(name, tmp_path):
+    reference = torchvision.models.get_model(name, weights=None, init_weights=False)
+    torch.save(reference.state_dict(), tmp_path / "w.pt")
+    net = build(name, NUM_CLASSES, weights=str(tmp_path / "w.pt"), px=96)
+    want = reference.state_dict()
+    assert all(torch.equal(value, want[key]) for key, value in backbone_state(net).items())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello there", b"\x80\x02}."])
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(DataError, match="no plain state dict|does not fit"):
+        build("resnet18", NUM_CLASSES, weights=str(tmp_path / "w.pt"), px=32)
+
+
 def test_a_pickle_is_not_run(tmp_path):
     class Payload:
         def __reduce__(self):
@@ -127,6 +143,7 @@ def test_weights_that_cannot_be_fetched_are_an_environment_fault_not_random_ones
     ("name", "px", "message"),
     [
         ("resnet5", 32, "did you mean resnet"),
+        ("resnet18.foo", 32, "neither a torchvision nor a timm"),
         ("vit_b_16", 100, "px: vit_b_16 can't take 100x100"),
         ("squeezenet1_0", 64, "does not end in a linear classifier"),
     ],

@@ -44,6 +44,17 @@ def test_a_class_without_a_curve_is_named_with_its_reason():
     assert any("no image of this class" in text for text in texts(figure))
 
 
+@pytest.mark.parametrize("name", ["$1_$2", "$10-$20", r"a\\$b"])
+def test_names_are_never_read_as_mathematics(name, tmp_path):
+    counts = np.array([[3, 1], [0, 2]])
+    for figure in (
+        plots.confusion(counts, (name, "b"), title=name),
+        plots.roc(metrics.roc(np.eye(2), np.array([0, 1]), (name, "b")), title=name),
+        plots.ranking([name, "b"], [0.5, 0.4], title="t", unit="f1"),
+    ):
+        figure.savefig(tmp_path / "x.png")
+
+
 def test_curves_mark_the_best_epoch_with_its_values():
     series = {"accuracy": [0.1, 0.9, 0.5], "F1": [0.2, 0.8, 0.4]}
     figure = plots.curves(series, epochs=[1, 2, 3], best_epoch=2, title="t", unit="score")

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from fmtl import checkpoints, durable, models, training
-from fmtl.config import TrainSettings, read_yaml, to_yaml
-from fmtl.config import build as build_settings
+from fmtl.config import TrainSettings, build_from_file, to_yaml
 from fmtl.dataset import Batches, PreparedDataset, open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
@@ -190,8 +189,7 @@ def _resume(settings: TrainSettings) -> str:
     record = store.get_run(settings.resume)
     last_path = store.download(record.run_id, _checkpoint_name(record, "last"))
     last = checkpoints.load(last_path)
-    before, _ = read_yaml(store.download(record.run_id, "config.yaml"))
-    original = build_settings(TrainSettings, before)
+    (original,) = build_from_file(TrainSettings, {}, store.download(record.run_id, "config.yaml"))
     _refuse_changes(settings, original)
     free = {name: getattr(settings, name) for name in FREE_ON_RESUME if name in settings.model_fields_set}
     original = original.model_copy(update=free)

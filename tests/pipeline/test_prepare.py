@@ -9,7 +9,7 @@ import pytest
 from fmtl.config import PrepareSettings
 from fmtl.dataset import GROUP, REPORT, open_dataset
 from fmtl.errors import DataError, UsageError
-from fmtl.pipeline.prepare import build_dataset, clean_label, prepare
+from fmtl.pipeline.prepare import build_dataset, clean_label, prepare, sample_folder
 from fmtl.tasks import IGNORE_INDEX
 
 NAMES = tuple(f"{i}.png" for i in range(1, 13))
@@ -112,6 +112,25 @@ def test_a_folder_that_is_something_else_is_left_alone(write_catalogue, tmp_path
     with pytest.raises(UsageError, match="would be replaced"):
         build_dataset(PrepareSettings(table=str(inside.folder / "table.csv"), out=str(inside.folder)))
     assert (tmp_path / "out" / "thesis.txt").read_text() == "x"
+
+
+def test_folders_of_others_survive_the_sample_and_a_stray_manifest(write_catalogue, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, name in (("my-catalogue", "thesis.txt"), ("webapp", "manifest.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text('{"name": "app"}')
+    with pytest.raises(UsageError, match="holds other files"):
+        sample_folder("my")
+    with pytest.raises(UsageError, match="no prepared dataset"):
+        build_dataset(PrepareSettings(table=str(write_catalogue(rows(*GOOD), NAMES)), out="webapp"))
+    assert (tmp_path / "my-catalogue" / "thesis.txt").exists() and (tmp_path / "webapp" / "manifest.json").exists()
+
+
+def test_a_label_column_may_have_any_name(write_catalogue, tmp_path):
+    text = rows(*GOOD).replace("colour,kind", "group,path")
+    dataset, _ = build(write_catalogue(text, NAMES), tmp_path)
+    assert [task.name for task in dataset.tasks] == ["group", "path"]
+    assert [task.slug for task in dataset.tasks] == ["group", "path_2"]
 
 
 def test_preparing_again_replaces_the_dataset(write_catalogue, tmp_path):

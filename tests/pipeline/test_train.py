@@ -1,5 +1,7 @@
 """One real train run on the sample, looked at from all sides; then the commands that read it."""
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -9,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import f1_score
 
 from fmtl import checkpoints, config
 from fmtl.dataset import open_dataset
-from fmtl.errors import DataError, UsageError
+from fmtl.errors import DataError, EnvironmentFault, UsageError
 from fmtl.pipeline.compare import compare
 from fmtl.pipeline.predict import predict
 from fmtl.pipeline.register import register
@@ -129,8 +132,6 @@ def test_the_pyfunc_predicts_what_the_engine_did(run, dataset, catalogue_table):
     model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
     table = pd.read_parquet(artifact(run, "predictions/test.parquet")).head(32)
     paths = [catalogue_table.parent / "images" / p for p in table["path"]]
-    import base64
-
     as_path = model.predict(pd.DataFrame({"image": [str(p) for p in paths]}))
     as_text = model.predict(pd.DataFrame({"image": [base64.b64encode(p.read_bytes()).decode() for p in paths]}))
     as_bytes = model.predict(pd.DataFrame({"image_bytes": [p.read_bytes() for p in paths]}))
@@ -149,6 +150,17 @@ def test_the_pyfunc_refuses_paths_when_serving_and_answers_every_row(run, catalo
     monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
     assert (model.predict(rows)["status"] == "not_an_image").all()
     assert "kind/2" in model.predict(rows, params={"top_k": 2})
+
+
+def test_small_images_and_blank_cells_are_answered_too(run):
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model").unwrap_python_model()
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 24), "red").save(buffer, "PNG")
+    small = base64.b64encode(buffer.getvalue()).decode()
+    rows = pd.DataFrame({"image": [small, "A" * 400, None, "x\0y"]}, dtype=object)
+    assert model.predict(None, rows)["status"].tolist() == ["ok", "not_an_image", "missing", "missing"]
+    rows = pd.DataFrame({"image_bytes": [buffer.getvalue(), None]}, dtype=object)
+    assert model.predict(None, rows)["status"].tolist() == ["ok", "missing"]
 
 
 def test_compare_register_and_predict(world, run, catalogue_table, tmp_path, capsys):
@@ -245,6 +257,25 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, monkeypatch):
         checkpoints.load(runs.download(r.info.run_id, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole)
     )
     assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
+
+
+def test_an_epoch_whose_metrics_were_lost_is_logged_on_resume(world, dataset, monkeypatch):
+    from fmtl.tracking.run import Run
+
+    def lost(self, metrics, step=None, model_id=None):
+        raise EnvironmentFault("the store is gone")
+
+    monkeypatch.setattr(Run, "log_metrics", lost)
+    with pytest.raises(EnvironmentFault):
+        train(settings(dataset.folder, run_name="lost"))
+    monkeypatch.undo()
+    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list",
+                                filter_string="attributes.run_name = 'lost'")  # fmt: skip
+    assert "the store is gone" in run.data.tags["fmtl.error"]
+    train(config.TrainSettings(resume=run.info.run_id))
+    steps = [m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/loss")]
+    assert steps == [1, 2]
+    assert "fmtl.error" not in mlflow.get_run(run.info.run_id).data.tags
 
 
 def test_resuming_a_finished_run_does_nothing(world, capsys):

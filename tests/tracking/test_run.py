@@ -93,6 +93,57 @@ def test_an_unusable_store_is_an_environment_fault(tmp_path):
         assert f"MLflow store {uri}" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_store_that_is_lost_in_mid_run_is_one_message(tmp_path):
+    code = (
+        "import sys, mlflow; from fmtl import cli; from fmtl.tracking.run import open_run\n"
+        "def lose(variants):\n"
+        "    with open_run('train') as run:\n"
+        "        mlflow.set_tracking_uri('http://127.0.0.1:9')\n"
+        "        run.log_metrics({'x': 1.0})\n"
+        "import fmtl.pipeline.train as t; t.train_variants = lose\n"
+        "sys.exit(cli.main(['train']))"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    env |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "MLflow store http://127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["register", "--run", "0" * 32], ["predict", "--model", "0" * 32, "--images", "."]])
+def test_an_unreachable_store_is_not_taken_for_missing_data(tmp_path, argv):
+    code = f"import sys; from fmtl.cli import main; sys.exit(main({argv!r}))"
+    env = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_telemetry_is_off_whichever_room_is_entered_first(tmp_path):
+    code = (
+        "import importlib, sys; importlib.import_module(f'fmtl.pipeline.{sys.argv[1]}')\n"
+        "from mlflow.telemetry import get_telemetry_client; sys.exit(get_telemetry_client() is not None)"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    for command in ("compare", "predict"):
+        subprocess.run([sys.executable, "-c", code, command], env=env, check=True, cwd=tmp_path)
+
+
+def test_later_runs_of_a_project_stay_in_its_experiment(tmp_path):
+    code = (
+        "import os, mlflow; made = mlflow.create_experiment('sweep'); first = mlflow.MlflowClient().create_run(made)\n"
+        "os.environ |= {'MLFLOW_EXPERIMENT_ID': made, 'MLFLOW_RUN_ID': first.info.run_id}\n"
+        "from fmtl.tracking.run import open_run\n"
+        "for _ in range(3):\n"
+        "    with open_run('train'): pass\n"
+        "print([mlflow.get_experiment(r.info.experiment_id).name for r in"
+        " mlflow.search_runs(search_all_experiments=True, output_format='list')])"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "['sweep', 'sweep', 'sweep']", done.stderr
+
+
 def test_all_pages_of_runs_are_read(store, monkeypatch):
     monkeypatch.setattr("fmtl.tracking.store.PAGE_SIZE", 2)
     for _ in range(5):
