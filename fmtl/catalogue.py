@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fmtl import tables
 from fmtl.errors import DataError, first_ten
 
 DELIMITERS = ",;\t|"
@@ -94,14 +95,8 @@ def read_catalogue(path: Path, *, free_text_col: str | None = None, missing: Seq
     if catalogue.num_rows_read == 0:
         raise DataError(f"{path}: 0 rows; expected a header and at least one row")
     blanks = {"", *missing}
-    catalogue.frame = map_cells(catalogue.frame, lambda cell: None if cell in blanks else cell)
+    catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in blanks else cell)
     return catalogue
-
-
-def map_cells(frame: pd.DataFrame, change: Callable[[str], str | None]) -> pd.DataFrame:
-    """Apply ``change`` to every cell but None. Columns stay objects: pandas' text type would turn None into nan."""
-    columns = {c: [None if cell is None else change(cell) for cell in frame[c]] for c in frame}
-    return pd.DataFrame(columns, index=frame.index, dtype=object)
 
 
 def _read_csv(path: Path, free_text_col: str | None) -> Catalogue:

@@ -1,8 +1,14 @@
-"""Tables as text: CSV that a spreadsheet can open safely, Markdown, and columns on a terminal."""
+"""Tables of text: cells changed one by one, safe CSV, Markdown, and columns on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
+
+
+def map_cells(frame: pd.DataFrame, change: Callable[[str], str | None]) -> pd.DataFrame:
+    """Apply ``change`` to every cell but None. Columns stay objects: pandas' text type would turn None into nan."""
+    columns = {c: [None if cell is None else change(cell) for cell in frame[c]] for c in frame}
+    return pd.DataFrame(columns, index=frame.index, dtype=object)
 
 
 def to_csv(table: pd.DataFrame) -> str:

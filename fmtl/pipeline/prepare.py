@@ -1,10 +1,8 @@
 """``prepare``: a product table and its photos to a prepared dataset, every row accounted for."""
 
 import hashlib
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +29,12 @@ from fmtl.dataset import (
 )
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import num_cpus
+from fmtl.labels import clean_labels
 from fmtl.splits import SPLITS, split_groups
 from fmtl.tasks import IGNORE_INDEX, Task, make_tasks
 from fmtl.tracking.run import open_run
 
 DECODE_AHEAD = 256  # images decoded per round: bounds memory, keeps the threads busy
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         or (preset.image_template if preset and not settings.image_col else None),
         free_text_col=free_text_col,
     )
-    labels, label_notes = _clean_labels(table.frame, columns.labels)
+    labels, label_notes = clean_labels(table.frame, columns.labels)
     notes = [*table.notes, *columns.notes, *label_notes]
     with durable.publishing(out) as folder:
         rejects = list(table.rejects)
@@ -148,32 +146,6 @@ def _image_root(settings: PrepareSettings) -> Path:
     if not root.is_dir():
         raise DataError(f"images: {root} is not a folder")
     return root
-
-
-def _clean_labels(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Label columns in Unicode's NFC, without invisible characters and outer or doubled spaces."""
-    labels = catalogue.map_cells(frame[list(columns)], clean_label)
-    notes = []
-    for column in columns:
-        changed = sum(a != b for a, b in zip(labels[column], frame[column], strict=True))
-        if changed:
-            notes.append(f"column '{column}': {changed} labels had odd spaces or characters and were cleaned")
-        values = labels[column].dropna().unique()
-        alike = [group for group in _groups_by(values, str.casefold) if len(group) > 1]
-        notes += [f"warning: column '{column}' has labels that differ only by case: {group}" for group in alike]
-    return labels, notes
-
-
-def clean_label(text: str) -> str | None:
-    text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
-    return re.sub(r"\s+", " ", text).strip() or None
-
-
-def _groups_by(values: Sequence[str], key) -> list[list[str]]:
-    groups: dict[str, list[str]] = {}
-    for value in values:
-        groups.setdefault(key(value), []).append(value)
-    return list(groups.values())
 
 
 def _candidates(

@@ -9,7 +9,7 @@ import pytest
 from fmtl.config import PrepareSettings
 from fmtl.dataset import GROUP, REPORT, open_dataset
 from fmtl.errors import DataError, UsageError
-from fmtl.pipeline.prepare import build_dataset, clean_label, prepare, sample_folder
+from fmtl.pipeline.prepare import build_dataset, prepare, sample_folder
 from fmtl.tasks import IGNORE_INDEX
 
 NAMES = tuple(f"{i}.png" for i in range(1, 13))
@@ -56,13 +56,6 @@ def test_labels_are_cleaned_before_they_become_classes(write_catalogue, tmp_path
     dataset, notes = build(write_catalogue(rows(*lines), NAMES), tmp_path)
     assert dataset.tasks[0].classes == ("blue", "red")
     assert any("'colour': 1 labels had odd spaces" in note for note in notes)
-    assert clean_label("Cafe\u0301\u00a0 bar") == "Café bar"
-    assert clean_label(" \u200b ") is None
-
-
-def test_labels_that_differ_only_by_case_are_said(write_catalogue, tmp_path):
-    _, notes = build(write_catalogue(rows(*GOOD, "13,1.png,Red,hat"), NAMES), tmp_path)
-    assert any("differ only by case: ['red', 'Red']" in note for note in notes)
 
 
 def test_byte_identical_images_stay_in_one_split(dataset):
