@@ -35,7 +35,7 @@ def main(settings: MainSettings) -> None:
         table = predict(config.PredictSettings(model=model, images=str(photos), out="predictions.csv"))
         shown = [c for c in table if "/" not in c]
         print(table[shown].head(NUM_SHOWN).to_string(index=False))
-    print("\nBrowse the runs: mlflow ui --port 5000   then open http://127.0.0.1:5000")
+    print("\nBrowse the runs: make ui (or mlflow ui --port 5000), then open http://127.0.0.1:5000")
 
 
 def _say(step: str) -> None:
