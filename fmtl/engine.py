@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fmtl import losses, metrics
 from fmtl.errors import Diverged
-from fmtl.hardware import memory_format
+from fmtl.hardware import MEMORY_FORMAT
 from fmtl.losses import Criterion
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
@@ -200,5 +200,5 @@ def evaluate(
 
 def to_device(images: Tensor, targets: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
     """A batch on the device, images in the layout that convolutions prefer."""
-    images = images.to(device, memory_format=memory_format(images), non_blocking=True)
+    images = images.to(device, memory_format=MEMORY_FORMAT, non_blocking=True)
     return images, {name: target.to(device, non_blocking=True) for name, target in targets.items()}

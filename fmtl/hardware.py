@@ -6,6 +6,8 @@ import torch
 
 from fmtl.errors import EnvironmentFault
 
+MEMORY_FORMAT = torch.channels_last  # faster than contiguous for convolutions on every machine measured so far
+
 
 def num_cpus() -> int:
     """Processors this process may use."""
@@ -27,8 +29,3 @@ def choose_device(name: str) -> torch.device:
             "use device=cpu, or check the driver and CUDA_VISIBLE_DEVICES"
         )
     return device
-
-
-def memory_format(images: torch.Tensor) -> torch.memory_format:
-    """The layout that convolutions run fastest in on every machine measured so far."""
-    return torch.channels_last if images.dim() == 4 else torch.contiguous_format

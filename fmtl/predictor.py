@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fmtl import durable, images, models
 from fmtl.errors import DataError
-from fmtl.hardware import memory_format
+from fmtl.hardware import MEMORY_FORMAT
 from fmtl.images import ImageError
 from fmtl.models import MultiTaskNet
 from fmtl.tasks import Task, tasks_from_json, tasks_to_json
@@ -57,7 +57,7 @@ class Predictor:
     def probs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities ``(N, K)`` float32 by task name, of ``(N, stored_px, stored_px, 3)`` uint8."""
         batch = prepare_for_network(as_images(pixels), self.preprocess)
-        logits = self.net(batch.to(self.device, memory_format=memory_format(batch)))
+        logits = self.net(batch.to(self.device, memory_format=MEMORY_FORMAT))
         return {name: scores.softmax(dim=1).float().cpu().numpy() for name, scores in logits.items()}
 
     def decode(self, source: Path | bytes) -> np.ndarray:
@@ -145,5 +145,5 @@ def load(folder: Path, device: torch.device | None = None) -> Predictor:
     except (RuntimeError, SafetensorError) as error:
         raise DataError(f"model {folder}: {WEIGHTS} does not fit {description['backbone']}: {error}") from error
     device = device or torch.device("cpu")
-    net.eval().to(device, memory_format=torch.channels_last)
+    net.eval().to(device, memory_format=MEMORY_FORMAT)
     return Predictor(net, tasks, preprocess, device)

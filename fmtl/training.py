@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from fmtl import checkpoints, durable, engine, metrics, plots, tables
 from fmtl.engine import EpochResult, Evaluation, Loader
+from fmtl.hardware import MEMORY_FORMAT
 from fmtl.losses import Criterion
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe, build_optimizer, build_schedule
@@ -90,7 +91,7 @@ def train(job: Job, *, resume: Mapping | None = None) -> Outcome:
 
 def _fit(job: Job, resume: Mapping | None) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Train to the last epoch. Returns the metrics of each and the weights of the best."""
-    job.net.to(job.device, memory_format=torch.channels_last)
+    job.net.to(job.device, memory_format=MEMORY_FORMAT)
     optimizer = build_optimizer(job.net, job.recipe)
     schedule = build_schedule(optimizer, job.recipe, len(job.train))
     history: list[dict[str, float]] = []

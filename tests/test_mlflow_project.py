@@ -125,6 +125,36 @@ def test_a_ui_started_first_in_an_empty_folder_does_not_break_training(tmp_path)
     assert not (tmp_path / "x").exists()
 
 
+def test_a_run_through_a_server_is_stopped_resumed_and_served_from_its_artifacts(tmp_path):
+    """Nothing of the run lies on the trainer's disk: the server keeps checkpoints, plots and the model."""
+    (tmp_path / "server").mkdir()
+    with Ui(tmp_path / "server") as ui:
+        env = environment(tmp_path, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{ui.port}")
+
+        def fmtl(*argv):
+            return subprocess.Popen([str(BIN / "fmtl"), *argv], cwd=tmp_path, env=env, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+        def done(*argv):
+            process = fmtl(*argv)
+            text, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, text
+            return text
+
+        done("prepare", "--table", "sample", "--px", "32")
+        with fmtl("train", "--backbone", "resnet18", "--weights", "none", "--px", "32", "--epochs", "3") as process:
+            for line in process.stdout:
+                if line.startswith("epoch 1/3"):
+                    process.terminate()
+        assert process.returncode == 143
+        (run,) = (r for r in ui.runs() if {"key": "fmtl.kind", "value": "train"} in r["data"]["tags"])
+        assert {"key": "fmtl.outcome", "value": "interrupted"} in run["data"]["tags"]
+        run_id = run["info"]["run_id"]
+        assert "epoch 3/3" in done("train", "--resume", run_id)
+        done("predict", "--model", run_id, "--images", "data/prepared-catalogue/images")
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 600
+
+
 def test_main_runs_the_whole_pipeline_on_the_sample(tmp_path):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     done = subprocess.run([str(BIN / "fmtl"), "main"], cwd=tmp_path, env=clean, capture_output=True, text=True)
