@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "fmtl"
 FLOORS = [
     {"errors"},
     {"tasks", "durable", "tables"},
-    {"catalogue", "splits", "images", "transforms", "sample", "hardware", "labels"},
+    {"catalogue", "columns", "splits", "images", "transforms", "sample", "hardware", "labels"},
     {"checkpoints", "dataset", "losses", "metrics", "models"},
     {"optim", "predictor", "plots", "leaderboard"},
     {"config", "engine", "tracking", "report"},

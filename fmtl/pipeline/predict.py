@@ -8,7 +8,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fmtl import catalogue, durable, images, predictor, tables
-from fmtl.catalogue import IMAGE_SUFFIXES
+from fmtl.columns import IMAGE_SUFFIXES, image_column
 from fmtl.config import PredictSettings
 from fmtl.errors import DataError
 from fmtl.hardware import choose_device
@@ -69,7 +69,7 @@ def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str],
     if table.rejects:
         first = table.rejects[0]
         raise DataError(f"{path}: {len(table.rejects)} unreadable lines; first: line {first.line}, {first.detail}")
-    column = catalogue.image_column(table.frame, image_col)
+    column = image_column(table.frame, image_col)
     root = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
     names = [name or "" for name in table.frame[column]]
     return names, [_inside(root, Path(name)) if name else ImageError("missing", "the cell is blank") for name in names]

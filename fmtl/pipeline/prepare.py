@@ -12,7 +12,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fmtl import catalogue, durable, images, report, sample, tables
-from fmtl.catalogue import PRESETS, Catalogue, Columns, Reject
+from fmtl.catalogue import PRESETS, Catalogue, Reject
+from fmtl.columns import Columns, choose_columns
 from fmtl.config import PrepareSettings
 from fmtl.dataset import (
     GROUP,
@@ -82,7 +83,7 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
     missing = (*settings.missing, *(preset.missing if preset else ()))
     label_cols = settings.label_cols or (preset.label_cols if preset else ())
     table = catalogue.read_catalogue(table_path, free_text_col=free_text_col, missing=missing)
-    columns = catalogue.choose_columns(
+    columns = choose_columns(
         table.frame,
         label_cols=label_cols,
         id_col=settings.id_col or (preset.id_col if preset else None),

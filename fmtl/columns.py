@@ -1,0 +1,135 @@
+"""Which column of a table plays which part; what is not named is found, with a reason for each."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import pandas as pd
+
+from fmtl.errors import DataError, first_ten
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MIN_CLASSES, MAX_CLASSES = 2, 500
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column plays which part.
+
+    Attributes:
+        labels: The label columns, in table order unless named.
+        id: The id column, or None: the image path is the id.
+        image_path: From a row (a mapping of column to cell) to its image path; None where a cell is blank.
+        notes: A reason for each column taken or left.
+    """
+
+    labels: list[str]
+    id: str | None
+    image_path: Callable[[dict], str | None]
+    notes: list[str]
+
+
+def choose_columns(
+    frame: pd.DataFrame,
+    *,
+    label_cols: Sequence[str] = (),
+    id_col: str | None = None,
+    image_col: str | None = None,
+    image_template: str | None = None,
+    free_text_col: str | None = None,
+) -> Columns:
+    """Decide the parts that columns play; what is not named is found.
+
+    Raises:
+        DataError: A named column is missing, no image column is found, or no column can be a label.
+    """
+    _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c]])
+    id_col = id_col or next((c for c in frame if c.casefold() in ("id", "product_id", "productid")), None)
+    if image_template is None:
+        try:
+            image_col = image_column(frame, image_col)
+        except DataError as error:
+            raise DataError(f"{error}. Or build paths from columns with --image-template '{{id}}.jpg'") from error
+        image_template, template_cols = None, [image_col]
+    else:
+        template_cols = re.findall(r"{(.*?)}", image_template)
+        _require(frame, template_cols)
+    taken = {id_col, free_text_col, *template_cols} - set(label_cols)
+    labels, notes = _choose_labels(frame.drop(columns=[c for c in taken if c in frame]), label_cols)
+    return Columns(labels, id_col, _path_maker(image_template, template_cols), notes)
+
+
+def _path_maker(template: str | None, columns: list[str]) -> Callable[[dict], str | None]:
+    def image_path(row: dict) -> str | None:
+        if any(row[c] is None for c in columns):
+            return None
+        if template is None:
+            return row[columns[0]]
+        path = template
+        for column in columns:  # not str.format: a template is data, and format reaches attributes
+            path = path.replace("{" + column + "}", row[column])
+        return path
+
+    return image_path
+
+
+def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    problems = []
+    for column in columns:
+        if column not in frame:
+            near = get_close_matches(column, frame.columns, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            problems.append(f"column '{column}' is not in the table{hint} Columns: {', '.join(frame.columns)}")
+    if problems:
+        raise DataError("table:\n" + first_ten(problems))
+
+
+def image_column(frame: pd.DataFrame, named: str | None = None) -> str:
+    """The column of image paths: the one named, or the first whose cells mostly end like image files.
+
+    Raises:
+        DataError: The named one is missing, or none is found.
+    """
+    if named:
+        _require(frame, [named])
+        return named
+    for column in frame:
+        head = frame[column].dropna().head(100)
+        if len(head) and head.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > 0.5:
+            return column
+    raise DataError(
+        f"table: no column holds image file names; name it with --image-col. Columns: {', '.join(frame.columns)}"
+    )
+
+
+def _choose_labels(frame: pd.DataFrame, named: Sequence[str]) -> tuple[list[str], list[str]]:
+    notes, labels = [], []
+    for column in named or frame.columns:
+        values = frame[column].dropna()
+        reason = _why_not_a_label(values)
+        if not named and reason:
+            notes.append(f"column '{column}' left out: {reason}")
+            continue
+        if values.empty:
+            raise DataError(f"table: label column '{column}' has no value in any row; leave it out of --label-cols")
+        if reason:
+            notes.append(f"warning: column '{column}' was named and is kept, though: {reason}")
+        labels.append(column)
+    if not labels:
+        raise DataError("table: no column can be a label:\n" + first_ten(notes))
+    return labels, notes
+
+
+def _why_not_a_label(values: pd.Series) -> str | None:
+    num_classes = values.nunique()
+    if num_classes < MIN_CLASSES:
+        return f"constant ({values.iloc[0]!r})" if num_classes else "blank in every row"
+    if values.map(lambda cell: _NUMBER.fullmatch(cell) is not None).all():
+        return "numbers (name it in --label-cols if they are classes)"
+    if num_classes > MAX_CLASSES:
+        return f"{num_classes} values, more than {MAX_CLASSES}"
+    if num_classes > len(values) / 2:
+        return f"{num_classes} values in {len(values)} rows: an id or free text"
+    return None
