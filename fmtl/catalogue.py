@@ -1,5 +1,6 @@
 """The raw product table: every line read becomes one clean row or one reject, with its line number."""
 
+import codecs
 import csv
 import io
 from collections.abc import Sequence
@@ -137,12 +138,13 @@ def _decode(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}: line {line}, byte {error.start}: not UTF-8 ({error.reason}); save the table as UTF-8"
+            f"{path}: line {line}, byte {error.start}: not {encoding.removesuffix('-sig')} ({error.reason}); save the table as UTF-8"
         ) from error
 
 

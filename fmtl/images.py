@@ -100,13 +100,17 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def load(path: Path, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
-    """``decode`` of a file."""
+def read(path: Path) -> bytes:
+    """An image file's bytes; ImageError ``missing`` where it can't be read."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ImageError("missing", f"{path.name}: {error.strerror}") from error
-    return decode(content, px=px, fit=fit, background=background)
+
+
+def load(path: Path, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
+    """``decode`` of a file."""
+    return decode(read(path), px=px, fit=fit, background=background)
 
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:

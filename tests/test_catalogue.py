@@ -52,7 +52,7 @@ def test_other_delimiters_are_found_and_said(tmp_path, delimiter):
         (b"id,a\n", "0 rows"),
         (b"id,a,a\n1,2,3\n", "duplicate column names"),
         (b'id,a\n1,"x\n2,y\n', "line 2.*quote"),
-        ("id,a\n1,é\n".encode("latin-1"), "line 2, byte 7.*UTF-8"),
+        ("id,a\n1,é\n".encode("latin-1"), "line 2, byte 7.*not utf-8.*save the table as UTF-8"),
     ],
 )
 def test_an_unusable_table_is_an_error_that_names_the_place(tmp_path, text, message):
@@ -62,6 +62,13 @@ def test_an_unusable_table_is_an_error_that_names_the_place(tmp_path, text, mess
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     assert list(read(tmp_path, b"\xef\xbb\xbfid,a\n1,x\n").frame.columns) == ["id", "a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_with_its_byte_order_mark_is_read(tmp_path, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    frame = read(tmp_path, (mark + "id,a\n1,Größe\n").encode(encoding)).frame
+    assert frame.to_dict("records") == [{"id": "1", "a": "Größe"}]
 
 
 def test_parquet_gives_the_same_text_as_csv(tmp_path):

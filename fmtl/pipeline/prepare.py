@@ -190,7 +190,7 @@ def _decoded(rows: list[tuple[int, str, str]], settings: PrepareSettings) -> Ite
 
     def decode(row: tuple[int, str, str]) -> tuple[np.ndarray, str] | images.ImageError:
         try:
-            content = images.resolve(root, row[2]).read_bytes()
+            content = images.read(images.resolve(root, row[2]))
             pixels = images.decode(content, px=settings.px, fit=settings.fit, background=settings.background)
         except images.ImageError as error:
             return error
