@@ -144,7 +144,7 @@ def _decode(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}: line {line}, byte {error.start}: not {encoding.removesuffix('-sig')} ({error.reason}); save the table as UTF-8"
+            f"{path}: line {line}, byte {error.start}: not {error.encoding} ({error.reason}); save the table as UTF-8"
         ) from error
 
 
