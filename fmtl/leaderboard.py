@@ -111,8 +111,12 @@ def _short_form(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     chosen = ["rank", "run_name", "backbone", "mode", metric, "test/avg/f1", "test/avg/accuracy", "run_id"]
     short = rows[list(dict.fromkeys(chosen))].copy()
     for column in short.columns.intersection([metric, *AVERAGES]):
-        short[column] = [f"{value:.4f}" if math.isfinite(value) else "n/a" for value in short[column]]
+        short[column] = [score_text(value) for value in short[column]]
     return short
+
+
+def score_text(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "n/a"
 
 
 def to_text(board: Leaderboard, *, top: int) -> str:

@@ -1,10 +1,13 @@
-"""Pure functions from numbers to figures."""
+"""Pure functions from numbers to figures, and one that saves a figure."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from fmtl import durable
 
 COLOURS = ("#2f6db5", "#e3a33b", "#4b9a6a", "#b5495b", "#7a5da8", "#4aa5b5", "#9c7a4b", "#d97ba6", "#6b7280", "#97b53c")
 MAX_CLASSES_WITH_COUNTS = 25
@@ -18,6 +21,12 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG."""
+    with durable.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _plain(text: str) -> str:

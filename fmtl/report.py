@@ -2,14 +2,13 @@
 
 import base64
 import io
-import math
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from fmtl.dataset import PreparedDataset, class_counts
-from fmtl.leaderboard import Leaderboard
+from fmtl.leaderboard import Leaderboard, score_text
 from fmtl.tasks import IGNORE_INDEX
 
 MOSAIC_COLUMNS, MOSAIC_ROWS, MOSAIC_PX = 12, 4, 96
@@ -54,10 +53,7 @@ def leaderboard_page(board: Leaderboard) -> str:
     groups = [
         {
             "data": data,
-            "rows": [
-                {**row, "scores": {c: f"{row[c]:.4f}" if math.isfinite(row[c]) else "n/a" for c in columns}}
-                for row in rows.to_dict("records")
-            ],
+            "rows": [{**row, "scores": {c: score_text(row[c]) for c in columns}} for row in rows.to_dict("records")],
         }
         for data, rows in board.groups
     ]

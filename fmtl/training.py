@@ -219,7 +219,7 @@ def _write_task(folder: Path, test: Evaluation, task: Task, extra_plots: bool) -
             "roc": plots.roc(result, title=f"{task.name}, test"),
         }
         for kind, figure in drawn.items():
-            save_figure(folder / kind / f"{task.slug}.png", figure)
+            plots.save(folder / kind / f"{task.slug}.png", figure)
 
 
 def _plot_history(folder: Path, outcome: Outcome) -> None:
@@ -229,13 +229,8 @@ def _plot_history(folder: Path, outcome: Outcome) -> None:
     lost = {name: [row[f"{name}/loss"] for row in outcome.history] for name in ("train", "val")}
     common = {"epochs": epochs, "best_epoch": outcome.best["epoch"]}
     title = "Validation, mean over tasks (F1, precision, recall: macro)"
-    save_figure(folder / "averages.png", plots.curves(averages, title=title, unit="score", **common))
-    save_figure(folder / "loss.png", plots.curves(lost, title="Loss, sum over tasks", unit="loss", **common))
-
-
-def save_figure(path: Path, figure: plots.Figure) -> None:
-    with durable.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    plots.save(folder / "averages.png", plots.curves(averages, title=title, unit="score", **common))
+    plots.save(folder / "loss.png", plots.curves(lost, title="Loss, sum over tasks", unit="loss", **common))
 
 
 def predictions_table(evaluation: Evaluation, tasks: Sequence[Task], rows: pd.DataFrame) -> pd.DataFrame:

@@ -50,5 +50,4 @@ def _write(folder: Path, board: Leaderboard) -> None:
         figure = plots.ranking(
             best["run_name"].tolist(), best[board.metric].tolist(), title=f"Dataset {data[:8]}", unit=board.metric
         )
-        with durable.replacing(folder / "plots" / f"ranking-{data[:8]}.png") as temporary:
-            figure.savefig(temporary, format="png")
+        plots.save(folder / "plots" / f"ranking-{data[:8]}.png", figure)

@@ -85,7 +85,7 @@ def _inside(root: Path, relative: Path) -> Path | ImageError:
 def _model_uri(model: str) -> str:
     if not _RUN_ID.fullmatch(model):
         return model
-    uri = serving.model_uri_of_run(store.get_run(model).run_id)
+    uri = store.get_run(model).model_uri
     if uri is None:
         raise DataError(f"model: run {model} logged no model; is it a completed train run?")
     return uri

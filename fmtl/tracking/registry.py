@@ -4,7 +4,6 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError
-from fmtl.tracking import serving
 from fmtl.tracking.store import RunRecord
 
 
@@ -14,7 +13,7 @@ def why_not_registrable(run: RunRecord) -> str | None:
         return "it is not a train run of fmtl"
     if run.tags.get("fmtl.outcome") != "completed":
         return f"it did not complete ({run.tags.get('fmtl.outcome', run.status.lower())})"
-    if serving.model_uri_of_run(run.run_id) is None:
+    if run.model_uri is None:
         return "it logged no model"
     return None
 
@@ -34,11 +33,10 @@ def register(run: RunRecord, *, name: str, alias: str) -> tuple[int, int | None]
     if reason:
         raise DataError(f"run '{run.run_id}' ({run.name}) can't be registered: {reason}")
     client = mlflow.MlflowClient()
-    uri = serving.model_uri_of_run(run.run_id)
     version = _existing_version(client, name, run.run_id)
     if version is None:
         tags = {"fmtl.run": run.run_id, "fmtl.data": run.tags.get("fmtl.data", "")}
-        version = int(mlflow.register_model(uri, name, tags=tags).version)
+        version = int(mlflow.register_model(run.model_uri, name, tags=tags).version)
     previous = _alias_target(client, name, alias)
     client.set_registered_model_alias(name, alias, str(version))
     return version, previous

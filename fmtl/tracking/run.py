@@ -115,7 +115,7 @@ def open_run(
         with contextlib.suppress(MlflowException):  # the store may be the failure
             mlflow.set_tags({"fmtl.outcome": getattr(error, "outcome", "failed"), "fmtl.error": message})
         if isinstance(error, MlflowException):
-            raise EnvironmentFault(f"MLflow store {mlflow.get_tracking_uri()}: {error.message}") from error
+            raise store.fault(error) from error
         raise
     finally:
         if status != "FINISHED" and run is not None and local is None:
@@ -131,7 +131,7 @@ def _end(status: str) -> None:
         mlflow.end_run(status)
     except MlflowException as error:
         if status == "FINISHED":
-            raise EnvironmentFault(f"MLflow store {mlflow.get_tracking_uri()}: {error.message}") from error
+            raise store.fault(error) from error
 
 
 def adopted_run(kind: str) -> contextlib.AbstractContextManager:

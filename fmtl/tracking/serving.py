@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from PIL import Image
 
 from fmtl import predictor
-from fmtl.errors import DataError, EnvironmentFault
+from fmtl.errors import DataError
 from fmtl.models import MultiTaskNet
 from fmtl.tasks import Task
 from fmtl.tracking import store
@@ -65,20 +65,13 @@ def model_folder(uri: str) -> Path:
         folder = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         if isinstance(error, MlflowException) and error.error_code not in store.NOT_FOUND:
-            raise EnvironmentFault(f"MLflow store {mlflow.get_tracking_uri()}: {error.message}") from error
+            raise store.fault(error) from error
         message = getattr(error, "message", str(error))
         raise DataError(f"model '{uri}': not found in {mlflow.get_tracking_uri()} ({message})") from error
     for candidate in (folder, folder / "artifacts" / ARTIFACT):
         if (candidate / predictor.DESCRIPTION).is_file():
             return candidate
     raise DataError(f"model '{uri}': not a model of fmtl; loading a stranger's model would run its code")
-
-
-def model_uri_of_run(run_id: str) -> str | None:
-    """``models:/m-...`` of the model that a run logged, or None."""
-    outputs = mlflow.MlflowClient().get_run(run_id).outputs
-    models = outputs.model_outputs if outputs else []
-    return f"models:/{models[-1].model_id}" if models else None
 
 
 def _signature(tasks: Sequence[Task]) -> ModelSignature:

@@ -21,7 +21,7 @@ NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's c
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is read of a run: its identity, and its params, tags and last metric values as MLflow holds them."""
+    """What is read of a run: its identity; params, tags and last metric values as MLflow holds them; its model."""
 
     run_id: str
     name: str
@@ -30,6 +30,7 @@ class RunRecord:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
+    model_uri: str | None = None
 
     def param(self, name: str) -> str:
         """A parameter without the shell quotes that ``mlflow run`` puts round some; empty if absent."""
@@ -51,14 +52,19 @@ def choose_experiment(name: str | None) -> None:
 
 @contextlib.contextmanager
 def reachable() -> Iterator[None]:
-    """Turn MLflow's errors on first contact into one that says where it looked."""
+    """Turn MLflow's errors into ``fault``."""
     try:
         yield
     except MlflowException as error:
-        raise EnvironmentFault(
-            f"MLflow store {mlflow.get_tracking_uri()}: {error.message}; check MLFLOW_TRACKING_URI "
-            "(a local store is sqlite:///mlflow.db)"
-        ) from error
+        raise fault(error) from error
+
+
+def fault(error: MlflowException) -> EnvironmentFault:
+    """MLflow's error as one that says where it looked."""
+    return EnvironmentFault(
+        f"MLflow store {mlflow.get_tracking_uri()}: {error.message}; check MLFLOW_TRACKING_URI "
+        "(a local store is sqlite:///mlflow.db)"
+    )
 
 
 def experiment_name(experiment_id: str) -> str:
@@ -125,6 +131,7 @@ def download(run_id: str, artifact: str) -> Path:
 
 def _record(run: mlflow.entities.Run) -> RunRecord:
     info, data = run.info, run.data
+    models = run.outputs.model_outputs if run.outputs else []
     return RunRecord(
         run_id=info.run_id,
         name=info.run_name,
@@ -133,4 +140,5 @@ def _record(run: mlflow.entities.Run) -> RunRecord:
         params=dict(data.params),
         tags=dict(data.tags),
         metrics=dict(data.metrics),
+        model_uri=f"models:/{models[-1].model_id}" if models else None,
     )

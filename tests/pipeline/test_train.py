@@ -53,6 +53,12 @@ def run(world):
     return mlflow.get_run(world["tuned"])
 
 
+def run_named(name):
+    query = f"attributes.run_name = '{name}'"
+    (found,) = mlflow.search_runs(search_all_experiments=True, output_format="list", filter_string=query)
+    return found
+
+
 def artifact(run, path):
     return runs.download(run.info.run_id, path)
 
@@ -238,8 +244,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(settings(dataset.folder, run_name="broken"))
     monkeypatch.undo()
-    (broken,) = mlflow.search_runs(search_all_experiments=True, output_format="list",
-                                   filter_string="attributes.run_name = 'broken'")  # fmt: skip
+    broken = run_named("broken")
     assert broken.data.tags["fmtl.outcome"] == "interrupted"
     assert broken.info.status == "KILLED"
     with pytest.raises(UsageError, match="epochs: the run has 2, got 9"):
@@ -269,8 +274,7 @@ def test_an_epoch_whose_metrics_were_lost_is_logged_on_resume(world, dataset, mo
     with pytest.raises(EnvironmentFault):
         train(settings(dataset.folder, run_name="lost"))
     monkeypatch.undo()
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list",
-                                filter_string="attributes.run_name = 'lost'")  # fmt: skip
+    run = run_named("lost")
     assert "the store is gone" in run.data.tags["fmtl.error"]
     train(config.TrainSettings(resume=run.info.run_id))
     steps = [m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/loss")]
@@ -297,8 +301,7 @@ def test_no_plots_and_no_checkpoints_still_leave_every_number_and_the_model(worl
 def test_a_failed_run_says_why_and_is_not_ranked(world, dataset, tmp_path):
     with pytest.raises(UsageError, match="px: 128 is larger than the stored side 64"):
         train(settings(dataset.folder, px=128, run_name="too-large"))
-    (failed,) = mlflow.search_runs(search_all_experiments=True, output_format="list",
-                                   filter_string="attributes.run_name = 'too-large'")  # fmt: skip
+    failed = run_named("too-large")
     assert failed.info.status == "FAILED"
     assert failed.data.tags["fmtl.outcome"] == "failed"
     assert "larger than the stored side" in failed.data.tags["fmtl.error"]
