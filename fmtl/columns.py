@@ -10,7 +10,9 @@ import pandas as pd
 from fmtl.errors import DataError, first_ten
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-MIN_CLASSES, MAX_CLASSES = 2, 500
+MIN_CLASSES, MAX_CLASSES = 2, 500  # of a column that is found to be a label
+MAX_NAMED_CLASSES = 10_000  # of one that was named
+MAX_LABEL_LENGTH = 500  # characters
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -38,14 +40,17 @@ def choose_columns(
     id_col: str | None = None,
     image_col: str | None = None,
     image_template: str | None = None,
-    free_text_col: str | None = None,
+    others: Sequence[str] = (),
 ) -> Columns:
     """Decide the parts that columns play; what is not named is found.
+
+    Args:
+        others: Columns that are no labels unless named as such: free text, groups, splits, checksums.
 
     Raises:
         DataError: A named column is missing, no image column is found, or no column can be a label.
     """
-    _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c]])
+    _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c], *others])
     id_col = id_col or next((c for c in frame if c.casefold() in ("id", "product_id", "productid")), None)
     if image_template is None:
         try:
@@ -56,7 +61,7 @@ def choose_columns(
     else:
         template_cols = re.findall(r"{(.*?)}", image_template)
         _require(frame, template_cols)
-    taken = {id_col, free_text_col, *template_cols} - set(label_cols)
+    taken = {id_col, *others, *template_cols} - set(label_cols)
     labels, notes = _choose_labels(frame.drop(columns=[c for c in taken if c in frame]), label_cols)
     return Columns(labels, id_col, _path_maker(image_template, template_cols), notes)
 
@@ -116,6 +121,7 @@ def _choose_labels(frame: pd.DataFrame, named: Sequence[str]) -> tuple[list[str]
             raise DataError(f"table: label column '{column}' has no value in any row; leave it out of --label-cols")
         if reason:
             notes.append(f"warning: column '{column}' was named and is kept, though: {reason}")
+        _check_limits(column, values)
         labels.append(column)
     if not labels:
         raise DataError("table: no column can be a label:\n" + first_ten(notes))
@@ -128,8 +134,25 @@ def _why_not_a_label(values: pd.Series) -> str | None:
         return f"constant ({values.iloc[0]!r})" if num_classes else "blank in every row"
     if values.map(lambda cell: _NUMBER.fullmatch(cell) is not None).all():
         return "numbers (name it in --label-cols if they are classes)"
+    longest = int(values.str.len().max())
+    if longest > MAX_LABEL_LENGTH:
+        return f"free text of up to {longest} characters"
     if num_classes > MAX_CLASSES:
         return f"{num_classes} values, more than {MAX_CLASSES}"
     if num_classes > len(values) / 2:
         return f"{num_classes} values in {len(values)} rows: an id or free text"
     return None
+
+
+def _check_limits(column: str, values: pd.Series) -> None:
+    lengths = values.str.len()
+    if lengths.max() > MAX_LABEL_LENGTH:
+        raise DataError(
+            f"table: line {lengths.idxmax()}: the label in column '{column}' has {lengths.max()} characters, more than "
+            f"{MAX_LABEL_LENGTH}; is it free text? Leave the column out of --label-cols"
+        )
+    if values.nunique() > MAX_NAMED_CLASSES:
+        raise DataError(
+            f"table: column '{column}' has {values.nunique()} classes, more than {MAX_NAMED_CLASSES}; is it an id? "
+            "Leave it out of --label-cols"
+        )

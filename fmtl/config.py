@@ -43,7 +43,7 @@ class Settings(BaseModel):
 class PrepareSettings(Settings):
     """Settings of ``prepare``."""
 
-    table: str = Field(description="Product table, CSV or Parquet; or 'sample', which draws one.")
+    table: str = Field(description="Product table: CSV, Parquet, folder of Parquet files; or 'sample': draw one.")
     images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
     image_col: str | None = Field(None, description="Column of image paths below the image folder [default: found].")
     id_col: str | None = Field(None, description="Column of product ids [default: id or product id, else image path].")
@@ -51,7 +51,22 @@ class PrepareSettings(Settings):
     label_cols: Names = Field((), description="Label columns, comma list [default: all that are suitable].")
     preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns of a known catalogue.")
     missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
+    encoding: str | None = Field(None, description="Of a CSV [default: UTF-8, or UTF-16 by its mark].")
+    quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
+    casefold: bool = Field(False, description="Labels that differ only by case are one class.")
+    rare: Literal["train_only", "other", "drop"] = Field(
+        "train_only", description="Rare classes: all in train; one class 'other'; or no label."
+    )
+    min_class_images: int = Field(3, ge=1, description="A class with fewer distinct images is rare.")
+    group_col: str | None = Field(None, description="Rows that share this column's value stay in one split.")
+    group_near_duplicates: bool = Field(False, description="Images that look the same stay in one split.")
+    split_col: str | None = Field(None, description="Column that says train, val or test [default: drawn].")
+    checksum_col: str | None = Field(None, description="Column of md5, sha1 or sha256 that an image file must have.")
     out: str = Field("data/prepared", description="Folder of the prepared dataset.")
+    reuse: bool = Field(
+        True, description="Images in the dataset at out keep their split; unchanged ones are not decoded again."
+    )
+    workers: int | None = Field(None, ge=1, le=1024, description="Decoding processes [default: one per processor].")
     px: Px = Field(256, description="Side of the stored square, pixels.")
     fit: Literal["pad", "crop", "stretch"] = Field("pad", description="How an image becomes square.")
     background: str = Field("#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="Fill behind padding and alpha.")

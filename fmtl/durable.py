@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from fmtl.errors import EnvironmentFault
 
@@ -20,8 +22,12 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on a clean exit it takes the place of ``path``.
+
+    Args:
+        sync: Wait for the disk, so that the file outlives a power cut. Without it, whoever reads the file must
+            verify it.
 
     Raises:
         EnvironmentFault: The disk is full or not writable; ``path`` is untouched.
@@ -31,9 +37,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with _faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _fsync(temporary)
+            if sync:
+                _fsync(temporary)
             temporary.replace(path)
-            _fsync(path.parent)
+            if sync:
+                _fsync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -54,19 +62,45 @@ def write_json(path: Path, content: object) -> None:
 
 
 @contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Only one process at a time gets past this for one ``target``; the others wait, and are told so."""
+    path = beside(target, "lock")
+    with _faults_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{target}: another process is writing it; waiting", file=sys.stderr, flush=True)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def beside(target: Path, what: str) -> Path:
+    """A hidden neighbour of ``target`` that belongs to its making."""
+    target = target.resolve()
+    return target.with_name(f".{target.name}.{what}")
+
+
+@contextlib.contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``folder``; on a clean exit it takes its place as a whole.
 
-    Of an older folder there, the moment between two renames shows neither.
+    Of an older folder there, the moment between two renames shows neither; what is killed in it is undone or
+    finished by ``recover``. Call it with the lock held where two processes may publish the same folder.
 
     Raises:
         EnvironmentFault: The disk is full or not writable; ``folder`` is untouched.
     """
     folder = folder.resolve()  # through a symbolic link, which stays as it is
+    temporary = beside(folder, "new")
     with _faults_named(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{folder.name}-", dir=folder.parent))
-        temporary.chmod(0o755)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
     try:
         with _faults_named(folder, full_only=True):  # the caller may read as well as write
             yield temporary
@@ -80,6 +114,26 @@ def publishing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def recover(folder: Path) -> None:
+    """Put right what a killed ``publishing`` left: the older folder comes back if nothing took its place."""
+    old = beside(folder, "old")
+    with _faults_named(folder):
+        if old.exists() and not folder.exists():
+            old.rename(folder.resolve())
+        for leftover in (old, beside(folder, "new")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        shutil.copyfile(source, target)
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,7 +143,8 @@ def _swap(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    old = target.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-old-{target.name}")
+    old = beside(target, "old")
+    shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
     new.rename(target)
     shutil.rmtree(old)

@@ -1,17 +1,10 @@
-"""The machine: processors, device."""
-
-import os
+"""The machine: device and memory layout."""
 
 import torch
 
 from fmtl.errors import EnvironmentFault
 
 MEMORY_FORMAT = torch.channels_last  # faster than contiguous for convolutions on every machine measured so far
-
-
-def num_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> torch.device:

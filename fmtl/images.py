@@ -1,25 +1,57 @@
 """One decode policy: from an image file to a square of uint8 pixels, or the reason why not."""
 
 import contextlib
+import errno
 import io
+import os
+import re
+import stat
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import simplejpeg
+from PIL import Image, ImageColor, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
+FORMATS = tuple(SUFFIXES)
 MAX_PIXELS = 100_000_000  # a 100-megapixel photo decodes to 300 MB
+MIN_SIDE, MAX_ASPECT = 8, 50  # below and beyond, nothing can be seen
 FITS = ("pad", "crop", "stretch")
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FOREIGN = (  # (first bytes, where, name)
+    (b"%!PS", 0, "PostScript"), (b"%PDF", 0, "PDF"), (b"SIMPLE  =", 0, "FITS"),
+    (b"8BPS", 0, "Photoshop"), (b"ftypheic", 4, "HEIC"), (b"ftypheix", 4, "HEIC"), (b"ftypmif1", 4, "HEIF"),
+    (b"ftypavif", 4, "AVIF"), (b"\x00\x00\x01\x00", 0, "ICO"), (b"PK\x03\x04", 0, "ZIP"),
+)  # fmt: skip
+_KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
 class ImageError(Exception):
     """An image that can't be used.
 
     Attributes:
-        reason: One word for counting: missing, outside_root, empty, not_an_image, too_large, truncated.
+        reason: One word for counting: missing, outside_root, not_regular_file, unreadable, changed, empty,
+            not_an_image, format, too_large, degenerate, truncated, damaged.
         detail: What was found.
     """
 
@@ -29,43 +61,108 @@ class ImageError(Exception):
         self.detail = detail
 
 
-def resolve(root: Path, relative: str) -> Path:
-    """The image file under ``root``; nothing outside it is ever opened, symbolic links included.
+@dataclass(frozen=True)
+class Facts:
+    """What an image file was, beside its pixels.
 
-    Raises:
-        ImageError: ``outside_root`` or ``missing``.
+    Attributes:
+        format: One of ``FORMATS``.
+        mode: Pillow's name of the pixel layout, such as ``RGB`` or ``CMYK``.
+        notes: Of ``rotated``, ``transparent``, ``first_frame``.
+        width: Pixels, upright.
+        height: Pixels, upright.
     """
-    if "\0" in relative or "://" in relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
-        raise ImageError("outside_root", f"'{relative}' is not a path below the image folder")
-    path = root / relative
-    try:
-        resolved = path.resolve(strict=True)
-    except OSError as error:  # absent, a loop of links, a name too long, no permission
-        raise ImageError("missing", f"'{relative}': {error.strerror or error}") from error
-    except RuntimeError as error:  # how Python 3.11 and 3.12 report a loop of links
-        raise ImageError("missing", f"'{relative}': {error}") from error
-    if not resolved.is_relative_to(root.resolve()):
-        raise ImageError("outside_root", f"'{relative}' links to a place outside the image folder")
-    if not resolved.is_file():
-        raise ImageError("missing", f"'{relative}' is not a file")
-    return resolved
+
+    format: str
+    mode: str
+    notes: tuple[str, ...]
+    width: int
+    height: int
+
+
+class ImageFolder:
+    """A folder of images. Nothing outside it is ever opened, whatever a path says or links to."""
+
+    def __init__(self, root: Path | str):
+        self.root = os.path.realpath(root)
+        self._folders: dict[str, str] = {}  # relative folder: real path, checked once
+
+    def find(self, relative: str) -> tuple[str, os.stat_result]:
+        """Real path and status of a regular file.
+
+        Raises:
+            ImageError: ``outside_root``, ``missing``, ``unreadable`` or ``not_regular_file``.
+        """
+        folder, name = os.path.split(_below_root(relative))
+        try:
+            real = self._folders.get(folder)
+            if real is None:
+                real = self._folders[folder] = self._inside(os.path.join(self.root, folder), relative)
+            path = f"{real}/{name}"
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                path = self._inside(path, relative)
+                status = os.lstat(path)
+        except (OSError, ValueError) as error:  # absent, a loop of links, a name too long
+            raise _unopened(relative, error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not_regular_file", f"'{relative}' is a folder, pipe or device")
+        return path, status
+
+    def read(self, relative: str) -> tuple[bytes, os.stat_result]:
+        """A file's bytes and its status, which did not change while it was read.
+
+        Raises:
+            ImageError: As ``find``, or ``changed``.
+        """
+        path, status = self.find(relative)
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0) as file:
+                content = file.readall()
+                after = os.fstat(file.fileno())
+        except OSError as error:
+            raise _unopened(relative, error) from error
+        if signature(after) != signature(status) or len(content) != after.st_size:
+            raise ImageError("changed", f"'{relative}' changed while it was read; run again")
+        return content, status
+
+    def _inside(self, path: str, relative: str) -> str:
+        real = os.path.realpath(path, strict=True)
+        if os.path.commonpath([real, self.root]) != self.root:
+            raise ImageError("outside_root", f"'{relative}' links to a place outside the image folder")
+        return real
+
+
+def signature(status: os.stat_result) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns: equal while a file is the same."""
+    return status.st_size, status.st_mtime_ns
 
 
 def decode(content: bytes, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
+    """``decode_into`` a new ``(px, px, 3)`` uint8 array."""
+    out = np.empty((px, px, 3), np.uint8)
+    decode_into(out, content, fit=fit, background=background)
+    return out
+
+
+def load(path: Path, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
+    """``decode`` of a file that the user named; links are followed."""
+    path = path.resolve()
+    return decode(ImageFolder(path.parent).read(path.name)[0], px=px, fit=fit, background=background)
+
+
+def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str) -> Facts:
     """Decode in full and fit into a square.
 
     EXIF rotation is applied, transparency laid on ``background``, grey and palette images become RGB,
-    16-bit ones are scaled by their range, and of several frames the first is taken. Large JPEGs are decoded
-    at a reduced scale, never below twice the target.
+    16-bit ones are scaled by their range, and of several frames the first is taken. JPEGs are decoded at the
+    smallest of libjpeg-turbo's scales (eighths) that is not below the target.
 
     Args:
+        out: ``(px, px, 3)`` uint8, filled with RGB.
         content: The file's bytes.
-        px: Side of the square.
         fit: ``pad`` keeps all and fills with ``background``; ``crop`` keeps the middle; ``stretch`` distorts.
         background: A colour as Pillow reads it, such as ``#ffffff``.
-
-    Returns:
-        ``(px, px, 3)`` uint8, RGB.
 
     Raises:
         ImageError: With the reason.
@@ -74,19 +171,29 @@ def decode(content: bytes, *, px: int, fit: str = "pad", background: str = "#fff
         raise ImageError("empty", "0 bytes")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError("too_large", f"{width}x{height} pixels, more than {MAX_PIXELS}")
-            image.draft(None, (2 * px, 2 * px))  # JPEG only: decode at 1/2, 1/4 or 1/8
-            image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image), background)
+            _check_size(*image.size)
+            orientation = _orientation(image)
+            turned = orientation > 4
+            size = image.size[::-1] if turned else image.size
+            target, box = _geometry(size, len(out), fit)
+            least = target[::-1] if turned else target
+            notes = ["rotated"] * (orientation > 1)
+            if _has_frames(image):
+                notes.append("first_frame")
+            rgb = _jpeg(content, image, least, box) or _any(image, least, background, notes)
+            if orientation > 1:
+                rgb = rgb.transpose(_UPRIGHT[orientation])
+            facts = Facts("JPEG" if image.format == "MPO" else image.format, image.mode, tuple(notes), *size)
     except (ImageError, MemoryError):
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError("not_an_image", _what_it_is(content)) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        raise _not_an_image(content) from error
     except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
-        raise ImageError("truncated", str(error)) from error
-    return np.asarray(_fit(rgb, px, fit, background))
+        raise ImageError("truncated" if "truncated" in str(error).lower() else "damaged", str(error)) from error
+    _place(out, rgb, target, box, background)
+    return facts
 
 
 @contextlib.contextmanager
@@ -100,44 +207,112 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def read(path: Path) -> bytes:
-    """An image file's bytes; ImageError ``missing`` where it can't be read."""
+def _below_root(relative: str) -> str:
+    """The path with slashes, as long as it can't point outside."""
+    path = relative.replace("\\", "/")  # as tables written on Windows have them
+    if "\0" in path or "://" in path or path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
+        raise ImageError("outside_root", f"{relative!r} is not a path below the image folder")
+    return path
+
+
+def _unopened(relative: str, error: OSError | ValueError) -> ImageError:
+    if isinstance(error, PermissionError):
+        return ImageError("unreadable", f"'{relative}': permission denied")
+    if getattr(error, "errno", None) in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, None):
+        return ImageError("missing", f"'{relative}': {getattr(error, 'strerror', None) or error}")
+    return ImageError("unreadable", f"'{relative}': {error.strerror}")
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError("too_large", f"{width}x{height} pixels, more than {MAX_PIXELS}")
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError("degenerate", f"{width}x{height} pixels; nothing can be seen in it")
+
+
+def _orientation(image: Image.Image) -> int:
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError("missing", f"{path.name}: {error.strerror}") from error
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged metadata: the pixels decide
+        return 1
+    return value if value in range(1, 9) else 1
 
 
-def load(path: Path, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
-    """``decode`` of a file."""
-    return decode(read(path), px=px, fit=fit, background=background)
+def _has_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame may be damaged
+        return True
 
 
-def _to_rgb(image: Image.Image, background: str) -> Image.Image:
+def _geometry(size: tuple[int, int], px: int, fit: str) -> tuple[tuple[int, int], tuple[float, ...]]:
+    """Size of the scaled picture, and which part of it is shown: left, top, right, bottom as shares."""
+    width, height = size
+    if fit == "stretch":
+        return (px, px), (0, 0, 1, 1)
+    if fit == "pad":
+        scale = px / max(size)
+        return (max(1, round(width * scale)), max(1, round(height * scale))), (0, 0, 1, 1)
+    scale = px / min(size)
+    left, top = (1 - min(1, height / width)) / 2, (1 - min(1, width / height)) / 2
+    return (max(px, round(width * scale)), max(px, round(height * scale))), (left, top, 1 - left, 1 - top)
+
+
+def _jpeg(content: bytes, image: Image.Image, least: tuple[int, int], box: tuple) -> Image.Image | None:
+    """Scaled decoding, strict; None where Pillow should decide."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    width, height = image.size
+    try:
+        pixels = simplejpeg.decode_jpeg(content, min_width=min(least[0], width), min_height=min(least[1], height))
+    except ValueError:  # harmless oddities as well as damage
+        return None
+    return Image.fromarray(pixels)
+
+
+def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str]) -> Image.Image:
+    image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
+    image.load()
     if image.mode in SIXTEEN_BIT_MODES:
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        return Image.fromarray((values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)).convert("RGB")
+        values = np.asarray(image, dtype=np.float32)
+        highest = values.max(initial=0)
+        top = 65535.0 if highest > 255 else 255.0 if highest > 1 else 1.0
+        grey = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
+        notes.append("transparent")
         layer = image.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, background)
         return Image.alpha_composite(canvas, layer).convert("RGB")
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, px: int, fit: str, background: str) -> Image.Image:
-    resample = Image.Resampling.BILINEAR
-    if fit == "stretch":
-        return image.resize((px, px), resample)
-    if fit == "crop":
-        return ImageOps.fit(image, (px, px), resample)
-    return ImageOps.pad(image, (px, px), resample, color=background)
+def _place(out: np.ndarray, rgb: Image.Image, target: tuple[int, int], box: tuple, background: str) -> None:
+    px = len(out)
+    width, height = rgb.size
+    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    size = (min(target[0], px), min(target[1], px))
+    if rgb.size != size or box != (0, 0, 1, 1):
+        rgb = rgb.resize(size, Image.Resampling.BILINEAR, box=part)
+    if size != (px, px):
+        out[...] = ImageColor.getrgb(background)[:3]
+    left, top = (px - size[0]) // 2, (px - size[1]) // 2
+    out[top : top + size[1], left : left + size[0]] = np.asarray(rgb)
 
 
-def _what_it_is(content: bytes) -> str:
+def _not_an_image(content: bytes) -> ImageError:
     head = content[:64].lstrip().lower()
+    foreign = next((name for start, at, name in _FOREIGN if content.startswith(start, at)), None)
+    if foreign is None and b"<svg" in content[:512].lower():
+        foreign = "SVG"
+    if foreign:
+        return ImageError("format", f"{foreign}; expected one of {', '.join(FORMATS)}")
+    if content.startswith(_KNOWN_STARTS):
+        return ImageError("truncated", f"its header is cut short or damaged ({len(content)} bytes)")
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, not an image"
+        return ImageError("not_an_image", "a web page, not an image")
     if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer; run 'git lfs pull'"
-    return f"no known image format (first bytes {content[:8]!r})"
+        return ImageError("not_an_image", "a git-lfs pointer; run 'git lfs pull'")
+    return ImageError("not_an_image", f"no known image format (first bytes {content[:8]!r})")

@@ -23,7 +23,7 @@ def render(template: str, **values: object) -> str:
     return _PAGES.get_template(template).render(**values)
 
 
-def prepare_report(dataset: PreparedDataset, notes: list[str]) -> str:
+def prepare_report(dataset: PreparedDataset, listing) -> str:
     """What is in the catalogue: rows in and out, classes per split, a sample of the photos."""
     tasks = []
     for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
@@ -41,7 +41,7 @@ def prepare_report(dataset: PreparedDataset, notes: list[str]) -> str:
         counts=dataset.manifest["counts"],
         source=dataset.manifest["source"],
         digest=dataset.digest,
-        notes=notes,
+        notes=dataset.manifest["notes"],
         tasks=tasks,
         mosaic=mosaic(dataset, MOSAIC_COLUMNS * MOSAIC_ROWS),
     )

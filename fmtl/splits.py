@@ -1,16 +1,28 @@
 """Train, val and test: duplicate groups kept whole, every class of every task spread by its share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fmtl.errors import DataError, first_ten
 from fmtl.tasks import IGNORE_INDEX
 
 SPLITS = ("train", "val", "test")
+FREE = -1
+_SPELLINGS = {
+    **{name: 0 for name in ("train", "training")},
+    **{name: 1 for name in ("val", "valid", "validation", "dev")},
+    **{name: 2 for name in ("test", "testing")},
+}
 
 
 def split_groups(
-    targets: np.ndarray, groups: Sequence, *, val_fraction: float, test_fraction: float, seed: int
+    targets: np.ndarray,
+    groups: Sequence,
+    *,
+    fractions: tuple[float, float, float],
+    seed: int,
+    fixed: np.ndarray | None = None,
 ) -> np.ndarray:
     """Assign each row to a split by iterative stratification over whole groups.
 
@@ -22,22 +34,24 @@ def split_groups(
     Args:
         targets: ``(N, T)`` int64, ``IGNORE_INDEX`` where unknown.
         groups: N hashable keys; rows of one key stay together.
-        val_fraction: In (0, 1).
-        test_fraction: In (0, 1); with ``val_fraction`` below 1.
+        fractions: Shares of train, val and test; their sum is 1.
         seed: Same seed, same rows: same split.
+        fixed: ``(N,)`` positions in ``SPLITS`` that are decided already, ``FREE`` elsewhere. Where rows of a
+            group disagree, test goes before val and val before train.
 
     Returns:
-        ``(N,)`` array of the names in ``SPLITS``.
+        ``(N,)`` int64, positions in ``SPLITS``.
     """
     counts, group_of_row = _class_counts(targets, groups)
-    fractions = np.array([1 - val_fraction - test_fraction, val_fraction, test_fraction])
+    shares = np.array(fractions)
     sizes = np.bincount(group_of_row, minlength=len(counts)).astype(float)
-    lacking = fractions[:, None] * counts.sum(axis=0)  # (3, K): images of each class that a split still lacks
-    room = fractions * sizes.sum()  # (3,): images that a split still lacks
+    lacking = shares[:, None] * counts.sum(axis=0)  # (3, K): images of each class that a split still lacks
+    room = shares * sizes.sum()  # (3,): images that a split still lacks
     remaining = (counts > 0).sum(axis=0)  # (K,): unassigned groups of each class
     order = np.random.default_rng(seed).permutation(len(counts))
     members = [order[counts[order, k] > 0] for k in range(counts.shape[1])]
-    assigned = np.full(len(counts), -1)
+    assigned = np.full(len(counts), FREE)
+    open_splits = np.flatnonzero(shares > 0)
 
     def assign(group: int, split: int) -> None:
         assigned[group] = split
@@ -45,14 +59,66 @@ def split_groups(
         room[split] -= sizes[group]
         remaining[counts[group] > 0] -= 1
 
+    if fixed is not None:
+        decided = np.full(len(counts), FREE)
+        np.maximum.at(decided, group_of_row, fixed)
+        for group in np.flatnonzero(decided != FREE):
+            assign(group, int(decided[group]))
     while (remaining > 0).any():
         k = int(np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin())
         for group in members[k]:
-            if assigned[group] < 0:
-                assign(group, max(range(3), key=lambda s: (lacking[s, k], room[s])))
-    for group in order[assigned[order] < 0]:  # groups without any label
-        assign(group, int(room.argmax()))
-    return np.array(SPLITS)[assigned[group_of_row]]
+            if assigned[group] == FREE:
+                assign(group, max(open_splits, key=lambda s: (lacking[s, k], room[s])))
+    for group in order[assigned[order] == FREE]:  # groups without any label
+        assign(group, open_splits[room[open_splits].argmax()])
+    return assigned[group_of_row]
+
+
+def read_column(values: Mapping[int, str | None], column: str) -> np.ndarray:
+    """A user's own split column as positions in ``SPLITS``.
+
+    Args:
+        values: Cell by line.
+
+    Raises:
+        DataError: A cell is blank or no known split, with its line.
+    """
+    positions = [_SPELLINGS.get((value or "").casefold(), FREE) for value in values.values()]
+    problems = [
+        f"line {line}, column '{column}': '{value or ''}'; expected train, val or test"
+        for (line, value), position in zip(values.items(), positions, strict=True)
+        if position == FREE
+    ]
+    if problems:
+        raise DataError(f"split_col: {len(problems)} rows name no split:\n" + first_ten(problems))
+    return np.array(positions, dtype=np.int64)
+
+
+def complete(
+    own: np.ndarray, targets: np.ndarray, groups: Sequence, *, fractions: tuple[float, float, float], seed: int
+) -> np.ndarray:
+    """A user's split with val or test, where it has none, drawn from its train rows."""
+    absent = [s for s in (1, 2) if not (own == s).any()]
+    if not (own == 0).any():
+        raise DataError("split_col: no row is in train; nothing is left for training")
+    if not absent:
+        return own
+    shares = [fraction if s in absent else 0.0 for s, fraction in enumerate(fractions)]
+    shares[0] = 1 - sum(shares[1:])
+    rows = np.flatnonzero(own == 0)
+    drawn = own.copy()
+    drawn[rows] = split_groups(targets[rows], np.asarray(groups)[rows].tolist(), fractions=tuple(shares), seed=seed)
+    return drawn
+
+
+def only_outside_train(splits: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:
+    """(position of the task, class) of classes that val or test have and train has not."""
+    found = []
+    for t, column in enumerate(targets.T):
+        known = column != IGNORE_INDEX
+        missing = np.setdiff1d(column[known], column[known & (splits == 0)])
+        found += [(t, int(k)) for k in missing]
+    return found
 
 
 def _class_counts(targets: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.ndarray]:

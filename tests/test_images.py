@@ -1,10 +1,12 @@
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fmtl.images import ImageError, decode, quiet, resolve
+from fmtl.images import ImageError, ImageFolder, decode, quiet
 
 
 def encode(image, kind="PNG", **options):
@@ -89,7 +91,7 @@ def test_a_truncated_jpeg_is_refused(share):
     content = encode(photo(200, 200), "JPEG")
     with pytest.raises(ImageError) as caught:
         decode(content[: int(len(content) * share)], px=32)
-    assert caught.value.reason in ("truncated", "not_an_image")
+    assert caught.value.reason == "truncated"
 
 
 def test_no_damage_to_a_file_escapes_as_another_error():
@@ -116,7 +118,7 @@ def test_no_damage_to_a_file_escapes_as_another_error():
         (b"", "empty", "0 bytes"),
         (b"<!DOCTYPE html><html>404", "not_an_image", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image", "git-lfs"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image", "no known"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "format", "PostScript"),
     ],
 )
 def test_what_is_no_image_is_named(content, reason, detail):
@@ -132,22 +134,48 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret.png", "/etc/passwd", "a/../../secret.png", "http://x/y.png", "file:///etc/passwd", "link.png"]
-)
-def test_nothing_outside_the_root_is_resolved(tmp_path, name):
+    "name",
+    ["../secret.png", "/etc/passwd", "a/../../secret.png", "http://x/y.png", "file:///etc/passwd", "link.png",
+     "C:\\x.png", "\\\\host\\share\\x.png", "..\\secret.png", "linked/secret.png", "a\0.png"],
+)  # fmt: skip
+def test_nothing_outside_the_root_is_opened(tmp_path, name):
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "secret.png").write_bytes(encode(photo()))
     (root / "link.png").symlink_to(tmp_path / "secret.png")
+    (root / "linked").symlink_to(tmp_path)
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
     with pytest.raises(ImageError) as caught:
-        resolve(root, name)
+        ImageFolder(root).read(name)
     assert caught.value.reason == "outside_root"
+    assert not [path for path in opened if "secret" in path or "passwd" in path]
+
+
+def test_files_are_found_below_links_inside_the_root_and_by_windows_paths(tmp_path):
+    (tmp_path / "men").mkdir()
+    (tmp_path / "men" / "a.png").write_bytes(b"a")
+    (tmp_path / "all").symlink_to(tmp_path / "men")
+    (tmp_path / "b.png").symlink_to("men/a.png")
+    folder = ImageFolder(tmp_path)
+    assert [folder.read(name)[0] for name in ("men/a.png", "men\\a.png", "all/a.png", "b.png")] == [b"a"] * 4
 
 
 def test_missing_files_and_loops_of_links_are_missing(tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
-    for name in ("a.png", "none.png", "."):
+    for name in ("a.png", "none.png", "none/a.png", "x" * 300, "a.png/b"):
         with pytest.raises(ImageError) as caught:
-            resolve(tmp_path, name)
+            ImageFolder(tmp_path).read(name)
         assert caught.value.reason == "missing"
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    for name, reason in (("folder.jpg", "not_regular_file"), ("pipe.jpg", "not_regular_file"),
+                         ("device.jpg", "outside_root"), (".", "not_regular_file")):  # fmt: skip
+        with pytest.raises(ImageError) as caught:
+            ImageFolder(tmp_path).read(name)
+        assert caught.value.reason == reason

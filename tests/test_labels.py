@@ -26,5 +26,5 @@ def test_what_was_changed_and_what_still_looks_alike_is_said():
     assert labels["colour"].tolist() == ["red", "red", "Red", None, "blue"]
     assert notes == [
         "column 'colour': 1 labels had odd spaces or characters and were cleaned",
-        "warning: column 'colour' has labels that differ only by case: ['red', 'Red']",
+        "warning: column 'colour' has labels that look alike: ['red', 'Red']",
     ]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from fmtl import engine, images, models, predictor
-from fmtl.dataset import Batches
+from fmtl.batches import Batches
 from fmtl.errors import DataError
 from fmtl.images import ImageError
 from fmtl.tasks import make_tasks

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fmtl.splits import SPLITS, split_groups
+from fmtl.splits import split_groups
 from fmtl.tasks import IGNORE_INDEX
 
 
@@ -19,7 +19,7 @@ def share_error(targets, splits):
     for column in targets.T:
         known = column >= 0
         whole = np.bincount(column[known], minlength=31) / known.sum()
-        for split in ("val", "test"):
+        for split in (1, 2):
             part = column[known & (splits == split)]
             errors.append(np.abs(np.bincount(part, minlength=31) / len(part) - whole).sum())
     return np.mean(errors)
@@ -28,17 +28,15 @@ def share_error(targets, splits):
 @pytest.mark.parametrize("seed", range(5))
 def test_no_group_crosses_splits_and_sizes_are_near_the_fractions(seed):
     targets, groups = random_case(seed)
-    splits = split_groups(targets, groups, val_fraction=0.15, test_fraction=0.2, seed=seed)
+    splits = split_groups(targets, groups, fractions=(0.65, 0.15, 0.2), seed=seed)
     for group in set(groups):
         assert len({s for s, g in zip(splits, groups, strict=True) if g == group}) == 1
-    assert [np.mean(splits == s) for s in SPLITS] == pytest.approx([0.65, 0.15, 0.2], abs=0.04)
+    assert [np.mean(splits == s) for s in range(3)] == pytest.approx([0.65, 0.15, 0.2], abs=0.04)
 
 
 def test_same_seed_same_split_and_another_seed_another():
     targets, groups = random_case(0)
-    one, again, other = (
-        split_groups(targets, groups, val_fraction=0.15, test_fraction=0.15, seed=seed) for seed in (1, 1, 2)
-    )
+    one, again, other = (split_groups(targets, groups, fractions=(0.7, 0.15, 0.15), seed=seed) for seed in (1, 1, 2))
     assert (one == again).all()
     assert (one != other).any()
 
@@ -47,7 +45,7 @@ def test_class_shares_are_closer_to_the_whole_than_a_random_split():
     ours, chance = [], []
     for seed in range(10):
         targets, groups = random_case(seed)
-        splits = split_groups(targets, groups, val_fraction=0.15, test_fraction=0.15, seed=seed)
+        splits = split_groups(targets, groups, fractions=(0.7, 0.15, 0.15), seed=seed)
         ours.append(share_error(targets, splits))
         chance.append(share_error(targets, np.random.default_rng(seed).permutation(splits)))
     assert np.mean(ours) < 0.75 * np.mean(chance)
@@ -55,11 +53,11 @@ def test_class_shares_are_closer_to_the_whole_than_a_random_split():
 
 def test_a_class_of_one_goes_to_train():
     targets = np.array([[0]] * 40 + [[1]])
-    splits = split_groups(targets, list(range(41)), val_fraction=0.2, test_fraction=0.2, seed=0)
-    assert splits[40] == "train"
+    splits = split_groups(targets, list(range(41)), fractions=(0.6, 0.2, 0.2), seed=0)
+    assert splits[40] == 0
 
 
 def test_rows_without_any_label_are_assigned_too():
     targets = np.full((30, 2), IGNORE_INDEX)
-    splits = split_groups(targets, list(range(30)), val_fraction=0.2, test_fraction=0.2, seed=0)
-    assert {s: int((splits == s).sum()) for s in SPLITS} == {"train": 18, "val": 6, "test": 6}
+    splits = split_groups(targets, list(range(30)), fractions=(0.6, 0.2, 0.2), seed=0)
+    assert np.bincount(splits).tolist() == [18, 6, 6]

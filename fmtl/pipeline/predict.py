@@ -57,7 +57,8 @@ def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str],
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise DataError(f"images: no image file ({', '.join(IMAGE_SUFFIXES)}) below {path}")
-        return [p.relative_to(path).as_posix() for p in found], [_inside(path, p.relative_to(path)) for p in found]
+        names = [p.relative_to(path).as_posix() for p in found]
+        return names, _inside(path, names)
     if not path.is_file():
         several = [Path(part.strip()) for part in str(path).split(",")]
         if len(several) > 1 and all(p.is_file() for p in several):
@@ -72,14 +73,19 @@ def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str],
     column = image_column(table.frame, image_col)
     root = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
     names = [name or "" for name in table.frame[column]]
-    return names, [_inside(root, Path(name)) if name else ImageError("missing", "the cell is blank") for name in names]
+    return names, _inside(root, names)
 
 
-def _inside(root: Path, relative: Path) -> Path | ImageError:
-    try:
-        return images.resolve(root, str(relative))
-    except ImageError as error:
-        return error
+def _inside(root: Path, names: list[str]) -> list[Path | ImageError]:
+    folder = images.ImageFolder(root)
+
+    def find(name: str) -> Path | ImageError:
+        try:
+            return Path(folder.find(name)[0]) if name else ImageError("missing", "the cell is blank")
+        except ImageError as error:
+            return error
+
+    return [find(name) for name in names]
 
 
 def _model_uri(model: str) -> str:

@@ -1,51 +1,52 @@
 """``prepare``: a product table and its photos to a prepared dataset, every row accounted for."""
 
-import hashlib
+import os
+import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from fmtl import catalogue, durable, images, report, sample, tables
+import fmtl
+from fmtl import catalogue, decoding, durable, preparation, report, sample, shards, tables
 from fmtl.catalogue import PRESETS, Catalogue, Reject
 from fmtl.columns import Columns, choose_columns
 from fmtl.config import PrepareSettings
 from fmtl.dataset import (
-    GROUP,
+    DUPLICATES,
+    IMAGES,
     MANIFEST,
     REJECTS,
     REPORT,
     TABLE,
-    PixelWriter,
     PreparedDataset,
     class_counts,
     describe,
     is_dataset,
+    open_dataset,
     seal,
+    shard_name,
 )
+from fmtl.decoding import Earlier
 from fmtl.errors import DataError, UsageError
-from fmtl.hardware import num_cpus
+from fmtl.images import ImageFolder
 from fmtl.labels import clean_labels
-from fmtl.splits import SPLITS, split_groups
-from fmtl.tasks import IGNORE_INDEX, Task, make_tasks
+from fmtl.preparation import Row
+from fmtl.shards import Source
+from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.run import open_run
 
-DECODE_AHEAD = 256  # images decoded per round: bounds memory, keeps the threads busy
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A row whose image was decoded: its line, id, image path and hash of the file."""
-
-    line: int
-    id: str
-    path: str
-    sha256: str
+PLACES = ("table", "images", "out", "reuse", "workers")  # settings that leave the dataset's content as it is
+SPLIT_SETTINGS = ("val_fraction", "test_fraction", "seed", "split_col")
+IMAGE_NOTES = {
+    "rotated": "images were turned upright as their EXIF orientation says",
+    "transparent": "transparent images were laid on {background}",
+    "first_frame": "images have several frames; the first was taken",
+    "wrong_suffix": "images have another format than their name says; the content decided",
+}
 
 
 def prepare(settings: PrepareSettings) -> PreparedDataset:
@@ -55,69 +56,119 @@ def prepare(settings: PrepareSettings) -> PreparedDataset:
         if settings.table == "sample":
             table = sample.draw_catalogue(sample_folder(settings.out), seed=settings.seed)
             settings = settings.model_copy(update={"table": str(table), "id_col": "id", "image_col": "image"})
-        dataset, notes = build_dataset(settings)
+        dataset, news = build_dataset(settings)
         counts = dataset.manifest["counts"]
-        run.set_tags({"fmtl.data": dataset.digest, "mlflow.note.content": _note(dataset, notes)})
+        run.set_tags({"fmtl.data": dataset.digest, "mlflow.note.content": _note(dataset)})
         run.log_metrics({f"rows/{k}": counts[k] for k in ("read", "kept", "rejected")})
         run.log_metrics({f"images/{split}": n for split, n in counts["splits"].items()})
         run.log_dataset(
             name=Path(settings.table).stem, digest=dataset.digest, source=str(dataset.folder), context="prepare"
         )
-        for name in (REPORT, REJECTS, MANIFEST):
+        for name in (REPORT, REJECTS, DUPLICATES, MANIFEST):
             durable.write_bytes(run.folder / name, (dataset.folder / name).read_bytes())
-    print("\n".join(_summary(dataset, notes)))
+    print("\n".join([*_summary(dataset), *news]))
     return dataset
 
 
 def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]]:
-    """Prepare without MLflow: read, decode, split, publish. Returns the dataset and notes for the user.
+    """Prepare without MLflow: read, decode, split, publish. Returns the dataset, and what was not done again.
+
+    Safe to interrupt (what was decoded is kept for the next try) and to run twice at once (one waits).
 
     Raises:
         DataError: The table or the image folder can't be used, or too many rows are rejected.
         UsageError: ``out`` holds something else.
+        EnvironmentFault: The disk is full or not writable.
     """
-    out, table_path = Path(settings.out), Path(settings.table)
+    out, root = Path(settings.out), _image_root(settings)
     _check_out(out, settings)
-    preset = PRESETS.get(settings.preset) if settings.preset else None
-    free_text_col = preset.free_text_col if preset else None
-    missing = (*settings.missing, *(preset.missing if preset else ()))
-    label_cols = settings.label_cols or (preset.label_cols if preset else ())
-    table = catalogue.read_catalogue(table_path, free_text_col=free_text_col, missing=missing)
-    columns = choose_columns(
-        table.frame,
-        label_cols=label_cols,
-        id_col=settings.id_col or (preset.id_col if preset else None),
-        image_col=settings.image_col,
-        image_template=settings.image_template
-        or (preset.image_template if preset and not settings.image_col else None),
-        free_text_col=free_text_col,
+    with durable.locked(out):
+        durable.recover(out)
+        work = durable.beside(out, "partial")
+        earlier = Earlier(out if settings.reuse else work / "nothing", _decoding(settings))
+        source = _source(settings, root)
+        if _same(earlier.manifest, source, settings) and earlier.unchanged(ImageFolder(root)):
+            return open_dataset(out, verify=False), ["nothing has changed since this dataset was made"]
+        try:
+            dataset, taken_over = _build(settings, root, work, earlier, source)
+        except BaseException:
+            if any(work.glob("*.json")):
+                print(f"what was decoded is kept for the next try in {work}", file=sys.stderr)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+    return replace(dataset, folder=out), [f"{taken_over} images were not decoded again"] if taken_over else []
+
+
+def _build(
+    settings: PrepareSettings, root: Path, work: Path, earlier: Earlier, source: dict
+) -> tuple[PreparedDataset, int]:
+    table, columns = _read_table(settings)
+    labels, label_notes = clean_labels(table.frame, columns.labels, casefold=settings.casefold)
+    rows, rejects = preparation.candidates(table.frame, columns, labels)
+    decoded = decoding.decode_all(
+        _sources(rows, table, root, settings),
+        root=root,
+        decoding=_decoding(settings),
+        work=work,
+        earlier=earlier,
+        num_workers=settings.workers,
     )
-    labels, label_notes = clean_labels(table.frame, columns.labels)
-    notes = [*table.notes, *columns.notes, *label_notes]
-    with durable.publishing(out) as folder:
-        rejects = list(table.rejects)
-        kept = _decode_all(_candidates(table, columns, labels, rejects), settings, folder, rejects)
-        rejects.sort(key=lambda reject: reject.line)
-        _check_rejects(table.num_rows_read, rejects, settings)
-        labels = labels.loc[[row.line for row in kept]]
-        tasks, task_notes = _make_tasks(labels, named=bool(label_cols))
-        frame = _split(kept, tasks, labels, settings)
+    fates = list(zip(rows, decoded.results, strict=True))
+    kept = [row for row, result in fates if not result.reason]
+    rejects += [*table.rejects, *(Reject(a.line, a.id, b.reason, b.detail) for a, b in fates if b.reason)]
+    rejects.sort(key=lambda reject: reject.line)
+    _check_rejects(table.num_rows_read, rejects, settings, root)
+
+    lines = [row.line for row in kept]
+    also = [table.frame.loc[lines, c] for c in (columns.id, settings.group_col) if c]
+    twins = preparation.find_twins(kept, decoded, px=settings.px, also=also, group_near=settings.group_near_duplicates)
+    labels, pinned, rare_notes = preparation.apply_rare(
+        labels.loc[lines], twins.together, policy=settings.rare, least=settings.min_class_images
+    )
+    tasks, task_notes = preparation.make_classes(labels, named=bool(settings.label_cols or settings.preset))
+    targets = np.array([task.targets(labels[task.name]) for task in tasks], dtype=np.int64).T
+    fractions = (1 - settings.val_fraction - settings.test_fraction, settings.val_fraction, settings.test_fraction)
+    if settings.split_col:
+        cells = table.frame.loc[lines, settings.split_col].to_dict()
+        assigned, targets, split_notes = preparation.own_splits(
+            cells, settings.split_col, tasks, targets, twins,
+            fractions=fractions, seed=settings.seed, mask=settings.rare == "drop",
+        )  # fmt: skip
+    else:
+        keep = all(earlier.manifest.get("settings", {}).get(n) == getattr(settings, n) for n in SPLIT_SETTINGS)
+        assigned, split_notes = preparation.draw_splits(
+            kept, decoded, targets, twins.together,
+            fractions=fractions, seed=settings.seed, pinned=pinned, earlier=earlier.splits() if keep else ({}, {}),
+        )  # fmt: skip
+    frame = preparation.dataset_table(kept, assigned, twins.together, tasks, targets)
+    listing = preparation.list_twins(kept, frame, tasks, twins)
+    counts = preparation.count(table.num_rows_read, frame, rejects, listing, decoded)
+    notes = [*table.notes, *columns.notes, *_blanks(table, columns), *label_notes]
+    notes += [*rare_notes, *task_notes, *split_notes, *_image_notes(counts, settings)]
+
+    with durable.publishing(Path(settings.out)) as folder:
+        pixels = {shard_name(number): shard for number, shard in enumerate(decoded.shards)}
+        for name, shard in pixels.items():
+            durable.link(shard.file, folder / name)
         frame.to_parquet(folder / TABLE, index=False)
+        decoded.table().to_parquet(folder / IMAGES, index=False)
         rejected = pd.DataFrame([vars(r) for r in rejects], columns=["line", "id", "reason", "detail"])
         durable.write_text(folder / REJECTS, tables.to_csv(rejected))
-        notes += task_notes
-        described = describe(
+        durable.write_text(folder / DUPLICATES, tables.to_csv(listing))
+        dataset = describe(
             folder,
             frame,
             tasks=tasks,
-            image={"px": settings.px, "fit": settings.fit, "background": settings.background},
-            counts=_counts(table.num_rows_read, frame, rejects),
-            source={"table": table_path.name, "sha256": durable.sha256(table_path)},
-            settings=settings.model_dump(mode="json", exclude={"table", "images", "out"}),
+            image=_decoding(settings),
+            pixels={name: shard.sha256 for name, shard in pixels.items()},
+            counts=counts,
+            source=source,
+            settings=_remembered(settings),
+            notes=notes,
         )
-        durable.write_text(folder / REPORT, report.prepare_report(described, notes))
-        seal(described)
-    return replace(described, folder=out), notes
+        durable.write_text(folder / REPORT, report.prepare_report(dataset, listing))
+        seal(dataset)
+    return dataset, decoded.taken_over
 
 
 def sample_folder(out: str) -> Path:
@@ -142,74 +193,83 @@ def _check_out(out: Path, settings: PrepareSettings) -> None:
 
 
 def _image_root(settings: PrepareSettings) -> Path:
-    beside = Path(settings.table).parent
+    table = Path(settings.table)
+    beside = table if table.is_dir() else table.parent
     root = Path(settings.images) if settings.images else beside / "images" if (beside / "images").is_dir() else beside
     if not root.is_dir():
         raise DataError(f"images: {root} is not a folder")
     return root
 
 
-def _candidates(
-    table: Catalogue, columns: Columns, labels: pd.DataFrame, rejects: list[Reject]
-) -> list[tuple[int, str, str]]:
-    """(line, id, image path) of the rows worth decoding; the others go to ``rejects``."""
-    rows = []
-    labelled = labels.notna().any(axis=1)
-    for line, row in zip(table.frame.index, table.frame.to_dict("records"), strict=True):
-        path = columns.image_path(row)
-        row_id = row[columns.id] if columns.id else path
-        if row_id is None or path is None:
-            rejects.append(Reject(line, row_id or "", "blank_id" if path else "blank_image", "the cell is blank"))
-        elif not labelled[line]:
-            rejects.append(Reject(line, row_id, "no_label", "every label is blank"))
-        else:
-            rows.append((line, row_id, path))
-    return rows
+def _decoding(settings: PrepareSettings) -> dict:
+    return shards.decoding(settings.px, settings.fit, settings.background)
 
 
-def _decode_all(
-    rows: list[tuple[int, str, str]], settings: PrepareSettings, folder: Path, rejects: list[Reject]
-) -> list[Kept]:
-    """Decode in order, append pixels to the shards, and split the rows into kept and rejected."""
-    kept: list[Kept] = []
-    writer = PixelWriter(folder, settings.px)
-    for row, result in _decoded(rows, settings):
-        line, row_id, path = row
-        if isinstance(result, images.ImageError):
-            rejects.append(Reject(line, row_id, result.reason, result.detail))
-            continue
-        pixels, digest = result
-        writer.append(pixels)
-        kept.append(Kept(line, row_id, path, digest))
-    writer.close()
-    return kept
+def _remembered(settings: PrepareSettings) -> dict:
+    return settings.model_dump(mode="json", exclude=set(PLACES)) | {"fmtl": fmtl.__version__}
 
 
-def _decoded(rows: list[tuple[int, str, str]], settings: PrepareSettings) -> Iterator[tuple]:
-    root = _image_root(settings)
-
-    def decode(row: tuple[int, str, str]) -> tuple[np.ndarray, str] | images.ImageError:
-        try:
-            content = images.read(images.resolve(root, row[2]))
-            pixels = images.decode(content, px=settings.px, fit=settings.fit, background=settings.background)
-        except images.ImageError as error:
-            return error
-        return pixels, hashlib.sha256(content).hexdigest()
-
-    # Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
-    with (
-        images.quiet(),
-        ThreadPoolExecutor(num_cpus()) as pool,
-        tqdm(total=len(rows), desc="decode", unit=" images", disable=None) as bar,
-    ):
-        for start in range(0, len(rows), DECODE_AHEAD):
-            chunk = rows[start : start + DECODE_AHEAD]
-            for row, result in zip(chunk, pool.map(decode, chunk), strict=True):
-                yield row, result
-                bar.update()
+def _source(settings: PrepareSettings, root: Path) -> dict:
+    """What the dataset is made from; paths are relative to the dataset's folder, which may move with them."""
+    table, out = Path(settings.table), Path(settings.out).resolve()
+    if not table.exists():
+        raise DataError(f"{table}: no such table; expected a CSV or Parquet file, a folder of them, or 'sample'")
+    return {
+        "table": table.name,
+        "table_path": os.path.relpath(table.resolve(), out),
+        "sha256": catalogue.fingerprint(table),
+        "images_path": os.path.relpath(root.resolve(), out),
+    }
 
 
-def _check_rejects(num_read: int, rejects: list[Reject], settings: PrepareSettings) -> None:
+def _same(manifest: dict, source: dict, settings: PrepareSettings) -> bool:
+    return bool(manifest) and manifest["source"] == source and manifest["settings"] == _remembered(settings)
+
+
+def _read_table(settings: PrepareSettings) -> tuple[Catalogue, Columns]:
+    preset = PRESETS.get(settings.preset) if settings.preset else None
+    table = catalogue.read_catalogue(
+        Path(settings.table),
+        free_text_col=preset.free_text_col if preset else None,
+        missing=(*settings.missing, *(preset.missing if preset else ())),
+        encoding=settings.encoding,
+        quotes=settings.quotes,
+    )
+    label_cols = settings.label_cols or (preset.label_cols if preset else ())
+    for column in (*label_cols, settings.id_col, settings.group_col, settings.split_col, settings.checksum_col):
+        if column in table.unusable:
+            raise DataError(
+                f"{settings.table}: column '{column}' is of type {table.unusable[column]}; expected text, numbers or "
+                "booleans"
+            )
+    template = settings.image_template
+    if preset and not settings.image_col and not table.image_cells:
+        template = template or preset.image_template
+    free = [c for c in (preset.free_text_col,) if c in table.frame] if preset else []
+    named = [c for c in (settings.group_col, settings.split_col, settings.checksum_col) if c]
+    columns = choose_columns(
+        table.frame,
+        label_cols=label_cols,
+        id_col=settings.id_col or (preset.id_col if preset else None),
+        image_col=settings.image_col or (None if template else table.image_cells),
+        image_template=template,
+        others=[*free, *named],
+    )
+    return table, columns
+
+
+def _sources(rows: list[Row], table: Catalogue, root: Path, settings: PrepareSettings) -> list[Source]:
+    checksums = table.frame[settings.checksum_col] if settings.checksum_col else None
+    in_cells = table.cells if settings.image_col in (None, table.image_cells) and not settings.image_template else {}
+    return decoding.scan(
+        [row.path for row in rows],
+        ImageFolder(root),
+        checksums=[checksums[row.line] or "" for row in rows] if checksums is not None else None,
+        cells=[(*in_cells[row.line], table.image_cells) for row in rows] if in_cells else None,
+    )
+
+
+def _check_rejects(num_read: int, rejects: list[Reject], settings: PrepareSettings, root: Path) -> None:
     reasons = Counter(reject.reason for reject in rejects)
     told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
     if len(rejects) == num_read:
@@ -222,58 +282,37 @@ def _check_rejects(num_read: int, rejects: list[Reject], settings: PrepareSettin
         raise DataError(
             f"{settings.table}: {len(rejects)} of {num_read} rows were rejected ({told}), more than "
             f"max_reject_fraction={settings.max_reject_fraction}; first: line {first.line}, {first.detail}. "
-            f"Is --images right? It is {_image_root(settings)}"
+            f"Is --images right? It is {root}"
         )
 
 
-def _make_tasks(labels: pd.DataFrame, *, named: bool) -> tuple[list[Task], list[str]]:
-    """One task per column over the labels that have an image; classes in sorted order."""
-    notes, classes = [], {}
-    for column in labels:
-        values = sorted(labels[column].dropna().unique())
-        if len(values) == 0 or (len(values) == 1 and not named):
-            notes.append(f"column '{column}' left out: {len(values)} classes among the rows kept")
-        else:
-            classes[column] = values
-    if not classes:
-        raise DataError("no label column has two classes among the rows kept:\n" + "\n".join(notes))
-    return make_tasks(classes), notes
+def _blanks(table: Catalogue, columns: Columns) -> list[str]:
+    notes = []
+    for column in columns.labels:
+        spellings = table.blanks.get(column, {})
+        if set(spellings) - {""}:
+            told = ", ".join(f"{n} {spelling!r}" if spelling else f"{n} empty" for spelling, n in spellings.items())
+            notes.append(f"column '{column}': blanks written as {told}")
+    return notes
 
 
-def _split(kept: list[Kept], tasks: list[Task], labels: pd.DataFrame, settings: PrepareSettings) -> pd.DataFrame:
-    targets = np.array([task.targets(labels[task.name]) for task in tasks], dtype=np.int64).T
-    groups = pd.factorize(pd.Series([row.sha256 for row in kept]))[0]
-    splits = split_groups(
-        targets,
-        groups.tolist(),
-        val_fraction=settings.val_fraction,
-        test_fraction=settings.test_fraction,
-        seed=settings.seed,
-    )
-    frame = pd.DataFrame({"id": [r.id for r in kept], "path": [r.path for r in kept], "split": splits, GROUP: groups})
-    return pd.concat([frame, pd.DataFrame(targets, columns=[task.slug for task in tasks])], axis=1)
+def _image_notes(counts: dict, settings: PrepareSettings) -> list[str]:
+    notes = [
+        f"{n} {IMAGE_NOTES[name].format(background=settings.background)}" for name, n in counts["image_notes"].items()
+    ]
+    odd = {mode: n for mode, n in counts["modes"].items() if mode != "RGB"}
+    if odd:
+        notes.append("pixel layouts turned into RGB: " + ", ".join(f"{mode} {n}" for mode, n in odd.items()))
+    most = counts["largest_side"]["most"]
+    if most < settings.px:
+        notes.append(
+            f"the largest photo has {most} pixels: --px {most} stores all of it in "
+            f"{(most / settings.px) ** 2:.0%} of the space"
+        )
+    return notes
 
 
-def _counts(num_read: int, frame: pd.DataFrame, rejects: list[Reject]) -> dict:
-    if num_read != len(frame) + len(rejects):
-        raise AssertionError(f"{num_read} rows read, {len(frame)} kept, {len(rejects)} rejected")
-    task_cols = [c for c in frame if c not in ("id", "path", "split", GROUP)]
-    twins = frame[frame.duplicated(GROUP, keep=False)]
-    conflicts = sum((rows[task_cols].replace(IGNORE_INDEX, np.nan).nunique() > 1).any()
-                    for _, rows in twins.groupby(GROUP))  # fmt: skip
-    return {
-        "read": num_read,
-        "kept": len(frame),
-        "rejected": len(rejects),
-        "reasons": dict(Counter(reject.reason for reject in rejects).most_common()),
-        "splits": {split: int((frame["split"] == split).sum()) for split in SPLITS},
-        "duplicate_groups": int(twins[GROUP].nunique()),
-        "duplicate_images": len(twins),
-        "conflicting_groups": int(conflicts),
-    }
-
-
-def _summary(dataset: PreparedDataset, notes: list[str]) -> list[str]:
+def _summary(dataset: PreparedDataset) -> list[str]:
     counts = dataset.manifest["counts"]
     reasons = ", ".join(f"{n} {reason}" for reason, n in counts["reasons"].items())
     splits = ", ".join(f"{split} {n}" for split, n in counts["splits"].items())
@@ -281,20 +320,24 @@ def _summary(dataset: PreparedDataset, notes: list[str]) -> list[str]:
         f"{counts['read']} rows read = {counts['kept']} kept + {counts['rejected']} rejected"
         + (f" ({reasons})" if reasons else ""),
         f"split: {splits}",
-        f"byte-identical images: {counts['duplicate_images']} in {counts['duplicate_groups']} groups, each in one "
-        f"split; {counts['conflicting_groups']} groups with contradicting labels",
+        f"identical images: {counts['duplicate_images']} in {counts['duplicate_groups']} groups; "
+        f"{counts['conflicting_groups']} groups with contradicting labels",
+        f"near duplicates: {counts['near_images']} images in {counts['near_groups']} groups"
+        + ("" if dataset.manifest["settings"]["group_near_duplicates"] else ", not kept together"),
     ]
     for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
         missing = int((dataset.table[task.slug] == IGNORE_INDEX).sum())
         absent = int((table["test"] == 0).sum())
         rare = f"; {absent} of them not in test" if absent else ""
         lines.append(f"task {task.name}: {task.num_classes} classes{rare}; {missing} images without the label")
-    lines += notes
+    lines += dataset.manifest["notes"]
     lines += [f"dataset: {dataset.folder} (digest {dataset.digest[:8]})", f"report: {dataset.folder / REPORT}"]
     if counts["rejected"]:
         lines.append(f"rejected rows: {dataset.folder / REJECTS}")
+    if counts["duplicate_groups"] or counts["near_groups"]:
+        lines.append(f"twins: {dataset.folder / DUPLICATES}")
     return lines
 
 
-def _note(dataset: PreparedDataset, notes: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in _summary(dataset, notes))
+def _note(dataset: PreparedDataset) -> str:
+    return "\n".join(f"- {line}" for line in _summary(dataset))

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from fmtl import checkpoints, durable, models, training
+from fmtl.batches import Batches
 from fmtl.config import TrainSettings, build_from_file, to_yaml
-from fmtl.dataset import Batches, PreparedDataset, open_dataset
+from fmtl.dataset import PreparedDataset, open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
 from fmtl.models import MultiTaskNet

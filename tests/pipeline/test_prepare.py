@@ -53,9 +53,9 @@ def test_a_blank_label_masks_that_task_only(write_catalogue, tmp_path):
 
 def test_labels_are_cleaned_before_they_become_classes(write_catalogue, tmp_path):
     lines = [*GOOD[:-1], "12,12.png, red\u200b ,bag"]
-    dataset, notes = build(write_catalogue(rows(*lines), NAMES), tmp_path)
+    dataset, _ = build(write_catalogue(rows(*lines), NAMES), tmp_path)
     assert dataset.tasks[0].classes == ("blue", "red")
-    assert any("'colour': 1 labels had odd spaces" in note for note in notes)
+    assert any("'colour': 1 labels had odd spaces" in note for note in dataset.manifest["notes"])
 
 
 def test_byte_identical_images_stay_in_one_split(dataset):
@@ -141,10 +141,12 @@ def test_a_preset_knows_its_columns(write_catalogue, tmp_path):
         for i in range(1, 13)
     ]
     table = write_catalogue(header + "\n".join(lines) + "\n", tuple(f"{i}.jpg" for i in range(1, 13)))
-    dataset, notes = build(table, tmp_path, preset="kaggle-fashion")
+    dataset, _ = build(table, tmp_path, preset="kaggle-fashion")
     assert len(dataset.table) == 12
-    assert any("1 lines had unescaped delimiters" in note for note in notes)
+    assert any("1 lines had unescaped delimiters" in note for note in dataset.manifest["notes"])
+    notes = dataset.manifest["notes"]
     assert any("'usage' was named and is kept, though: constant" in note for note in notes)
+    assert "column 'usage': blanks written as 4 'NA', 4 empty" in notes
     assert "usage" in [task.name for task in dataset.tasks]
 
 
@@ -158,7 +160,7 @@ def test_the_run_records_what_was_prepared(store, capsys):
     assert run.data.params["px"] == "32"
     assert run.data.metrics["rows/read"] == 600 == run.data.metrics["rows/kept"] + run.data.metrics["rows/rejected"]
     artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
-    assert artifacts == {"manifest.json", "rejects.csv", "report.html"}
+    assert artifacts == {"manifest.json", "rejects.csv", "duplicates.csv", "report.html"}
     out = capsys.readouterr().out
     assert "600 rows read = 598 kept + 2 rejected (1 missing, 1 truncated)" in out
     assert "report: data/prepared/report.html" in out

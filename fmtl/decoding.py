@@ -1,0 +1,255 @@
+"""All images of a catalogue to shards of pixels; what was decoded before is taken over."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from fmtl import durable, shards
+from fmtl.dataset import IMAGES, MANIFEST, TABLE, VERSION, PixelStore, is_dataset, shard_name
+from fmtl.images import ImageError, ImageFolder, signature
+from fmtl.shards import Job, Known, Result, Source
+from fmtl.workers import make_shards, num_cpus
+
+TRANSIENT = ("changed", "unreadable", shards.CRASH)  # reasons that may be gone next time
+_KEY = "decoding.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished shard: its file, the file's hash, and its range of images."""
+
+    file: Path
+    sha256: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of every image.
+
+    Attributes:
+        sources: In the order given.
+        results: One per source.
+        shards: In order; a shard's rows are its images that were kept.
+        taken_over: Images that were not decoded again.
+    """
+
+    sources: list[Source]
+    results: list[Result]
+    shards: list[Shard]
+    taken_over: int
+
+    def pixels(self, px: int) -> PixelStore:
+        return PixelStore([shard.file for shard in self.shards], px)
+
+    def table(self) -> pd.DataFrame:
+        """Content of ``images.parquet``: a row per source."""
+        columns = {f.name: [getattr(s, f.name) for s in self.sources] for f in fields(Source) if f.name != "cell"}
+        columns |= {f.name: [getattr(r, f.name) for r in self.results] for f in fields(Result)}
+        columns["cell"] = [json.dumps(s.cell) if s.cell else "" for s in self.sources]
+        columns["shard"] = [number for number, shard in enumerate(self.shards) for _ in range(shard.start, shard.stop)]
+        return pd.DataFrame(columns)
+
+
+class Earlier:
+    """The dataset that is there already, and what of it can be taken over."""
+
+    def __init__(self, folder: Path, decoding: Mapping):
+        self.folder = folder
+        self.manifest: dict = {}
+        self.has_pixels = False  # of the same decoding
+        if is_dataset(folder):
+            manifest = json.loads((folder / MANIFEST).read_text())
+            if manifest["version"] == VERSION and self._whole(manifest):
+                self.manifest = manifest
+                self.has_pixels = manifest["image"] == dict(decoding)
+
+    def _whole(self, manifest: dict) -> bool:
+        """Every file has its size; those that are read here have their hash as well."""
+        for name, item in manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != item["bytes"]:
+                return False
+            if not name.startswith("pixels-") and durable.sha256(path) != item["sha256"]:
+                return False
+        return True
+
+    def splits(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Split by file hash, and by path."""
+        if not self.manifest:
+            return {}, {}
+        table = pd.read_parquet(self.folder / TABLE, columns=["path", "split"])
+        by_path = dict(zip(table["path"], table["split"], strict=True))
+        kept = self.images[self.images["reason"] == ""]
+        return dict(zip(kept["sha256"], table["split"], strict=True)), by_path
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / IMAGES) if self.manifest else pd.DataFrame()
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        rows = zip(
+            *(self.images[name].tolist() for name in ("path", "size", "mtime_ns", "checksum", "cell")), strict=True
+        )
+        return [Source(*row[:4], tuple(json.loads(row[4])) if row[4] else None) for row in rows]
+
+    @cached_property
+    def results(self) -> list[Result]:
+        return [Result(*row) for row in zip(*(self.images[f.name].tolist() for f in fields(Result)), strict=True)]
+
+    def unchanged(self, folder: ImageFolder) -> bool:
+        """Whether every image is on the disk as it was, and nothing is worth another try."""
+        if not self.has_pixels or self.images["reason"].isin(TRANSIENT).any():
+            return False
+        return scan([s.path for s in self.sources], folder, checksums=[s.checksum for s in self.sources],
+                    cells=[s.cell for s in self.sources]) == self.sources  # fmt: skip
+
+    def shards(self) -> dict[str, tuple[Path, str, list[Result]]]:
+        """Shards that can be taken over whole, by key."""
+        found = {}
+        if not self.has_pixels:
+            return found
+        for number, rows in self.images.groupby("shard").indices.items():
+            start, stop = rows[0], rows[-1] + 1
+            results = self.results[start:stop]
+            if not any(result.reason in TRANSIENT for result in results):
+                name = shard_name(number)
+                entry = (self.folder / name, self.manifest["files"][name]["sha256"], results)
+                found[shards.key(self.sources[start:stop])] = entry
+        return found
+
+    def known(self) -> dict[str, tuple[Source, Known]]:
+        """Images that can be taken over one by one, by path."""
+        found, row, last = {}, 0, -1
+        numbers = self.images["shard"].tolist() if self.has_pixels else []
+        for source, result, number in zip(self.sources, self.results, numbers, strict=True) if numbers else ():
+            row = row if number == last else 0
+            last = number
+            if result.reason not in TRANSIENT:
+                file = str((self.folder / shard_name(number)).resolve())
+                found[source.path] = (source, Known(result, file, row, same=False))
+            row += not result.reason
+        return found
+
+
+def scan(
+    paths: Sequence[str],
+    folder: ImageFolder,
+    *,
+    checksums: Sequence[str] | None = None,
+    cells: Sequence[tuple | None] | None = None,
+) -> list[Source]:
+    """What the disk shows of each image, without opening it."""
+    checksums, cells = checksums or [""] * len(paths), cells or [None] * len(paths)
+    changed = {file: Path(file).stat().st_mtime_ns for file in {cell[0] for cell in cells if cell}}
+    found = []
+    for path, checksum, cell in zip(paths, checksums, cells, strict=True):
+        if cell:
+            found.append(Source(path, 0, changed[cell[0]], checksum, cell))
+            continue
+        try:
+            size, mtime_ns = signature(folder.find(path)[1])
+        except ImageError:
+            size, mtime_ns = -1, -1
+        found.append(Source(path, size, mtime_ns, checksum))
+    return found
+
+
+def decode_all(
+    sources: list[Source],
+    *,
+    root: Path,
+    decoding: Mapping,
+    work: Path,
+    earlier: Earlier,
+    num_workers: int | None = None,
+) -> Decoded:
+    """Decode every image that was not decoded before.
+
+    Args:
+        root: Image folder.
+        decoding: See ``shards.decoding``.
+        work: Folder of finished shards, kept from an interrupted run to the next and removed by the caller.
+        earlier: The dataset whose pixels can be taken over.
+        num_workers: Processes; by default one per processor.
+
+    Raises:
+        EnvironmentFault: The disk is full or not writable; what is finished stays in ``work``.
+    """
+    _open_work(work, decoding)
+    bounds = shards.bounds([source.path for source in sources], decoding["px"])
+    spans = list(pairwise(bounds))
+    whole, known = earlier.shards(), None
+    finished: dict[tuple[int, int], tuple[Path, str, list[Result]]] = {}
+    jobs: dict[tuple[int, int], Job] = {}
+    for span in spans:
+        chunk = sources[slice(*span)]
+        key = shards.key(chunk)
+        found = whole.get(key) or _finished(work / key)
+        if found:
+            finished[span] = found
+            continue
+        known = earlier.known() if known is None else known
+        taken = {i: _known(source, *known[source.path]) for i, source in enumerate(chunk) if source.path in known}
+        jobs[span] = Job(str(work / key), chunk, taken, {}, str(root), dict(decoding))
+    num_images = sum(len(job.sources) for job in jobs.values())
+    with tqdm(total=num_images, desc="decode", unit=" images", disable=None if num_images else True) as bar:
+        make_shards(jobs.values(), num_workers=num_workers or num_cpus(), progress=bar.update)
+    for span, job in jobs.items():
+        finished[span] = (Path(job.target + ".bin"), *shards.load(Path(job.target), verify=False))
+    same = sum(known.same for job in jobs.values() for known in job.known.values())
+    made = [Shard(file, sha256, *span) for span, (file, sha256, _) in sorted(finished.items())]
+    results = [result for _, (_, _, part) in sorted(finished.items()) for result in part]
+    return Decoded(sources, results, made, len(sources) - num_images + same)
+
+
+def changed_sources(folder: Path, root: Path) -> list[str]:
+    """Paths of images that are no longer as they were when the dataset in ``folder`` was made."""
+    before = pd.read_parquet(folder / IMAGES, columns=["path", "size", "mtime_ns", "sha256", "cell"])
+    before = before[before["cell"] == ""]
+    files = ImageFolder(root)
+    changed = []
+    for source, size, mtime_ns, sha256 in zip(
+        scan(before["path"].tolist(), files), before["size"], before["mtime_ns"], before["sha256"], strict=True
+    ):
+        if (source.size, source.mtime_ns) != (size, mtime_ns):
+            try:
+                content, _ = files.read(source.path)
+            except ImageError:
+                content = None
+            if content is None or hashlib.sha256(content).hexdigest() != sha256:
+                changed.append(source.path)
+    return changed
+
+
+def _known(source: Source, before: Source, known: Known) -> Known:
+    return Known(known.result, known.shard, known.row, same=source == before)
+
+
+def _open_work(work: Path, decoding: Mapping) -> None:
+    """Keep finished shards of the same decoding, nothing else."""
+    path = work / _KEY
+    try:
+        usable = json.loads(path.read_text()) == dict(decoding)
+    except (OSError, ValueError):
+        usable = False
+    if not usable:
+        shutil.rmtree(work, ignore_errors=True)
+        durable.write_json(path, dict(decoding))
+
+
+def _finished(target: Path) -> tuple[Path, str, list[Result]] | None:
+    found = shards.load(target)
+    if found is None or any(result.reason in TRANSIENT for result in found[1]):
+        return None
+    return target.with_suffix(".bin"), *found

@@ -1,0 +1,258 @@
+"""Shards of a prepared dataset: which rows lie together, and how one shard's pixels are made.
+
+Imported by worker processes, so that nothing heavy may be imported here.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path, PurePath
+
+import numpy as np
+import PIL
+import simplejpeg
+
+from fmtl import durable, images
+from fmtl.images import ImageError, ImageFolder
+
+MEAN_ROWS, MAX_ROWS, MAX_BYTES = 128, 512, 64 * 2**20
+THUMBNAIL = (8, 9)  # rows, columns: what a 64-bit difference hash needs
+CRASH = "decoder_crash"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image to decode, as the table names it and the disk showed it.
+
+    Attributes:
+        path: Relative to the image folder.
+        size: Bytes; -1 where it can't be read.
+        mtime_ns: Time of its last change; -1 where it can't be read.
+        checksum: md5, sha1 or sha256 in hex that its bytes must have, or nothing.
+        cell: (Parquet file, row group, row in it, column) where the bytes are a table's cell.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    checksum: str = ""
+    cell: tuple[str, int, int, str] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image. ``reason`` is empty where it was kept.
+
+    Attributes:
+        sha256: Of the file's bytes; empty where it could not be read.
+        reason: One word for counting.
+        detail: What was found.
+        format: See ``images.Facts``.
+        mode: The same.
+        notes: The same, joined by spaces; also ``wrong_suffix``.
+        side: Longer side, pixels.
+        thumbnail: The stored square reduced to 8 rows of 9 RGB pixels, as hex.
+    """
+
+    sha256: str = ""
+    reason: str = ""
+    detail: str = ""
+    format: str = ""
+    mode: str = ""
+    notes: str = ""
+    side: int = 0
+    thumbnail: str = ""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An image that was decoded before: its result, and where its pixels lie.
+
+    Attributes:
+        shard: Path of the shard file.
+        row: Row in it.
+        same: Whether the source is known to be unchanged; else its hash decides.
+    """
+
+    result: Result
+    shard: str
+    row: int
+    same: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to make.
+
+    Attributes:
+        target: Its files are ``target`` + ``.bin`` and, written last, ``.json``.
+        sources: The images in order.
+        known: By position in ``sources``: earlier results to take over.
+        crashed: By position: how the worker died of it.
+        root: Image folder.
+        image: ``px``, ``fit``, ``background``.
+    """
+
+    target: str
+    sources: list[Source]
+    known: dict[int, Known]
+    crashed: dict[int, str]
+    root: str
+    image: dict
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Job":
+        item = json.loads(text)
+        item["sources"] = [Source(**source) for source in item["sources"]]
+        item["known"] = {int(i): Known(**{**k, "result": Result(**k["result"])}) for i, k in item["known"].items()}
+        item["crashed"] = {int(i): text for i, text in item["crashed"].items()}
+        return cls(**item)
+
+
+def decoding(px: int, fit: str, background: str) -> dict:
+    """All that decides an image's pixels beside its bytes; pixels of another decoding can't be taken over."""
+    versions = {"Pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
+    return {"px": px, "fit": fit, "background": background, "versions": versions}
+
+
+def bounds(paths: Sequence[str], px: int) -> list[int]:
+    """Where shards start and end among the images, decided by the paths themselves.
+
+    A shard ends after a path whose checksum is a multiple of the mean length, or where it would grow too large.
+    Rows that are inserted or removed therefore change the shards around them, and no others.
+    """
+    most = max(1, min(MAX_ROWS, MAX_BYTES // (px * px * 3)))
+    mean = max(1, min(MEAN_ROWS, most // 4))
+    found = [0]
+    for i, path in enumerate(paths, start=1):
+        if zlib.crc32(path.encode()) % mean == 0 or i - found[-1] == most:
+            found.append(i)
+    if found[-1] < len(paths):
+        found.append(len(paths))
+    return found
+
+
+def key(sources: Sequence[Source]) -> str:
+    """Equal keys, equal shards: 32 hex digits over the sources."""
+    return hashlib.sha256(json.dumps([asdict(s) for s in sources]).encode()).hexdigest()[:32]
+
+
+def make(job: Job, progress: Callable[[int], None] = lambda i: None) -> None:
+    """Decode one shard and write its files.
+
+    Args:
+        progress: Called with the position of each image before it is touched.
+    """
+    px = job.image["px"]
+    pixels = np.empty((len(job.sources), px, px, 3), np.uint8)
+    kept, results = 0, []
+    with images.quiet():
+        for i, source in enumerate(job.sources):
+            progress(i)
+            result = _fill(pixels[kept], job, i, source)
+            results.append(result)
+            kept += not result.reason
+    block = pixels[:kept]
+    with durable.replacing(Path(job.target + ".bin"), sync=False) as temporary:
+        temporary.write_bytes(block.data)
+    record = {"sha256": hashlib.sha256(block.data).hexdigest(), "results": [asdict(r) for r in results]}
+    with durable.replacing(Path(job.target + ".json"), sync=False) as temporary:
+        temporary.write_text(json.dumps(record))
+
+
+def load(target: Path, *, verify: bool = True) -> tuple[str, list[Result]] | None:
+    """A finished shard's hash and results; None if it is not whole.
+
+    Args:
+        verify: Compare its pixels with the hash.
+    """
+    try:
+        record = json.loads(target.with_suffix(".json").read_text())
+        if verify and durable.sha256(target.with_suffix(".bin")) != record["sha256"]:
+            return None
+        return record["sha256"], [Result(**item) for item in record["results"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _fill(out: np.ndarray, job: Job, i: int, source: Source) -> Result:
+    """Put one image's pixels into ``out``, or say why not."""
+    known = job.known.get(i)
+    if known and known.same:
+        return known.result if known.result.reason else _copy(out, known)
+    content = None
+    try:
+        if i in job.crashed:
+            raise ImageError(CRASH, job.crashed[i])
+        content = _read(job.root, source)
+        digest = hashlib.sha256(content).hexdigest()
+        if known and known.result.sha256 == digest and not source.checksum:
+            return known.result if known.result.reason else _copy(out, known)
+        _check(source.checksum, content, digest)
+        facts = images.decode_into(out, content, fit=job.image["fit"], background=job.image["background"])
+    except ImageError as error:
+        digest = hashlib.sha256(content).hexdigest() if content is not None else ""
+        return Result(digest, error.reason, error.detail)
+    notes = list(facts.notes)
+    if source.path and PurePath(source.path).suffix.lower() not in images.SUFFIXES[facts.format]:
+        notes.append("wrong_suffix")
+    side = max(facts.width, facts.height)
+    return Result(digest, "", "", facts.format, facts.mode, " ".join(notes), side, thumbnail(out).tobytes().hex())
+
+
+def thumbnail(pixels: np.ndarray) -> np.ndarray:
+    """``(px, px, 3)`` uint8 to its ``(8, 9, 3)`` uint8 block means, over 32 x 36 of the pixels."""
+    rows, columns = THUMBNAIL
+    y, x = (np.arange(4 * n) * len(pixels) // (4 * n) for n in THUMBNAIL)
+    blocks = pixels[np.ix_(y, x)].reshape(rows, 4, columns, 4, 3)
+    return (blocks.sum((1, 3), dtype=np.uint16) // 16).astype(np.uint8)
+
+
+def _copy(out: np.ndarray, known: Known) -> Result:
+    with Path(known.shard).open("rb") as file:
+        file.seek(known.row * out.nbytes)
+        out.reshape(-1)[...] = np.frombuffer(file.read(out.nbytes), np.uint8)
+    return known.result
+
+
+def _check(checksum: str, content: bytes, sha256: str) -> None:
+    if checksum:
+        kind = {32: "md5", 40: "sha1", 64: "sha256"}.get(len(checksum))
+        found = sha256 if kind == "sha256" else hashlib.new(kind, content).hexdigest() if kind else None
+        if found != checksum.lower():
+            raise ImageError("checksum", f"{kind or 'checksum'} is {found or 'unknown'}, the table says {checksum}")
+
+
+def _read(root: str, source: Source) -> bytes:
+    if source.cell:
+        return _cell(*source.cell)
+    content, status = _folder(root).read(source.path)
+    if images.signature(status) != (source.size, source.mtime_ns):
+        raise ImageError("changed", f"'{source.path}' changed since this run began; run again")
+    return content
+
+
+@cache
+def _folder(root: str) -> ImageFolder:
+    return ImageFolder(root)
+
+
+def _cell(file: str, group: int, row: int, column: str) -> bytes:
+    cell = _row_group(file, group, column)[row].as_py()
+    content = cell["bytes"] if isinstance(cell, dict) else cell
+    if content is None:
+        raise ImageError("missing", "the cell holds no image")
+    return content
+
+
+@lru_cache(maxsize=1)
+def _row_group(file: str, group: int, column: str):
+    import pyarrow.parquet as pq  # only where images lie in tables
+
+    return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
