@@ -9,6 +9,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +31,20 @@ FITS = ("pad", "crop", "stretch")
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.transpose(1, 0, 2),
+    6: lambda rgb: rgb.transpose(1, 0, 2)[:, ::-1],
+    7: lambda rgb: rgb.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda rgb: rgb.transpose(1, 0, 2)[::-1],
 }
 _FOREIGN = (  # (first bytes, where, name)
     (b"%!PS", 0, "PostScript"), (b"%PDF", 0, "PDF"), (b"SIMPLE  =", 0, "FITS"),
     (b"8BPS", 0, "Photoshop"), (b"ftypheic", 4, "HEIC"), (b"ftypheix", 4, "HEIC"), (b"ftypmif1", 4, "HEIF"),
     (b"ftypavif", 4, "AVIF"), (b"\x00\x00\x01\x00", 0, "ICO"), (b"PK\x03\x04", 0, "ZIP"),
 )  # fmt: skip
+_METADATA = (b"Exif\0\0", b"MPF\0")  # of a JPEG: may tell of a rotation, or of further pictures
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
@@ -169,31 +171,7 @@ def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str) -
     """
     if not content:
         raise ImageError("empty", "0 bytes")
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(*image.size)
-            orientation = _orientation(image)
-            turned = orientation > 4
-            size = image.size[::-1] if turned else image.size
-            target, box = _geometry(size, len(out), fit)
-            least = target[::-1] if turned else target
-            notes = ["rotated"] * (orientation > 1)
-            if _has_frames(image):
-                notes.append("first_frame")
-            rgb = _jpeg(content, image, least, box) or _any(image, least, background, notes)
-            if orientation > 1:
-                rgb = rgb.transpose(_UPRIGHT[orientation])
-            facts = Facts("JPEG" if image.format == "MPO" else image.format, image.mode, tuple(notes), *size)
-    except (ImageError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:
-        raise _not_an_image(content) from error
-    except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
-        raise ImageError("truncated" if "truncated" in str(error).lower() else "damaged", str(error)) from error
-    _place(out, rgb, target, box, background)
-    return facts
+    return _decode_plain_jpeg(out, content, fit, background) or _decode_any(out, content, fit, background)
 
 
 @contextlib.contextmanager
@@ -260,19 +238,66 @@ def _geometry(size: tuple[int, int], px: int, fit: str) -> tuple[tuple[int, int]
     return (max(px, round(width * scale)), max(px, round(height * scale))), (left, top, 1 - left, 1 - top)
 
 
-def _jpeg(content: bytes, image: Image.Image, least: tuple[int, int], box: tuple) -> Image.Image | None:
-    """Scaled decoding, strict; None where Pillow should decide."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: str) -> Facts | None:
+    """The common case without Pillow's overhead; None for all that needs a closer look."""
+    if not content.startswith(b"\xff\xd8\xff") or any(content.find(name, 0, 65_536) >= 0 for name in _METADATA):
         return None
-    width, height = image.size
     try:
-        pixels = simplejpeg.decode_jpeg(content, min_width=min(least[0], width), min_height=min(least[1], height))
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    if colours not in ("YCbCr", "Gray"):
+        return None
+    _check_size(width, height)
+    target, box = _geometry((width, height), len(out), fit)
+    rgb = _scaled(content, width, height, target)
+    if rgb is None:
+        return None
+    _place(out, rgb, target, box, background)
+    return Facts("JPEG", "L" if colours == "Gray" else "RGB", (), width, height)
+
+
+def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str) -> Facts:
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(*image.size)
+            orientation = _orientation(image)
+            turned = orientation > 4
+            size = image.size[::-1] if turned else image.size
+            target, box = _geometry(size, len(out), fit)
+            least = target[::-1] if turned else target
+            notes = ["rotated"] * (orientation > 1)
+            if _has_frames(image):
+                notes.append("first_frame")
+            rgb = None
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                rgb = _scaled(content, *image.size, least)
+            if rgb is None:
+                rgb = _any(image, least, background, notes)
+            if orientation > 1:
+                rgb = _UPRIGHT[orientation](rgb)
+            facts = Facts("JPEG" if image.format == "MPO" else image.format, image.mode, tuple(notes), *size)
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"more than {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        raise _not_an_image(content) from error
+    except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
+        raise ImageError("truncated" if "truncated" in str(error).lower() else "damaged", str(error)) from error
+    _place(out, rgb, target, box, background)
+    return facts
+
+
+def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> np.ndarray | None:
+    """A JPEG at the smallest scale not below ``least``, strictly; None where Pillow should decide."""
+    try:
+        return simplejpeg.decode_jpeg(content, min_width=min(least[0], width), min_height=min(least[1], height))
     except ValueError:  # harmless oddities as well as damage
         return None
-    return Image.fromarray(pixels)
 
 
-def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str]) -> Image.Image:
+def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str]) -> np.ndarray:
     image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
     image.load()
     if image.mode in SIXTEEN_BIT_MODES:
@@ -280,26 +305,31 @@ def _any(image: Image.Image, least: tuple[int, int], background: str, notes: lis
         highest = values.max(initial=0)
         top = 65535.0 if highest > 255 else 255.0 if highest > 1 else 1.0
         grey = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
         notes.append("transparent")
         layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, background)
-        return Image.alpha_composite(canvas, layer).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
+    return np.asarray(image.convert("RGB"))
 
 
-def _place(out: np.ndarray, rgb: Image.Image, target: tuple[int, int], box: tuple, background: str) -> None:
+def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple, background: str) -> None:
     px = len(out)
-    width, height = rgb.size
-    part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
     size = (min(target[0], px), min(target[1], px))
-    if rgb.size != size or box != (0, 0, 1, 1):
-        rgb = rgb.resize(size, Image.Resampling.BILINEAR, box=part)
+    height, width = rgb.shape[:2]
+    if (width, height) != size or box != (0, 0, 1, 1):
+        part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+        rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, box=part))
     if size != (px, px):
-        out[...] = ImageColor.getrgb(background)[:3]
+        np.copyto(out, _canvas(px, background))
     left, top = (px - size[0]) // 2, (px - size[1]) // 2
-    out[top : top + size[1], left : left + size[0]] = np.asarray(rgb)
+    lines = out[top : top + size[1]].reshape(size[1], -1)  # copied line by line, twice as fast as pixel by pixel
+    lines[:, 3 * left : 3 * (left + size[0])] = rgb.reshape(size[1], -1)
+
+
+@lru_cache(maxsize=4)
+def _canvas(px: int, background: str) -> np.ndarray:
+    return np.full((px, px, 3), ImageColor.getrgb(background)[:3], np.uint8)
 
 
 def _not_an_image(content: bytes) -> ImageError:

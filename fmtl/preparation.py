@@ -241,8 +241,8 @@ def dataset_table(
 def list_twins(kept: Sequence[Row], frame: pd.DataFrame, tasks: Sequence[Task], twins: Twins) -> pd.DataFrame:
     """Content of ``duplicates.csv``: each group of identical images, then each of near duplicates.
 
-    Labels are in columns ``label/<task>``; ``conflict`` names the tasks in which an identical group contradicts itself; ``row`` is the image's row in the
-    dataset.
+    Labels are in columns ``label/<task>``; ``conflict`` names the tasks in which an identical group contradicts
+    itself; ``row`` is the image's row in the dataset.
     """
     targets = frame[[task.slug for task in tasks]].to_numpy(dtype=np.int64)
     disputed = duplicates.conflicts(twins.identical, targets, IGNORE_INDEX)

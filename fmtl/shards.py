@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -140,7 +140,7 @@ def bounds(paths: Sequence[str], px: int) -> list[int]:
 
 def key(sources: Sequence[Source]) -> str:
     """Equal keys, equal shards: 32 hex digits over the sources."""
-    return hashlib.sha256(json.dumps([asdict(s) for s in sources]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([vars(s) for s in sources]).encode()).hexdigest()[:32]
 
 
 def make(job: Job, progress: Callable[[int], None] = lambda i: None) -> None:
@@ -149,21 +149,32 @@ def make(job: Job, progress: Callable[[int], None] = lambda i: None) -> None:
     Args:
         progress: Called with the position of each image before it is touched.
     """
+    with durable.replacing(Path(job.target + ".bin"), sync=False) as temporary, temporary.open("wb") as file:
+        results, digest = decode(job, file.write, progress)
+    with durable.replacing(Path(job.target + ".json"), sync=False) as temporary:
+        temporary.write_text(json.dumps({"sha256": digest, "results": [vars(r) for r in results]}))
+
+
+def decode(
+    job: Job, keep: Callable[[memoryview], object], progress: Callable[[int], None] = lambda i: None
+) -> tuple[list[Result], str]:
+    """A shard's results and the hash of its pixels.
+
+    Args:
+        keep: Called with the ``px * px * 3`` bytes of each image that is kept, which the next one overwrites.
+    """
     px = job.image["px"]
-    pixels = np.empty((len(job.sources), px, px, 3), np.uint8)
-    kept, results = 0, []
+    pixels = np.empty((px, px, 3), np.uint8)
+    results, digest = [], hashlib.sha256()
     with images.quiet():
         for i, source in enumerate(job.sources):
             progress(i)
-            result = _fill(pixels[kept], job, i, source)
+            result = _fill(pixels, job, i, source)
             results.append(result)
-            kept += not result.reason
-    block = pixels[:kept]
-    with durable.replacing(Path(job.target + ".bin"), sync=False) as temporary:
-        temporary.write_bytes(block.data)
-    record = {"sha256": hashlib.sha256(block.data).hexdigest(), "results": [asdict(r) for r in results]}
-    with durable.replacing(Path(job.target + ".json"), sync=False) as temporary:
-        temporary.write_text(json.dumps(record))
+            if not result.reason:
+                digest.update(pixels.data)
+                keep(pixels.data)
+    return results, digest.hexdigest()
 
 
 def load(target: Path, *, verify: bool = True) -> tuple[str, list[Result]] | None:
@@ -200,7 +211,7 @@ def _fill(out: np.ndarray, job: Job, i: int, source: Source) -> Result:
         digest = hashlib.sha256(content).hexdigest() if content is not None else ""
         return Result(digest, error.reason, error.detail)
     notes = list(facts.notes)
-    if source.path and PurePath(source.path).suffix.lower() not in images.SUFFIXES[facts.format]:
+    if not source.cell and not source.path.lower().endswith(images.SUFFIXES[facts.format]):
         notes.append("wrong_suffix")
     side = max(facts.width, facts.height)
     return Result(digest, "", "", facts.format, facts.mode, " ".join(notes), side, thumbnail(out).tobytes().hex())
@@ -209,9 +220,14 @@ def _fill(out: np.ndarray, job: Job, i: int, source: Source) -> Result:
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """``(px, px, 3)`` uint8 to its ``(8, 9, 3)`` uint8 block means, over 32 x 36 of the pixels."""
     rows, columns = THUMBNAIL
-    y, x = (np.arange(4 * n) * len(pixels) // (4 * n) for n in THUMBNAIL)
-    blocks = pixels[np.ix_(y, x)].reshape(rows, 4, columns, 4, 3)
-    return (blocks.sum((1, 3), dtype=np.uint16) // 16).astype(np.uint8)
+    y, x = _samples(len(pixels))
+    sums = pixels.take(y, 0).take(x, 1).reshape(rows, 4, columns * 4 * 3).sum(1, dtype=np.uint16)
+    return (sums.reshape(rows, columns, 4, 3).sum(2, dtype=np.uint16) // 16).astype(np.uint8)
+
+
+@cache
+def _samples(px: int) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(np.arange(4 * n) * px // (4 * n) for n in THUMBNAIL)
 
 
 def _copy(out: np.ndarray, known: Known) -> Result:
