@@ -23,13 +23,13 @@ class Columns:
     Attributes:
         labels: The label columns, in table order unless named.
         id: The id column, or None: the image path is the id.
-        image_path: From a row (a mapping of column to cell) to its image path; None where a cell is blank.
+        image_paths: From a table to the image path of each row; None where a cell is blank.
         notes: A reason for each column taken or left.
     """
 
     labels: list[str]
     id: str | None
-    image_path: Callable[[dict], str | None]
+    image_paths: Callable[[pd.DataFrame], list[str | None]]
     notes: list[str]
 
 
@@ -66,18 +66,20 @@ def choose_columns(
     return Columns(labels, id_col, _path_maker(image_template, template_cols), notes)
 
 
-def _path_maker(template: str | None, columns: list[str]) -> Callable[[dict], str | None]:
-    def image_path(row: dict) -> str | None:
-        if any(row[c] is None for c in columns):
+def _path_maker(template: str | None, columns: list[str]) -> Callable[[pd.DataFrame], list[str | None]]:
+    def path(*cells: str | None) -> str | None:
+        if None in cells:
             return None
         if template is None:
-            return row[columns[0]]
-        path = template
-        for column in columns:  # not str.format: a template is data, and format reaches attributes
-            path = path.replace("{" + column + "}", row[column])
-        return path
+            return cells[0]
+        made = template
+        for column, cell in zip(columns, cells, strict=True):
+            made = made.replace(
+                "{" + column + "}", cell
+            )  # not str.format: a template is data, and format reaches attributes
+        return made
 
-    return image_path
+    return lambda frame: [path(*cells) for cells in zip(*(frame[column] for column in columns), strict=True)]
 
 
 def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -53,9 +53,9 @@ class Decoded:
 
     def table(self) -> pd.DataFrame:
         """Content of ``images.parquet``: a row per source."""
-        columns = {f.name: [getattr(s, f.name) for s in self.sources] for f in fields(Source) if f.name != "cell"}
-        columns |= {f.name: [getattr(r, f.name) for r in self.results] for f in fields(Result)}
-        columns["cell"] = [json.dumps(s.cell) if s.cell else "" for s in self.sources]
+        columns = dict(zip(Source._fields, zip(*self.sources, strict=True), strict=True))
+        columns |= dict(zip(Result._fields, zip(*self.results, strict=True), strict=True))
+        columns["cell"] = [json.dumps(cell) if cell else "" for cell in columns["cell"]]
         columns["shard"] = [number for number, shard in enumerate(self.shards) for _ in range(shard.start, shard.stop)]
         return pd.DataFrame(columns)
 
@@ -98,14 +98,12 @@ class Earlier:
 
     @cached_property
     def sources(self) -> list[Source]:
-        rows = zip(
-            *(self.images[name].tolist() for name in ("path", "size", "mtime_ns", "checksum", "cell")), strict=True
-        )
+        rows = zip(*(self.images[name].tolist() for name in Source._fields), strict=True)
         return [Source(*row[:4], tuple(json.loads(row[4])) if row[4] else None) for row in rows]
 
     @cached_property
     def results(self) -> list[Result]:
-        return [Result(*row) for row in zip(*(self.images[f.name].tolist() for f in fields(Result)), strict=True)]
+        return [Result(*row) for row in zip(*(self.images[f].tolist() for f in Result._fields), strict=True)]
 
     def unchanged(self, folder: ImageFolder) -> bool:
         """Whether every image is on the disk as it was, and nothing is worth another try."""
@@ -130,15 +128,16 @@ class Earlier:
 
     def known(self) -> dict[str, tuple[Source, Known]]:
         """Images that can be taken over one by one, by path."""
-        found, row, last = {}, 0, -1
-        numbers = self.images["shard"].tolist() if self.has_pixels else []
-        for source, result, number in zip(self.sources, self.results, numbers, strict=True) if numbers else ():
-            row = row if number == last else 0
-            last = number
-            if result.reason not in TRANSIENT:
-                file = str((self.folder / shard_name(number)).resolve())
-                found[source.path] = (source, Known(result, file, row, same=False))
-            row += not result.reason
+        found: dict[str, tuple[Source, Known]] = {}
+        if not self.has_pixels:
+            return found
+        for number, rows in self.images.groupby("shard").indices.items():
+            file, row = str((self.folder / shard_name(number)).resolve()), 0
+            for i in rows:
+                result = self.results[i]
+                if result.reason not in TRANSIENT:
+                    found[self.sources[i].path] = (self.sources[i], Known(result, file, row, same=False))
+                row += not result.reason
         return found
 
 

@@ -54,10 +54,13 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """
     rows = np.unique(groups, return_index=True)[1]
     hashes, looks = dhash(thumbnails[rows]), thumbnails[rows].reshape(len(rows), -1).astype(np.int16)
-    contrast = np.maximum(np.abs(looks - looks.mean(axis=1, keepdims=True)).mean(axis=1), MIN_CONTRAST)
+    means = looks.mean(axis=1, keepdims=True, dtype=np.float32).astype(np.int16)
+    contrast = np.maximum(np.abs(looks - means).mean(axis=1, dtype=np.float32), MIN_CONTRAST)
 
     def alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.abs(looks[a] - looks[b]).mean(axis=1) <= MAX_DIFFERENCE * np.minimum(contrast[a], contrast[b])
+        return np.abs(looks[a] - looks[b]).mean(axis=1, dtype=np.float32) <= MAX_DIFFERENCE * np.minimum(
+            contrast[a], contrast[b]
+        )
 
     edges: list[tuple[int, int]] = []
     leaders = []
@@ -76,7 +79,8 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
 
 def dhash(thumbnails: np.ndarray) -> np.ndarray:
     """``(N, 8, 9, 3)`` uint8 to ``(N,)`` uint64: a bit per pair of neighbours, set where brightness falls."""
-    grey = thumbnails.astype(np.int32) @ np.array([299, 587, 114])
+    red, green, blue = np.moveaxis(thumbnails.astype(np.int32), -1, 0)
+    grey = 299 * red + 587 * green + 114 * blue  # thousandths of a grey level, ITU-R BT.601
     bits = grey[:, :, :-1] > grey[:, :, 1:] + 1000 * MARGIN
     return np.packbits(bits.reshape(len(bits), 64), axis=1).view(np.uint64).reshape(-1)
 

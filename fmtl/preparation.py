@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,7 @@ from fmtl.tasks import IGNORE_INDEX, Task, make_tasks
 SHOWN = 8  # names listed in a note
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row worth decoding: its line, id and image path."""
 
     line: int
@@ -53,9 +53,9 @@ def candidates(frame: pd.DataFrame, columns: Columns, labels: pd.DataFrame) -> t
     """
     rows, rejects = [], []
     labelled = labels.notna().any(axis=1).to_numpy()
-    for line, cells, has_label in zip(frame.index, frame.to_dict("records"), labelled, strict=True):
-        path = columns.image_path(cells)
-        row_id = cells[columns.id] if columns.id else path
+    paths = columns.image_paths(frame)
+    ids = frame[columns.id] if columns.id else paths
+    for line, row_id, path, has_label in zip(frame.index, ids, paths, labelled, strict=True):
         if row_id is None or path is None:
             rejects.append(Reject(line, row_id or "", "blank_id" if path else "blank_image", "the cell is blank"))
         elif not has_label:

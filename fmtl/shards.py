@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -23,8 +24,7 @@ THUMBNAIL = (8, 9)  # rows, columns: what a 64-bit difference hash needs
 CRASH = "decoder_crash"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """One image to decode, as the table names it and the disk showed it.
 
     Attributes:
@@ -42,8 +42,7 @@ class Source:
     cell: tuple[str, int, int, str] | None = None
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What became of one image. ``reason`` is empty where it was kept.
 
     Attributes:
@@ -109,8 +108,8 @@ class Job:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Job":
         item = json.loads(text)
-        item["sources"] = [Source(**source) for source in item["sources"]]
-        item["known"] = {int(i): Known(**{**k, "result": Result(**k["result"])}) for i, k in item["known"].items()}
+        item["sources"] = [Source(*source) for source in item["sources"]]
+        item["known"] = {int(i): Known(**{**k, "result": Result(*k["result"])}) for i, k in item["known"].items()}
         item["crashed"] = {int(i): text for i, text in item["crashed"].items()}
         return cls(**item)
 
@@ -140,7 +139,7 @@ def bounds(paths: Sequence[str], px: int) -> list[int]:
 
 def key(sources: Sequence[Source]) -> str:
     """Equal keys, equal shards: 32 hex digits over the sources."""
-    return hashlib.sha256(json.dumps([vars(s) for s in sources]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(list(sources)).encode()).hexdigest()[:32]
 
 
 def make(job: Job, progress: Callable[[int], None] = lambda i: None) -> None:
@@ -152,7 +151,7 @@ def make(job: Job, progress: Callable[[int], None] = lambda i: None) -> None:
     with durable.replacing(Path(job.target + ".bin"), sync=False) as temporary, temporary.open("wb") as file:
         results, digest = decode(job, file.write, progress)
     with durable.replacing(Path(job.target + ".json"), sync=False) as temporary:
-        temporary.write_text(json.dumps({"sha256": digest, "results": [vars(r) for r in results]}))
+        temporary.write_text(json.dumps({"sha256": digest, "results": results}))
 
 
 def decode(
@@ -187,7 +186,7 @@ def load(target: Path, *, verify: bool = True) -> tuple[str, list[Result]] | Non
         record = json.loads(target.with_suffix(".json").read_text())
         if verify and durable.sha256(target.with_suffix(".bin")) != record["sha256"]:
             return None
-        return record["sha256"], [Result(**item) for item in record["results"]]
+        return record["sha256"], [Result(*item) for item in record["results"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,13 +1,15 @@
 """Tables of text: cells changed one by one, safe CSV, Markdown, and columns on a terminal."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import pandas as pd
 
 
 def map_cells(frame: pd.DataFrame, change: Callable[[str], str | None]) -> pd.DataFrame:
     """Apply ``change`` to every cell but None. Columns stay objects: pandas' text type would turn None into nan."""
-    columns = {c: [None if cell is None else change(cell) for cell in frame[c]] for c in frame}
+    changed = cache(change)  # the cells of a label column are few, again and again
+    columns = {c: [None if cell is None else changed(cell) for cell in frame[c]] for c in frame}
     return pd.DataFrame(columns, index=frame.index, dtype=object)
 
 
@@ -18,7 +20,8 @@ def to_csv(table: pd.DataFrame) -> str:
     def safe(cell: object) -> object:
         return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
-    return table.map(safe).to_csv(index=False)
+    text = table.select_dtypes(exclude=["number", "bool"]).columns
+    return table.assign(**{name: table[name].map(safe) for name in text}).to_csv(index=False)
 
 
 def to_markdown(table: pd.DataFrame) -> str:

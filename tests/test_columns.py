@@ -40,9 +40,9 @@ def test_a_misspelt_column_is_an_error_that_names_the_nearest():
 
 
 def test_an_image_template_takes_cells_as_plain_text():
-    path = choose_columns(FRAME, image_template="{colour}/{id}.jpg").image_path
-    assert path({"id": "{shop}", "colour": "red", "shop": "x"}) == "red/{shop}.jpg"
-    assert path({"id": None, "colour": "red"}) is None
+    paths = choose_columns(FRAME, image_template="{colour}/{id}.jpg").image_paths
+    rows = pd.DataFrame({"id": ["{shop}", None], "colour": ["red", "red"], "shop": ["x", "x"]}, dtype=object)
+    assert paths(rows) == ["red/{shop}.jpg", None]
 
 
 def test_no_image_column_is_an_error_that_says_what_to_do():

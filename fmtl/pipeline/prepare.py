@@ -1,9 +1,12 @@
 """``prepare``: a product table and its photos to a prepared dataset, every row accounted for."""
 
+import contextlib
+import gc
 import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,13 +93,26 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         if _same(earlier.manifest, source, settings) and earlier.unchanged(ImageFolder(root)):
             return open_dataset(out, verify=False), ["nothing has changed since this dataset was made"]
         try:
-            dataset, taken_over = _build(settings, root, work, earlier, source)
+            with _without_cycle_collection():
+                dataset, taken_over = _build(settings, root, work, earlier, source)
         except BaseException:
             if any(work.glob("*.json")):
                 print(f"what was decoded is kept for the next try in {work}", file=sys.stderr)
             raise
         shutil.rmtree(work, ignore_errors=True)
     return replace(dataset, folder=out), [f"{taken_over} images were not decoded again"] if taken_over else []
+
+
+@contextlib.contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Rows are many small objects without cycles; looking for some again and again takes a sixth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _build(
