@@ -2,16 +2,47 @@
 
 import base64
 import io
+from itertools import combinations, islice
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from fmtl import baselines
 from fmtl.dataset import PreparedDataset, class_counts
 from fmtl.leaderboard import Leaderboard, score_text
+from fmtl.splits import SPLITS
 from fmtl.tasks import IGNORE_INDEX
 
-MOSAIC_COLUMNS, MOSAIC_ROWS, MOSAIC_PX = 12, 4, 96
+MOSAIC_COLUMNS, MOSAIC_ROWS, THUMBNAIL_PX = 12, 3, 80
+SAMPLES = ((200, 8), (600, 4), (2000, 2), (float("inf"), 1))  # up to so many classes, so many photos of each
+PAIR_CLASSES, MAX_PAIRS = 12, 28
+MAX_GROUPS, MAX_GROUP_PHOTOS = 24, 6
+REASONS = {
+    "missing": "the photo is not in the image folder",
+    "blank_image": "the row names no photo",
+    "blank_id": "the row has no id",
+    "no_label": "every label is blank",
+    "short_row": "the line has fewer fields than the header",
+    "extra_fields": "the line has more fields than the header",
+    "nul_byte": "the line is damaged",
+    "duplicate_row": "the same product and photo as an earlier line",
+    "conflicting_rows": "one product and photo, with contradicting labels",
+    "outside_root": "the path leads out of the image folder",
+    "not_regular_file": "the path is a folder or a device",
+    "unreadable": "the file can't be opened",
+    "changed": "the file changed while it was read",
+    "checksum": "the file is not the one that the table means",
+    "empty": "the file has 0 bytes",
+    "not_an_image": "the file is no photo",
+    "format": "a file format that is not read",
+    "too_large": "more pixels than are decoded",
+    "degenerate": "too small or too narrow to see anything",
+    "truncated": "the file is cut short",
+    "damaged": "the file is damaged",
+    "decoder_crash": "the decoder crashed on this file",
+}
 
 _PAGES = Environment(
     loader=PackageLoader("fmtl"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -23,28 +54,130 @@ def render(template: str, **values: object) -> str:
     return _PAGES.get_template(template).render(**values)
 
 
-def prepare_report(dataset: PreparedDataset, listing) -> str:
-    """What is in the catalogue: rows in and out, classes per split, a sample of the photos."""
-    tasks = []
-    for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
-        table = table.assign(total=table.sum(axis=1)).sort_values("total", ascending=False, kind="stable")
-        tasks.append(
-            {
-                "name": task.name,
-                "missing": int((dataset.table[task.slug] == IGNORE_INDEX).sum()),
-                "rows": [(label, *map(int, row)) for label, row in zip(table.index, table.to_numpy(), strict=True)],
-                "most": int(table["total"].max()),
-            }
-        )
+def prepare_report(dataset: PreparedDataset, twins: pd.DataFrame, rejects: pd.DataFrame) -> str:
+    """What is in the catalogue, for people who know the products rather than the code.
+
+    Args:
+        twins: Content of ``duplicates.csv``.
+        rejects: Content of ``rejects.csv``.
+    """
+    notes = dataset.manifest["notes"]
+    conflicting = twins["conflict"] != ""
     return render(
         "prepare.html",
         counts=dataset.manifest["counts"],
         source=dataset.manifest["source"],
+        settings=dataset.manifest["settings"],
         digest=dataset.digest,
-        notes=dataset.manifest["notes"],
-        tasks=tasks,
-        mosaic=mosaic(dataset, MOSAIC_COLUMNS * MOSAIC_ROWS),
+        warnings=[note.removeprefix("warning: ") for note in notes if note.startswith("warning: ")],
+        notes=[note for note in notes if not note.startswith("warning: ")],
+        reasons=_reasons(rejects),
+        guesses=_guesses(dataset),
+        tasks=_task_tables(dataset),
+        pairs=_pairs(dataset),
+        mosaic=_strip(dataset, _evenly(np.arange(len(dataset.table)), MOSAIC_COLUMNS * MOSAIC_ROWS), MOSAIC_COLUMNS),
+        conflicts=_groups(dataset, twins[(twins["kind"] == "identical") & conflicting]),
+        twins=_groups(dataset, twins[(twins["kind"] == "identical") & ~conflicting]),
+        near=_groups(dataset, twins[twins["kind"] == "near"]),
     )
+
+
+def _reasons(rejects: pd.DataFrame) -> list[dict]:
+    """Why rows were left out, most frequent first, with an example of each."""
+    return [
+        {"name": reason, "meaning": REASONS.get(reason, ""), "rows": len(rows), "example": rows.iloc[0].to_dict()}
+        for reason, rows in sorted(rejects.groupby("reason"), key=lambda item: -len(item[1]))
+    ]
+
+
+def _guesses(dataset: PreparedDataset) -> list[dict]:
+    """Per task, what test accuracy needs no photo."""
+    majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
+    rows = []
+    for t, task in enumerate(dataset.tasks):
+        known = [a for a in range(len(dataset.tasks)) if not np.isnan(lookup[a, t])]
+        best = max(known, key=lambda a: lookup[a, t], default=None)
+        rows.append(
+            {
+                "task": task.name,
+                "majority": score_text(majority[task.name]),
+                "lookup": score_text(lookup[best, t]) if best is not None else "n/a",
+                "source": dataset.tasks[best].name if best is not None else "",
+            }
+        )
+    return rows
+
+
+def _task_tables(dataset: PreparedDataset) -> list[dict]:
+    """Classes by frequency, with their counts and a strip of photos."""
+    per_class = next(n for limit, n in SAMPLES if sum(task.num_classes for task in dataset.tasks) <= limit)
+    tables = []
+    for t, (task, table) in enumerate(zip(dataset.tasks, class_counts(dataset).values(), strict=True)):
+        table = table.assign(total=table.sum(axis=1), k=range(len(table)))
+        table = table.sort_values("total", ascending=False, kind="stable")
+        classes = []
+        for label, row in zip(table.index, table.itertuples(index=False), strict=True):
+            rows = _evenly(np.flatnonzero(dataset.targets[:, t] == row.k), per_class)
+            strip = _strip(dataset, rows, per_class) if len(rows) else ""
+            counts = [int(getattr(row, split)) for split in SPLITS]
+            classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
+        missing = int((dataset.table[task.slug] == IGNORE_INDEX).sum())
+        absent = [name for name in SPLITS[1:] if (table[name] == 0).any()]
+        tables.append(
+            {
+                "name": task.name,
+                "missing": missing,
+                "classes": classes,
+                "most": max(1, int(table["total"].max())),
+                "absent": {name: int((table[name] == 0).sum()) for name in absent},
+            }
+        )
+    return tables
+
+
+def _pairs(dataset: PreparedDataset) -> list[dict]:
+    """Which labels occur together, for each two tasks: the largest classes, as shares of each row."""
+    found = []
+    for a, b in combinations(range(len(dataset.tasks)), 2):
+        first, second = dataset.tasks[a], dataset.tasks[b]
+        table = baselines.cooccurrence(
+            dataset.targets[:, a], dataset.targets[:, b], first.num_classes, second.num_classes
+        )
+        rows = np.argsort(-table.sum(axis=1), kind="stable")[:PAIR_CLASSES]
+        columns = np.argsort(-table.sum(axis=0), kind="stable")[:PAIR_CLASSES]
+        found.append(
+            {
+                "names": (first.name, second.name),
+                "columns": [second.classes[k] for k in columns],
+                "rows": [
+                    (first.classes[r], [(int(n), round(n / max(1, table[r].sum()), 2)) for n in table[r, columns]])
+                    for r in rows
+                ],
+                "cut": len(rows) < first.num_classes or len(columns) < second.num_classes,
+            }
+        )
+    return found[:MAX_PAIRS]
+
+
+def _groups(dataset: PreparedDataset, twins: pd.DataFrame) -> dict:
+    """Groups of photos side by side with their labels, the first few."""
+    names = {task.name: f"label/{task.name}" for task in dataset.tasks}
+    groups = []
+    for _, rows in islice(twins.groupby("group", sort=False), MAX_GROUPS):
+        shown = rows.head(MAX_GROUP_PHOTOS)
+        photos = [
+            {
+                "photo": _strip(dataset, np.array([row["row"]]), 1),
+                "id": row["id"],
+                "line": int(row["line"]),
+                "split": row["split"],
+            }
+            for row in shown.to_dict("records")
+        ]
+        labels = {name: list(shown[column]) for name, column in names.items()}
+        disputed = [name for name in names if len(set(labels[name]) - {""}) > 1]
+        groups.append({"photos": photos, "labels": labels, "disputed": disputed, "more": len(rows) - len(shown)})
+    return {"groups": groups, "total": int(twins["group"].nunique())}
 
 
 def leaderboard_page(board: Leaderboard) -> str:
@@ -66,14 +199,18 @@ def leaderboard_page(board: Leaderboard) -> str:
     )
 
 
-def mosaic(dataset: PreparedDataset, num_images: int) -> str:
-    """A grid of photos, evenly taken from the whole table, as a JPEG data URI."""
-    rows = np.unique(np.linspace(0, len(dataset.table) - 1, num_images).astype(int))
-    num_lines = -(-len(rows) // MOSAIC_COLUMNS)
-    canvas = Image.new("RGB", (MOSAIC_COLUMNS * MOSAIC_PX, num_lines * MOSAIC_PX), "white")
+def _evenly(rows: np.ndarray, num: int) -> np.ndarray:
+    """At most ``num`` of some rows, evenly taken."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(num, len(rows))).astype(int))] if len(rows) else rows
+
+
+def _strip(dataset: PreparedDataset, rows: np.ndarray, columns: int) -> str:
+    """Photos in a grid, as a JPEG data URI."""
+    columns = min(columns, len(rows))
+    canvas = Image.new("RGB", (columns * THUMBNAIL_PX, -(-len(rows) // columns) * THUMBNAIL_PX), "white")
     for i, pixels in enumerate(dataset.pixels(rows)):
-        thumbnail = Image.fromarray(pixels).resize((MOSAIC_PX, MOSAIC_PX))
-        canvas.paste(thumbnail, (i % MOSAIC_COLUMNS * MOSAIC_PX, i // MOSAIC_COLUMNS * MOSAIC_PX))
+        thumbnail = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
+        canvas.paste(thumbnail, (i % columns * THUMBNAIL_PX, i // columns * THUMBNAIL_PX))
     buffer = io.BytesIO()
     canvas.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

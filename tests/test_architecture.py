@@ -12,7 +12,7 @@ FLOORS = [
     {"tasks", "durable", "tables"},
     {"catalogue", "columns", "splits", "images", "transforms", "sample", "hardware", "labels", "duplicates"},
     {"checkpoints", "dataset", "losses", "metrics", "models", "shards"},
-    {"optim", "predictor", "plots", "leaderboard", "batches", "workers"},
+    {"optim", "predictor", "plots", "leaderboard", "batches", "workers", "baselines"},
     {"config", "engine", "tracking", "report", "decoding"},
     {"training", "standings", "preparation"},
     {"pipeline"},

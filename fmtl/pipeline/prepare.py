@@ -182,7 +182,7 @@ def _build(
             settings=_remembered(settings),
             notes=notes,
         )
-        durable.write_text(folder / REPORT, report.prepare_report(dataset, listing))
+        durable.write_text(folder / REPORT, report.prepare_report(dataset, listing, rejected))
         seal(dataset)
     return dataset, decoded.taken_over
 
