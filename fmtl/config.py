@@ -90,6 +90,7 @@ class TrainSettings(Settings):
     """Settings of ``train``. ``resolved`` fills in what depends on the mode."""
 
     data: str = Field("data/prepared", description="Folder of a prepared dataset.")
+    allow_stale: bool = Field(False, description="Train although table or photos changed since prepare.")
     backbone: str = Field("convnext_tiny", description="A torchvision or timm classification model.")
     mode: Literal["tuned", "baseline"] = Field(
         "tuned", description="tuned: AdamW, OneCycle, two rates, clipping; baseline: Adam at one constant rate."

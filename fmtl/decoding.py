@@ -213,20 +213,19 @@ def decode_all(
 
 
 def changed_sources(folder: Path, root: Path) -> list[str]:
-    """Paths of images that are no longer as they were when the dataset in ``folder`` was made."""
+    """Paths of images whose content is no longer that of the dataset in ``folder``; those that are gone have none."""
     before = pd.read_parquet(folder / IMAGES, columns=["path", "size", "mtime_ns", "sha256", "cell"])
     before = before[before["cell"] == ""]
     files = ImageFolder(root)
+    now = scan(before["path"].tolist(), files)
     changed = []
-    for source, size, mtime_ns, sha256 in zip(
-        scan(before["path"].tolist(), files), before["size"], before["mtime_ns"], before["sha256"], strict=True
-    ):
-        if (source.size, source.mtime_ns) != (size, mtime_ns):
+    for source, size, mtime_ns, sha256 in zip(now, before["size"], before["mtime_ns"], before["sha256"], strict=True):
+        if source.size >= 0 and (source.size, source.mtime_ns) != (size, mtime_ns):
             try:
                 content, _ = files.read(source.path)
             except ImageError:
-                content = None
-            if content is None or hashlib.sha256(content).hexdigest() != sha256:
+                continue
+            if hashlib.sha256(content).hexdigest() != sha256:
                 changed.append(source.path)
     return changed
 

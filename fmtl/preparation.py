@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fmtl import duplicates, splits
+from fmtl import catalogue, decoding, duplicates, splits
 from fmtl.catalogue import Reject
 from fmtl.columns import Columns
-from fmtl.dataset import GROUP
+from fmtl.dataset import GROUP, PreparedDataset
 from fmtl.decoding import Decoded
 from fmtl.errors import DataError, first_ten
 from fmtl.labels import OTHER, rare_classes
@@ -43,6 +43,22 @@ class Twins:
     identical: np.ndarray
     near: np.ndarray
     together: np.ndarray
+
+
+def check_sources(dataset: PreparedDataset) -> None:
+    """Raise DataError if the table or photos are there and not what the dataset was made from."""
+    source, folder = dataset.manifest["source"], dataset.folder.resolve()
+    table, root = folder / source["table_path"], folder / source["images_path"]
+    problems = []
+    if table.exists() and (found := catalogue.fingerprint(table)) != source["sha256"]:
+        problems.append(f"the table {table.resolve()} has changed (sha256 was {source['sha256'][:8]}, is {found[:8]})")
+    if root.is_dir():
+        problems += [f"the photo {path} has changed" for path in decoding.changed_sources(folder, root)]
+    if problems:
+        raise DataError(
+            f"{dataset.folder}: no longer what its sources say; run 'fmtl prepare' again, or train on it as it is with "
+            "--allow-stale true:\n" + first_ten(problems)
+        )
 
 
 def candidates(frame: pd.DataFrame, columns: Columns, labels: pd.DataFrame) -> tuple[list[Row], list[Reject]]:

@@ -16,6 +16,7 @@ from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
+from fmtl.preparation import check_sources
 from fmtl.splits import SPLITS
 from fmtl.tasks import Task
 from fmtl.tracking import serving, store
@@ -23,7 +24,7 @@ from fmtl.tracking.run import Run, open_run
 from fmtl.transforms import Preprocess
 
 # A run may go on under other values of these, since they do not change what is learnt.
-FREE_ON_RESUME = {"device", "experiment", "run_name", "resume", "extra_plots"}
+FREE_ON_RESUME = {"allow_stale", "device", "experiment", "run_name", "resume", "extra_plots"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def _set_up(settings: TrainSettings) -> Setup:
     settings = settings.resolved()
     device = choose_device(settings.device)
     dataset = open_dataset(Path(settings.data))
+    if not settings.allow_stale and not settings.resume:
+        check_sources(dataset)
     for split in SPLITS:
         if len(dataset.rows(split)) == 0:
             raise DataError(f"{dataset.folder}: the {split} split is empty; prepare more images or another fraction")

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 
 from fmtl import config
+from fmtl.dataset import GROUP, REPORT
 from fmtl.pipeline.compare import compare
 from fmtl.pipeline.predict import predict
-from fmtl.pipeline.prepare import prepare
+from fmtl.pipeline.prepare import build_dataset, prepare
 from fmtl.pipeline.train import train
+from fmtl.splits import split_groups
 from fmtl.tasks import IGNORE_INDEX
 
 pytestmark = pytest.mark.slow
@@ -79,3 +81,39 @@ def test_a_catalogue_of_small_pictures_with_blanks_and_rare_classes(store, real_
     )
     metrics = mlflow.get_run(run_id).data.metrics
     assert {f"test/{name}/f1" for name in labels} <= set(metrics)
+
+
+def test_real_twins_stay_together_and_splits_are_closer_to_the_whole_than_chance(tmp_path, real_data):
+    """Over 20 seeds, for every task, in val and in test."""
+    settings = config.PrepareSettings(
+        table=str(real_data / "fashion" / "fashion.csv"), out=str(tmp_path / "out"), px=32
+    )
+    dataset, _ = build_dataset(settings)
+    counts = dataset.manifest["counts"]
+    assert (counts["duplicate_groups"], counts["conflicting_groups"]) == (172, 4)
+    assert dataset.table.groupby(GROUP)["split"].nunique().max() == 1
+    page = (dataset.folder / REPORT).read_text()
+    assert "The same photo, different labels" in page and "Identical photos" in page
+    assert len(page) < 5e6
+
+    targets, groups = dataset.targets, dataset.table[GROUP].to_numpy()
+    ours, chance = [], []
+    for seed in range(20):
+        drawn = split_groups(targets, groups.tolist(), fractions=(0.7, 0.15, 0.15), seed=seed)
+        of_group = np.random.default_rng(seed).choice(3, groups.max() + 1, p=(0.7, 0.15, 0.15))
+        ours.append(distances(targets, drawn))
+        chance.append(distances(targets, of_group[groups]))
+    assert (np.mean(ours, axis=0) < np.mean(chance, axis=0)).all(), (np.mean(ours, axis=0), np.mean(chance, axis=0))
+    print("distance from the whole's class shares, ours / random:", np.mean(ours, axis=0) / np.mean(chance, axis=0))
+
+
+def distances(targets, assigned):
+    """Sum of absolute differences of class shares to the whole's, per split (val, test) and task."""
+    found = []
+    for split in (1, 2):
+        for column in targets.T:
+            whole, part = column[column >= 0], column[(column >= 0) & (assigned == split)]
+            size = targets.max() + 1
+            shares = [np.bincount(values, minlength=size) / len(values) for values in (whole, part)]
+            found.append(np.abs(shares[0] - shares[1]).sum())
+    return found
