@@ -26,9 +26,9 @@ def lookup(dataset: PreparedDataset, split: str = "test") -> np.ndarray:
         for b, asked in enumerate(dataset.tasks):
             if a != b:
                 table = cooccurrence(train[:, a], train[:, b], known.num_classes, asked.num_classes)
-                best = np.where(table.any(axis=1), table.argmax(axis=1), table.sum(axis=0).argmax())
-                # An unknown label, -1 or below, tells nothing.
-                answers = np.where(there[:, a] >= 0, best[there[:, a]], table.sum(axis=0).argmax())
+                most_frequent = _most_frequent(train[:, b], asked.num_classes)
+                best = np.where(table.any(axis=1), table.argmax(axis=1), most_frequent)
+                answers = np.where(there[:, a] >= 0, best[there[:, a].clip(0)], most_frequent)
                 found[a, b] = _accuracy(answers, there[:, b])
     return found
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from fmtl.splits import split_groups
+from fmtl.errors import DataError
+from fmtl.splits import FREE, complete, only_outside_train, read_column, split_groups
 from fmtl.tasks import IGNORE_INDEX
 
 
@@ -61,3 +62,41 @@ def test_rows_without_any_label_are_assigned_too():
     targets = np.full((30, 2), IGNORE_INDEX)
     splits = split_groups(targets, list(range(30)), fractions=(0.6, 0.2, 0.2), seed=0)
     assert np.bincount(splits).tolist() == [18, 6, 6]
+
+
+def test_what_is_fixed_stays_and_the_rest_makes_up_for_it():
+    targets, groups = random_case(3)
+    groups = np.arange(len(targets))
+    fixed = np.full(len(targets), FREE)
+    fixed[:60] = 2
+    splits = split_groups(targets, groups.tolist(), fractions=(0.7, 0.15, 0.15), seed=0, fixed=fixed)
+    assert (splits[:60] == 2).all()
+    assert np.bincount(splits) / len(splits) == pytest.approx([0.7, 0.15, 0.15], abs=0.03)
+
+
+def test_a_group_with_a_test_row_goes_to_test():
+    fixed = np.array([0, 2, 1, FREE])
+    splits = split_groups(np.zeros((4, 1), int), [7, 7, 7, 7], fractions=(0.7, 0.15, 0.15), seed=0, fixed=fixed)
+    assert splits.tolist() == [2, 2, 2, 2]
+
+
+def test_a_split_column_is_read_in_its_usual_spellings_and_its_faults_are_named():
+    values = {2: "Train", 3: "validation", 4: "dev", 5: "TEST"}
+    assert read_column(values, "part").tolist() == [0, 1, 1, 2]
+    with pytest.raises(DataError, match=r"2 rows name no split:\n  - line 9, column 'part': 'tset'.*\n.*line 11.*''"):
+        read_column({8: "test", 9: "tset", 11: None}, "part")
+
+
+def test_a_missing_split_is_drawn_from_train_rows_only():
+    targets, _ = random_case(1)
+    own = np.where(np.arange(len(targets)) < 100, 2, 0)
+    splits = complete(own, targets, list(range(len(targets))), fractions=(0.7, 0.15, 0.15), seed=0)
+    assert ((splits == 2) == (own == 2)).all()
+    assert (splits == 1).sum() / (own == 0).sum() == pytest.approx(0.15, abs=0.02)
+    with pytest.raises(DataError, match="no row is in train"):
+        complete(np.full(5, 2), targets[:5], list(range(5)), fractions=(0.7, 0.15, 0.15), seed=0)
+
+
+def test_classes_that_train_does_not_have_are_found():
+    targets = np.array([[0, 1], [1, IGNORE_INDEX], [2, 0], [0, 1]])
+    assert only_outside_train(np.array([0, 2, 1, 2]), targets) == [(0, 1), (0, 2), (1, 0)]

@@ -91,6 +91,7 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
         earlier = Earlier(out if settings.reuse else work / "nothing", _decoding(settings))
         source = _source(settings, root)
         if _same(earlier.manifest, source, settings) and earlier.unchanged(ImageFolder(root)):
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed just after it had published
             return open_dataset(out, verify=False), ["nothing has changed since this dataset was made"]
         try:
             with _without_cycle_collection():
