@@ -59,7 +59,9 @@ format: setup ## fix style
 	$(BIN)/ruff format .
 
 bench: setup ## run every benchmark; needs a quiet machine
-	set -e; for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script; done
+	mkdir -p docs/benchmarks
+	set -e; for script in $(wildcard benchmarks/*.py); do \
+	  $(BIN)/python $$script --json docs/benchmarks/$$(basename $$script .py).json; done
 
 clean: ## remove what the commands and tests made, except .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache leaderboard predictions.csv
