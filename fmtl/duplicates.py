@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 MARGIN = 2  # grey levels; smaller steps between neighbours are compression noise
 MAX_HASH_DISTANCE = 3  # of 64 bits
-MAX_DIFFERENCE = 0.03  # mean over the thumbnail, as a share of its contrast
+MAX_DIFFERENCE = 0.05  # mean over the thumbnail, as a share of its contrast
 MIN_CONTRAST = 5.0  # grey levels; plain pictures are compared as if they had this much
 BANDS = 4  # two hashes at most 3 bits apart agree in at least one of 4 bands
 BLOCK = 1024
@@ -42,7 +42,7 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """Join groups of identical images that look the same: re-encoded, resized, slightly retouched.
 
     Candidates differ in at most 3 bits of a 64-bit difference hash (dHash: N. Krawetz, "Kind of Like That",
-    2013); a pair counts when its thumbnails differ by at most 3 % of their contrast: product photos share a white
+    2013); a pair counts when its thumbnails differ by at most 5 % of their contrast: product photos share a white
     background and an outline, so that less strict a rule joins different products.
 
     Args:

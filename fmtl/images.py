@@ -262,11 +262,13 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str) -> F
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(*image.size)
             orientation = _orientation(image)
+            notes = ["rotated"] * (orientation > 1)
+            if image.format == "TIFF":
+                orientation = 1  # Pillow turns these itself, their size included
             turned = orientation > 4
             size = image.size[::-1] if turned else image.size
             target, box = _geometry(size, len(out), fit)
             least = target[::-1] if turned else target
-            notes = ["rotated"] * (orientation > 1)
             if _has_frames(image):
                 notes.append("first_frame")
             rgb = None
