@@ -54,8 +54,10 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """
     rows = np.unique(groups, return_index=True)[1]
     hashes, looks = dhash(thumbnails[rows]), thumbnails[rows].reshape(len(rows), -1).astype(np.int16)
-    means = looks.mean(axis=1, keepdims=True, dtype=np.float32).astype(np.int16)
-    contrast = np.maximum(np.abs(looks - means).mean(axis=1, dtype=np.float32), MIN_CONTRAST)
+    means = looks.mean(axis=1, dtype=np.float32)
+    by_channel = looks.reshape(len(rows), -1, 3)
+    from_mean = np.abs(by_channel - by_channel.mean(axis=1, keepdims=True, dtype=np.float32).astype(np.int16))
+    contrast = np.maximum(from_mean.mean(axis=(1, 2), dtype=np.float32), MIN_CONTRAST)
 
     def alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.abs(looks[a] - looks[b]).mean(axis=1, dtype=np.float32) <= MAX_DIFFERENCE * np.minimum(
@@ -65,11 +67,15 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     edges: list[tuple[int, int]] = []
     leaders = []
     for bucket in _buckets(hashes):
+        bucket = bucket[np.argsort(means[bucket], kind="stable")]
         while len(bucket):
-            close = alike(bucket, bucket[:1])
-            leaders.append(bucket[0])
-            edges += [(bucket[0], member) for member in bucket[close]]
-            bucket = bucket[~close]
+            # Pictures differ on average by at least what their means do: beyond the reach nothing can be alike.
+            reach = np.searchsorted(means[bucket], means[bucket[0]] + MAX_DIFFERENCE * contrast[bucket[0]], "right")
+            window = bucket[:reach]
+            close = alike(window, window[:1])
+            leaders.append(window[0])
+            edges += [(window[0], member) for member in window[close]]
+            bucket = np.concatenate([window[~close], bucket[reach:]])
     for a, b in _candidate_pairs(hashes, np.sort(leaders)):
         close = alike(a, b)
         edges += zip(a[close], b[close], strict=True)

@@ -59,6 +59,14 @@ def test_a_retouched_copy_is_a_near_duplicate_of_its_original_and_of_nothing_els
     assert near.tolist() == [*range(30), *range(30)]
 
 
+def test_plain_pictures_of_many_colours_are_told_apart_in_time():
+    """They share one hash, so that comparing each with each would take minutes."""
+    colours = np.random.default_rng(0).permutation(20_000)
+    plain = np.stack([colours % 25 * 10, colours // 25 % 25 * 10, colours // 625 * 8], axis=1).astype(np.uint8)
+    thumbnails = np.broadcast_to(plain[:, None, None, :], (20_000, 8, 9, 3))
+    assert duplicates.near(np.arange(20_000), thumbnails).tolist() == list(range(20_000))
+
+
 def test_near_groups_hold_whole_identical_groups():
     a, b = stored(photo(0)), stored(photo(0), quality=40)
     near = duplicates.near(np.array([0, 1, 0, 1]), looks(a, b, a, b))
