@@ -4,6 +4,8 @@ import numpy as np
 
 from fmtl.dataset import PreparedDataset
 
+MOST_PAIRS = 25_000_000  # of classes of two tasks; beyond, a look-up table has 200 MB
+
 
 def majority(dataset: PreparedDataset, split: str = "test") -> dict[str, float]:
     """Accuracy per task of always answering with train's most frequent class; nan where the split has no label."""
@@ -17,14 +19,15 @@ def majority(dataset: PreparedDataset, split: str = "test") -> dict[str, float]:
 def lookup(dataset: PreparedDataset, split: str = "test") -> np.ndarray:
     """Accuracy of naming one attribute when another is known, ``(T, T)``: from the row's task to the column's.
 
-    The answer is the most frequent class in train beside the known label, else train's most frequent class.
+    The answer is the most frequent class in train beside the known label, else train's most frequent class;
+    nan where the split has no label, or two tasks have too many classes for a table.
     """
     train, there = (dataset.targets[dataset.rows(name)] for name in ("train", split))
     num_tasks = len(dataset.tasks)
     found = np.full((num_tasks, num_tasks), np.nan)
     for a, known in enumerate(dataset.tasks):
         for b, asked in enumerate(dataset.tasks):
-            if a != b:
+            if a != b and known.num_classes * asked.num_classes <= MOST_PAIRS:
                 table = cooccurrence(train[:, a], train[:, b], known.num_classes, asked.num_classes)
                 most_frequent = _most_frequent(train[:, b], asked.num_classes)
                 best = np.where(table.any(axis=1), table.argmax(axis=1), most_frequent)

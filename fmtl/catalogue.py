@@ -96,6 +96,7 @@ def read_catalogue(
     missing: Sequence[str] = (),
     encoding: str | None = None,
     quotes: bool = True,
+    id_col: str | None = None,
 ) -> Catalogue:
     """Read a CSV (any of the delimiters ``, ; tab |``), a Parquet file, or a folder of Parquet files.
 
@@ -104,6 +105,7 @@ def read_catalogue(
         missing: Spellings that mean a blank, besides nothing at all.
         encoding: Of a CSV; by default UTF-8, or UTF-16 where its mark says so.
         quotes: Whether double quotes enclose text in a CSV.
+        id_col: Column of the ids that rejects are listed under; by default one with a usual name.
 
     Raises:
         DataError: The table is absent, empty, not text, or has unusable column names or open quotes.
@@ -111,7 +113,7 @@ def read_catalogue(
     if path.is_dir() or path.suffix.lower() in PARQUET:
         catalogue = _read_parquet(path)
     elif path.is_file():
-        catalogue = _read_csv(path, free_text_col, encoding, quotes)
+        catalogue = _read_csv(path, free_text_col, encoding, quotes, id_col)
     else:
         raise DataError(f"{path}: no such table; expected a CSV or Parquet file, a folder of them, or 'sample'")
     if catalogue.num_rows_read == 0:
@@ -132,46 +134,70 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256("".join(durable.sha256(file) for file in _parquet_files(path)).encode()).hexdigest()
 
 
-def _read_csv(path: Path, free_text_col: str | None, encoding: str | None, quotes: bool) -> Catalogue:
+def _read_csv(
+    path: Path, free_text_col: str | None, encoding: str | None, quotes: bool, id_col: str | None
+) -> Catalogue:
     lines = list(io.StringIO(_decode(path, encoding), newline=""))
-    delimiter = _delimiter_of(lines[0] if lines else "")
-    columns, rows, numbers, rejects, rejoined = None, [], [], [], 0
-    for line, last, cells in _records(path, lines, delimiter, quotes):
-        if columns is None:
-            columns = _checked_columns(path, [cell.strip() for cell in cells])
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue  # a blank line is no row
+    delimiter = _delimiter_of(next((line for line in lines if line.strip()), ""))
+    records = _records(path, lines, delimiter, quotes)
+    columns = next((_checked_columns(path, [cell.strip() for cell in cells]) for _, _, cells in records), None)
+    if columns is None:
+        raise DataError(f"{path}: empty file; expected a header and at least one row")
+    id_at = _id_position(columns, id_col)
+    rows, numbers, rejects, rejoined = [], [], [], []
+    for line, last, cells in records:
         if last > line:
             _check_swallowed(path, lines[line - 1 : last], line, len(cells), len(columns), delimiter)
         if len(cells) > len(columns) and free_text_col in columns:
             cells = _rejoin(cells, columns, free_text_col, delimiter)
-            rejoined += 1
+            rejoined.append(line)
         problem = _problem(cells, len(columns), delimiter)
         if problem:
-            rejects.append(Reject(line, cells[0].strip().replace("\0", ""), *problem))
+            row_id = cells[id_at].strip().replace("\0", "") if id_at < len(cells) else ""
+            rejects.append(Reject(line, row_id, *problem))
             continue
         rows.append([cell.strip() for cell in cells])
         numbers.append(line)
-    if columns is None:
-        raise DataError(f"{path}: empty file; expected a header and at least one row")
-    notes = []
-    if delimiter != ",":
-        notes.append(f"columns are separated by {delimiter!r}")
-    if rejoined:
-        notes.append(f"{rejoined} lines had unescaped delimiters in '{free_text_col}' and were re-joined")
     index = pd.Index(numbers, name="line", dtype="int64")
-    return Catalogue(pd.DataFrame(rows, columns=columns, index=index, dtype=object), rejects, notes)
+    frame = pd.DataFrame(rows, columns=columns, index=index, dtype=object)
+    notes = [f"columns are separated by {delimiter!r}"] if delimiter != "," else []
+    shifted = _shifted(frame, rejoined, free_text_col)
+    for line in shifted:
+        cells = frame.loc[line].tolist()
+        detail = f"a delimiter too many, and not in '{free_text_col}': {delimiter.join(cells)[:200]}"
+        rejects.append(Reject(line, cells[id_at] if id_at < len(cells) else "", "extra_fields", detail))
+    if len(rejoined) > len(shifted):
+        told = len(rejoined) - len(shifted)
+        notes.append(f"{told} lines had unescaped delimiters in '{free_text_col}' and were re-joined")
+    return Catalogue(frame.drop(index=shifted), rejects, notes)
+
+
+def _id_position(columns: list[str], id_col: str | None) -> int:
+    """Where the ids are; beyond the columns if nowhere."""
+    wanted = (id_col.casefold(),) if id_col else tables.ID_NAMES
+    return next((at for at, column in enumerate(columns) if column.casefold() in wanted), len(columns))
+
+
+def _shifted(frame: pd.DataFrame, rejoined: list[int], free_text_col: str | None) -> list[int]:
+    """Re-joined lines with a value that no other line has in its column of few values: the delimiter was elsewhere."""
+    whole = frame.drop(index=rejoined)
+    shifted = set()
+    for column in whole.columns.drop(free_text_col, errors="ignore") if rejoined else ():
+        known = set(whole[column])
+        if len(known) <= min(500, len(whole) / 2):
+            shifted |= {line for line in rejoined if frame.at[line, column] not in known}
+    return sorted(shifted)
 
 
 def _records(path: Path, lines: list[str], delimiter: str, quotes: bool) -> Iterator[tuple[int, int, list[str]]]:
-    """(first line, last line, cells) of each record."""
+    """(first line, last line, cells) of each record; a blank line is none."""
     quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
     start = 1
     try:
         for cells in reader:
-            yield start, reader.line_num, cells
+            if len(cells) > 1 or "".join(cells).strip():
+                yield start, reader.line_num, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -184,8 +210,8 @@ def _check_swallowed(
     path: Path, lines: list[str], first: int, num_cells: int, num_columns: int, delimiter: str
 ) -> None:
     """A record over several lines is text with line breaks, or an open quote that swallowed rows."""
-    looks_like_rows = all(line.count(delimiter) == num_columns - 1 for line in lines)
-    if num_cells != num_columns or looks_like_rows:
+    like_rows = sum(line.count(delimiter) == num_columns - 1 for line in lines[1:])
+    if num_cells != num_columns or like_rows >= len(lines[1:]) / 2:
         raise DataError(
             f"{path}: line {first}: a quote opened there takes in the lines up to {first + len(lines) - 1}; close it, "
             "or use --quotes false if quotes are ordinary characters in this table"
@@ -193,6 +219,8 @@ def _check_swallowed(
 
 
 def _problem(cells: list[str], num_columns: int, delimiter: str) -> tuple[str, str] | None:
+    if not any(cell.strip() for cell in cells):
+        return "blank_row", "every cell is blank"
     if len(cells) != num_columns:
         reason = "short_row" if len(cells) < num_columns else "extra_fields"
         return reason, f"{len(cells)} fields instead of {num_columns}: {delimiter.join(cells)[:200]}"
@@ -208,7 +236,7 @@ def _decode(path: Path, encoding: str | None) -> str:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
     found = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return content.decode(encoding or found)
+        return content.decode("utf-8-sig" if (encoding or found).lower() in ("utf-8", "utf8") else encoding or found)
     except LookupError as error:
         raise DataError(f"encoding: '{encoding}' is not known; expected a name such as utf-8 or latin-1") from error
     except UnicodeError as error:
@@ -253,8 +281,8 @@ def _read_parquet(path: Path) -> Catalogue:
             parquet = pq.ParquetFile(file)
             schema = schema or parquet.schema_arrow
             names = names or _checked_columns(file, schema.names)
-            if parquet.schema_arrow.names != names:
-                raise DataError(f"{file}: columns {parquet.schema_arrow.names} differ from those of {files[0].name}")
+            if (parquet.schema_arrow.names, parquet.schema_arrow.types) != (names, schema.types):
+                raise DataError(f"{file}: its columns or their types differ from those of {files[0].name}")
             image_cells, unusable = _parts_of(schema)
             parts.append(_parquet_text(parquet, [c for c in names if c not in unusable], image_cells))
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors derive from these
@@ -266,9 +294,18 @@ def _read_parquet(path: Path) -> Catalogue:
     notes = _note_split(frame, files, [len(part) for part in parts])
     if not image_cells:
         return Catalogue(frame, notes=notes, unusable=unusable)
-    frame[image_cells] = [cell or f"row-{n:06d}" for n, cell in zip(frame.index, frame[image_cells], strict=True)]
+    frame[image_cells] = _unique_paths(frame[image_cells])
     cells = dict(zip(frame.index, cells, strict=True))
     return Catalogue(frame, notes=notes, unusable=unusable, image_cells=image_cells, cells=cells)
+
+
+def _unique_paths(paths: pd.Series) -> list[str]:
+    """Hugging Face stores base names, which may repeat: then the row number tells the images apart."""
+    repeated = paths.duplicated(keep=False)
+    return [
+        f"row-{n:06d}" if path is None else f"row-{n:06d}/{path}" if again else path
+        for (n, path), again in zip(paths.items(), repeated, strict=True)
+    ]
 
 
 def _note_split(frame: pd.DataFrame, files: list[Path], sizes: list[int]) -> list[str]:
@@ -309,7 +346,8 @@ def _parquet_text(parquet: pq.ParquetFile, columns: list[str], image_cells: str 
             continue
         values = parquet.read(columns=[column])[column].to_pylist()
         if column in names:  # Hugging Face stores classes as numbers, their names beside the schema
-            values = [names[column][v] if v is not None and 0 <= v < len(names[column]) else None for v in values]
+            known = dict(enumerate(names[column])) | {None: None}
+            values = [known.get(value, value if isinstance(value, str) else None) for value in values]
         text[column] = [_cell_text(value) for value in values]
     return pd.DataFrame(text, dtype=object)
 

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 import pandas as pd
 
+from fmtl import tables
 from fmtl.errors import DataError, first_ten
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -51,7 +52,7 @@ def choose_columns(
         DataError: A named column is missing, no image column is found, or no column can be a label.
     """
     _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c], *others])
-    id_col = id_col or next((c for c in frame if c.casefold() in ("id", "product_id", "productid")), None)
+    id_col = id_col or next((c for c in frame if c.casefold() in tables.ID_NAMES), None)
     if image_template is None:
         try:
             image_col = image_column(frame, image_col)
@@ -60,6 +61,8 @@ def choose_columns(
         image_template, template_cols = None, [image_col]
     else:
         template_cols = re.findall(r"{(.*?)}", image_template)
+        if not template_cols:
+            raise DataError(f"image_template: '{image_template}' names no column; expected one such as '{{id}}.jpg'")
         _require(frame, template_cols)
     taken = {id_col, *others, *template_cols} - set(label_cols)
     labels, notes = _choose_labels(frame.drop(columns=[c for c in taken if c in frame]), label_cols)

@@ -63,9 +63,7 @@ class PrepareSettings(Settings):
     split_col: str | None = Field(None, description="Column that says train, val or test [default: drawn].")
     checksum_col: str | None = Field(None, description="Column of md5, sha1 or sha256 that an image file must have.")
     out: str = Field("data/prepared", description="Folder of the prepared dataset.")
-    reuse: bool = Field(
-        True, description="Images in the dataset at out keep their split; unchanged ones are not decoded again."
-    )
+    reuse: bool = Field(True, description="Images in the dataset at out that have not changed are not decoded again.")
     workers: int | None = Field(None, ge=1, le=1024, description="Decoding processes [default: one per processor].")
     px: Px = Field(256, description="Side of the stored square, pixels.")
     fit: Literal["pad", "crop", "stretch"] = Field("pad", description="How an image becomes square.")

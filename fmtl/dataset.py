@@ -7,9 +7,10 @@ and where its pixels lie), ``rejects.csv``, ``duplicates.csv``, ``report.html``.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fmtl.tasks import Task, tasks_from_json, tasks_to_json
 FORMAT, VERSION = "fmtl-dataset", 2
 MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
 REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
+MOST_OPEN = 256  # shards; each holds a file descriptor, of which many systems give a process 1,024
 GROUP = "duplicate group"  # a column name that no task's slug can be
 
 
@@ -106,7 +108,7 @@ class PreparedDataset:
 
     @cached_property
     def _pixels(self) -> "PixelStore":
-        names = sorted(name for name in self.manifest["files"] if name.startswith("pixels-"))
+        names = [name for name in self.manifest["files"] if name.startswith("pixels-")]
         return PixelStore([self.folder / name for name in names], self.px)
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
@@ -115,23 +117,26 @@ class PreparedDataset:
 
 
 class PixelStore:
-    """Shard files read as one long array of images."""
+    """Shard files read as one long array of images; each is mapped when it is needed."""
 
     def __init__(self, files: Sequence[Path], px: int):
-        shape = (-1, px, px, 3)
-        self._shards = [
-            np.memmap(file, np.uint8, mode="r").reshape(shape) if file.stat().st_size else np.empty((0, *shape[1:]))
-            for file in files  # an empty file can't be mapped
-        ]
-        self._starts = np.cumsum([0, *[len(shard) for shard in self._shards]])
-        self._px = px
+        self._files, self._px = files, px
+        self._states = [file.stat() for file in files]
+        self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
+        self._shard = lru_cache(MOST_OPEN)(self._map)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """``(n, px, px, 3)`` uint8."""
         out = np.empty((len(rows), self._px, self._px, 3), np.uint8)
         for i, (row, s) in enumerate(zip(rows, np.searchsorted(self._starts, rows, side="right") - 1, strict=True)):
-            out[i] = self._shards[s][row - self._starts[s]]
+            out[i] = self._shard(int(s))[row - self._starts[s]]
         return out
+
+    def _map(self, number: int) -> np.ndarray:
+        shard = np.memmap(self._files[number], np.uint8, mode="r").reshape(-1, self._px, self._px, 3)
+        if not os.path.samestat(self._files[number].stat(), self._states[number]):
+            raise DataError(f"{self._files[number].parent}: the dataset was replaced while it was in use; run again")
+        return shard
 
 
 def is_dataset(folder: Path) -> bool:
@@ -167,7 +172,9 @@ def open_dataset(folder: Path, *, verify: bool = True) -> PreparedDataset:
             raise DataError(
                 f"{file}: missing or changed since prepare (sha256 differs); run 'fmtl prepare --reuse false' again"
             )
-    return PreparedDataset(folder, manifest, tasks_from_json(manifest["tasks"]), pd.read_parquet(folder / TABLE))
+    dataset = PreparedDataset(folder, manifest, tasks_from_json(manifest["tasks"]), pd.read_parquet(folder / TABLE))
+    dataset.pixels(np.arange(0))  # now, or files of a dataset that takes this one's place might be read later
+    return dataset
 
 
 def class_counts(dataset: PreparedDataset) -> dict[str, pd.DataFrame]:

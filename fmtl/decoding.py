@@ -3,8 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -61,27 +61,45 @@ class Decoded:
 
 
 class Earlier:
-    """The dataset that is there already, and what of it can be taken over."""
+    """The dataset that is there already, and what of it can be taken over.
 
-    def __init__(self, folder: Path, decoding: Mapping):
+    Attributes:
+        manifest: Empty where nothing is there, or its tables are damaged.
+        damaged: Whether something is there that can't be read.
+        has_pixels: Whether its pixels may be taken over: they were made in the same way.
+        same_folder: Whether its images came from the same folder; else only an image's hash tells that it is the same.
+    """
+
+    def __init__(self, folder: Path, decoding: Mapping, images_path: str, *, take_pixels: bool):
         self.folder = folder
         self.manifest: dict = {}
-        self.has_pixels = False  # of the same decoding
+        self.damaged = self.has_pixels = self.same_folder = False
         if is_dataset(folder):
             manifest = json.loads((folder / MANIFEST).read_text())
-            if manifest["version"] == VERSION and self._whole(manifest):
+            self.damaged = manifest["version"] != VERSION or not self._whole(manifest, (TABLE, IMAGES))
+            if not self.damaged:
                 self.manifest = manifest
-                self.has_pixels = manifest["image"] == dict(decoding)
+                shard_files = [name for name in manifest["files"] if name.startswith("pixels-")]
+                self.has_pixels = (
+                    take_pixels
+                    and manifest["image"] == dict(decoding)
+                    and self._whole(manifest, shard_files, size_only=True)
+                )
+                self.same_folder = manifest["source"]["images_path"] == images_path
 
-    def _whole(self, manifest: dict) -> bool:
-        """Every file has its size; those that are read here have their hash as well."""
-        for name, item in manifest["files"].items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != item["bytes"]:
+    def _whole(self, manifest: dict, names: Iterable[str], *, size_only: bool = False) -> bool:
+        for name in names:
+            path, item = self.folder / name, manifest["files"].get(name)
+            if not item or not path.is_file() or path.stat().st_size != item["bytes"]:
                 return False
-            if not name.startswith("pixels-") and durable.sha256(path) != item["sha256"]:
+            if not size_only and durable.sha256(path) != item["sha256"]:
                 return False
         return True
+
+    def sound(self, files: Iterable[str]) -> set[str]:
+        """Of some shard files, those that have the hash which the manifest gives them."""
+        hashes = {name: item["sha256"] for name, item in self.manifest["files"].items()} if self.manifest else {}
+        return {file for file in files if durable.sha256(Path(file)) == hashes.get(Path(file).name)}
 
     def splits(self) -> tuple[dict[str, str], dict[str, str]]:
         """Split by file hash, and by path."""
@@ -106,8 +124,11 @@ class Earlier:
         return [Result(*row) for row in zip(*(self.images[f].tolist() for f in Result._fields), strict=True)]
 
     def unchanged(self, folder: ImageFolder) -> bool:
-        """Whether every image is on the disk as it was, and nothing is worth another try."""
-        if not self.has_pixels or self.images["reason"].isin(TRANSIENT).any():
+        """Whether every file of the dataset and every image is as it was, and nothing is worth another try."""
+        others = [name for name in self.manifest.get("files", ()) if not name.startswith("pixels-")]
+        if not (self.has_pixels and self.same_folder and self._whole(self.manifest, others)):
+            return False
+        if self.images["reason"].isin(TRANSIENT).any():
             return False
         return scan([s.path for s in self.sources], folder, checksums=[s.checksum for s in self.sources],
                     cells=[s.cell for s in self.sources]) == self.sources  # fmt: skip
@@ -115,7 +136,7 @@ class Earlier:
     def shards(self) -> dict[str, tuple[Path, str, list[Result]]]:
         """Shards that can be taken over whole, by key."""
         found = {}
-        if not self.has_pixels:
+        if not (self.has_pixels and self.same_folder):
             return found
         for number, rows in self.images.groupby("shard").indices.items():
             start, stop = rows[0], rows[-1] + 1
@@ -135,7 +156,7 @@ class Earlier:
             file, row = str((self.folder / shard_name(number)).resolve()), 0
             for i in rows:
                 result = self.results[i]
-                if result.reason not in TRANSIENT:
+                if result.reason not in (*TRANSIENT, "checksum"):
                     found[self.sources[i].path] = (self.sources[i], Known(result, file, row, same=False))
                 row += not result.reason
         return found
@@ -185,8 +206,8 @@ def decode_all(
     Raises:
         EnvironmentFault: The disk is full or not writable; what is finished stays in ``work``.
     """
-    _open_work(work, decoding)
-    bounds = shards.bounds([source.path for source in sources], decoding["px"])
+    _open_work(work, {**decoding, "images": str(root.resolve())})
+    bounds = shards.bounds([source.path for source in sources])
     spans = list(pairwise(bounds))
     whole, known = earlier.shards(), None
     finished: dict[tuple[int, int], tuple[Path, str, list[Result]]] = {}
@@ -199,8 +220,15 @@ def decode_all(
             finished[span] = found
             continue
         known = earlier.known() if known is None else known
-        taken = {i: _known(source, *known[source.path]) for i, source in enumerate(chunk) if source.path in known}
+        taken = {
+            i: replace(known[source.path][1], same=earlier.same_folder and source == known[source.path][0])
+            for i, source in enumerate(chunk)
+            if source.path in known
+        }
         jobs[span] = Job(str(work / key), chunk, taken, {}, str(root), dict(decoding))
+    sound = earlier.sound({known.shard for job in jobs.values() for known in job.known.values()})
+    for span, job in jobs.items():
+        jobs[span] = replace(job, known={i: known for i, known in job.known.items() if known.shard in sound})
     num_images = sum(len(job.sources) for job in jobs.values())
     with tqdm(total=num_images, desc="decode", unit=" images", disable=None if num_images else True) as bar:
         make_shards(jobs.values(), num_workers=num_workers or num_cpus(), progress=bar.update)
@@ -230,12 +258,8 @@ def changed_sources(folder: Path, root: Path) -> list[str]:
     return changed
 
 
-def _known(source: Source, before: Source, known: Known) -> Known:
-    return Known(known.result, known.shard, known.row, same=source == before)
-
-
 def _open_work(work: Path, decoding: Mapping) -> None:
-    """Keep finished shards of the same decoding, nothing else."""
+    """Keep finished shards of the same images and decoding, nothing else."""
     path = work / _KEY
     try:
         usable = json.loads(path.read_text()) == dict(decoding)

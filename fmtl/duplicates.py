@@ -13,7 +13,8 @@ MAX_HASH_DISTANCE = 3  # of 64 bits
 MAX_DIFFERENCE = 0.05  # mean over the thumbnail, as a share of its contrast
 MIN_CONTRAST = 5.0  # grey levels; plain pictures are compared as if they had this much
 BANDS = 4  # two hashes at most 3 bits apart agree in at least one of 4 bands
-BLOCK = 1024
+BLOCK = 256
+MOST_PAIRS = 20_000  # compared at once: bounds memory
 
 
 def identical(digests: Sequence[str], thumbnails: np.ndarray, pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -43,7 +44,8 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
 
     Candidates differ in at most 3 bits of a 64-bit difference hash (dHash: N. Krawetz, "Kind of Like That",
     2013); a pair counts when its thumbnails differ by at most 5 % of their contrast: product photos share a white
-    background and an outline, so that less strict a rule joins different products.
+    background and an outline, so that less strict a rule joins different products. Images with equal hashes are
+    compared with the first of them that is alike; those then stand for their group.
 
     Args:
         groups: ``(N,)`` from ``identical``.
@@ -77,8 +79,10 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
             edges += [(window[0], member) for member in window[close]]
             bucket = np.concatenate([window[~close], bucket[reach:]])
     for a, b in _candidate_pairs(hashes, np.sort(leaders)):
-        close = alike(a, b)
-        edges += zip(a[close], b[close], strict=True)
+        for start in range(0, len(a), MOST_PAIRS):
+            some = slice(start, start + MOST_PAIRS)
+            close = alike(a[some], b[some])
+            edges += zip(a[some][close], b[some][close], strict=True)
     joined = together(len(rows), edges)
     return pd.factorize(joined[np.searchsorted(groups[rows], groups)])[0]
 

@@ -146,7 +146,11 @@ def _swap(new: Path, target: Path) -> None:
     old = beside(target, "old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
-    new.rename(target)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
     shutil.rmtree(old)
 
 

@@ -209,6 +209,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG":
+        image.load()  # its metadata may follow its pixels
     if "exif" not in image.info and image.format != "TIFF":
         return 1
     try:
@@ -240,7 +242,7 @@ def _geometry(size: tuple[int, int], px: int, fit: str) -> tuple[tuple[int, int]
 
 def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: str) -> Facts | None:
     """The common case without Pillow's overhead; None for all that needs a closer look."""
-    if not content.startswith(b"\xff\xd8\xff") or any(content.find(name, 0, 65_536) >= 0 for name in _METADATA):
+    if not content.startswith(b"\xff\xd8\xff") or any(name in content for name in _METADATA):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -303,9 +305,8 @@ def _any(image: Image.Image, least: tuple[int, int], background: str, notes: lis
     image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
     image.load()
     if image.mode in SIXTEEN_BIT_MODES:
-        values = np.asarray(image, dtype=np.float32)
-        highest = values.max(initial=0)
-        top = 65535.0 if highest > 255 else 255.0 if highest > 1 else 1.0
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        top = 65535.0 if image.mode.startswith("I;16") else _range(values.max(initial=0))
         grey = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
@@ -313,6 +314,11 @@ def _any(image: Image.Image, least: tuple[int, int], background: str, notes: lis
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
     return np.asarray(image.convert("RGB"))
+
+
+def _range(highest: float) -> float:
+    """White of a picture in 32-bit numbers, which say nothing of it: the smallest usual range that holds them all."""
+    return next((top for top in (1.0, 255.0, 65535.0) if highest <= top), float(highest))
 
 
 def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple, background: str) -> None:

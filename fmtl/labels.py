@@ -14,9 +14,9 @@ _BLANK_LOOKS = ("na", "n/a", "#n/a", "nan", "null", "-", "--", "?")
 
 
 def clean_label(text: str) -> str | None:
-    """Unicode's NFC, without invisible characters and outer or doubled spaces; None if nothing is left."""
+    """Unicode's NFC, without invisible or control characters and outer or doubled spaces; None if nothing is left."""
     text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
-    return re.sub(r"\s+", " ", text).strip() or None
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip() or None
 
 
 def clean_labels(
@@ -54,7 +54,7 @@ def alike(labels: pd.Series) -> list[list[str]]:
         by_form.setdefault(_form(label), []).append(label)
     shorter = {}  # from a form with one letter too many to the form itself
     for form in by_form:
-        if len(form) > 3:  # a last letter too many; in long words any
+        if len(form) > 3 and form.isalpha():  # a last letter too many; in long words any
             cuts = range(len(form)) if len(form) > 8 else (len(form) - 1,)
             found = {form[:i] + form[i + 1 :] for i in cuts} & by_form.keys()
             if found:

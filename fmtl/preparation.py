@@ -64,8 +64,8 @@ def check_sources(dataset: PreparedDataset) -> None:
 def candidates(frame: pd.DataFrame, columns: Columns, labels: pd.DataFrame) -> tuple[list[Row], list[Reject]]:
     """The rows worth decoding, and the others with a reason.
 
-    Of rows with the same id and image the first stands for all, unless their labels contradict each other: then
-    none does.
+    Of rows with the same id and image the first stands for all, its blank labels filled from the others in place;
+    unless their labels contradict each other: then none does.
     """
     rows, rejects = [], []
     labelled = labels.notna().any(axis=1).to_numpy()
@@ -78,7 +78,7 @@ def candidates(frame: pd.DataFrame, columns: Columns, labels: pd.DataFrame) -> t
             rejects.append(Reject(line, row_id, "no_label", "every label is blank"))
         else:
             rows.append(Row(line, row_id, path))
-    repeated = _repeated(rows, labels)
+    repeated = _repeated(rows, labels)  # fills blanks of ``labels``
     rejects += repeated.values()
     return [row for row in rows if row.line not in repeated], rejects
 
@@ -91,13 +91,17 @@ def _repeated(rows: list[Row], labels: pd.DataFrame) -> dict[int, Reject]:
     for same in by_key.values():
         if len(same) == 1:
             continue
-        values = labels.loc[[row.line for row in same]]
-        disputed = [column for column in values if values[column].dropna().nunique() > 1]
+        values = {
+            column: list(dict.fromkeys(labels.loc[[row.line for row in same], column].dropna())) for column in labels
+        }
+        disputed = [column for column in labels if len(values[column]) > 1]
         if disputed:
             lines = ", ".join(str(row.line) for row in same)
             detail = f"lines {lines} are one product with different labels in {', '.join(disputed)}"
             rejects |= {row.line: Reject(row.line, row.id, "conflicting_rows", detail) for row in same}
         else:
+            for column in labels:
+                labels.at[same[0].line, column] = values[column][0] if values[column] else None
             detail = f"the same product and image as line {same[0].line}"
             rejects |= {row.line: Reject(row.line, row.id, "duplicate_row", detail) for row in same[1:]}
     return rejects
@@ -221,12 +225,13 @@ def own_splits(
     drawn = [SPLITS[s] for s in (1, 2) if not (own == s).any()]
     if drawn:
         notes.append(f"column '{column}' has no {' and no '.join(drawn)}: drawn from its train rows")
-    crossing = pd.Series(assigned).groupby(twins.identical).nunique().gt(1).sum()
-    if crossing:
-        notes.append(
-            f"warning: {crossing} groups of identical images cross the splits of column '{column}', so that test "
-            "scores are too good; they are listed in duplicates.csv"
-        )
+    for groups, what in ((twins.identical, "identical images"), (twins.together, "rows that belong together")):
+        crossing = pd.Series(assigned).groupby(groups).nunique().gt(1).sum()
+        if crossing:
+            notes.append(
+                f"warning: {crossing} groups of {what} cross the splits of column '{column}', so that test scores are "
+                "too good"
+            )
     unseen = splits.only_outside_train(assigned, targets)
     lines = np.array(list(cells))
     problems = []

@@ -21,6 +21,7 @@ PAIR_CLASSES, MAX_PAIRS = 12, 28
 MAX_GROUPS, MAX_GROUP_PHOTOS = 24, 6
 REASONS = {
     "missing": "the photo is not in the image folder",
+    "blank_row": "every cell of the row is blank",
     "blank_image": "the row names no photo",
     "blank_id": "the row has no id",
     "no_label": "every label is blank",
@@ -138,8 +139,10 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
 def _pairs(dataset: PreparedDataset) -> list[dict]:
     """Which labels occur together, for each two tasks: the largest classes, as shares of each row."""
     found = []
-    for a, b in combinations(range(len(dataset.tasks)), 2):
+    for a, b in islice(combinations(range(len(dataset.tasks)), 2), MAX_PAIRS):
         first, second = dataset.tasks[a], dataset.tasks[b]
+        if first.num_classes * second.num_classes > baselines.MOST_PAIRS:
+            continue
         table = baselines.cooccurrence(
             dataset.targets[:, a], dataset.targets[:, b], first.num_classes, second.num_classes
         )
@@ -156,7 +159,7 @@ def _pairs(dataset: PreparedDataset) -> list[dict]:
                 "cut": len(rows) < first.num_classes or len(columns) < second.num_classes,
             }
         )
-    return found[:MAX_PAIRS]
+    return found
 
 
 def _groups(dataset: PreparedDataset, twins: pd.DataFrame) -> dict:

@@ -19,7 +19,9 @@ import simplejpeg
 from fmtl import durable, images
 from fmtl.images import ImageError, ImageFolder
 
-MEAN_ROWS, MAX_ROWS, MAX_BYTES = 128, 512, 64 * 2**20
+MEAN_ROWS, MAX_ROWS = 128, 512
+POLICY = 1  # raise it with every change to this file or images.py that changes a pixel or a verdict
+CELLS_AT_ONCE = 16  # images read together from a Parquet file
 THUMBNAIL = (8, 9)  # rows, columns: what a 64-bit difference hash needs
 CRASH = "decoder_crash"
 
@@ -116,21 +118,19 @@ class Job:
 
 def decoding(px: int, fit: str, background: str) -> dict:
     """All that decides an image's pixels beside its bytes; pixels of another decoding can't be taken over."""
-    versions = {"Pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
+    versions = {"policy": POLICY, "Pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
     return {"px": px, "fit": fit, "background": background, "versions": versions}
 
 
-def bounds(paths: Sequence[str], px: int) -> list[int]:
+def bounds(paths: Sequence[str]) -> list[int]:
     """Where shards start and end among the images, decided by the paths themselves.
 
-    A shard ends after a path whose checksum is a multiple of the mean length, or where it would grow too large.
+    A shard ends after a path whose checksum is a multiple of the mean length, or where it would grow too long.
     Rows that are inserted or removed therefore change the shards around them, and no others.
     """
-    most = max(1, min(MAX_ROWS, MAX_BYTES // (px * px * 3)))
-    mean = max(1, min(MEAN_ROWS, most // 4))
     found = [0]
     for i, path in enumerate(paths, start=1):
-        if zlib.crc32(path.encode()) % mean == 0 or i - found[-1] == most:
+        if zlib.crc32(path.encode()) % MEAN_ROWS == 0 or i - found[-1] == MAX_ROWS:
             found.append(i)
     if found[-1] < len(paths):
         found.append(len(paths))
@@ -259,15 +259,38 @@ def _folder(root: str) -> ImageFolder:
 
 
 def _cell(file: str, group: int, row: int, column: str) -> bytes:
-    cell = _row_group(file, group, column)[row].as_py()
+    try:
+        cell = _cells(file, group, column).read(row)
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        raise ImageError("damaged", f"{file}, row group {group}, row {row}: {error}") from error
     content = cell["bytes"] if isinstance(cell, dict) else cell
     if content is None:
         raise ImageError("missing", "the cell holds no image")
     return content
 
 
-@lru_cache(maxsize=1)
-def _row_group(file: str, group: int, column: str):
-    import pyarrow.parquet as pq  # only where images lie in tables
+class _Cells:
+    """The cells of one row group in increasing order, a few at a time: a whole group may be larger than memory."""
 
-    return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+    def __init__(self, file: str, group: int, column: str):
+        self._source = (file, group, column)
+        self._rewind()
+
+    def read(self, row: int) -> dict | bytes | None:
+        if row < self._start:
+            self._rewind()
+        while row >= self._start + len(self._batch):
+            self._start += len(self._batch)
+            self._batch = next(self._batches).column(0)
+        return self._batch[row - self._start].as_py()
+
+    def _rewind(self) -> None:
+        import pyarrow.parquet as pq  # only where images lie in tables
+
+        file, group, column = self._source
+        parquet = pq.ParquetFile(file, memory_map=True)
+        self._start, self._batch = 0, ()
+        self._batches = parquet.iter_batches(CELLS_AT_ONCE, row_groups=[group], columns=[column])
+
+
+_cells = lru_cache(maxsize=1)(_Cells)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.sparse import coo_array, csr_array
 
 from fmtl.errors import DataError, first_ten
 from fmtl.tasks import IGNORE_INDEX
@@ -43,30 +44,34 @@ def split_groups(
         ``(N,)`` int64, positions in ``SPLITS``.
     """
     counts, group_of_row = _class_counts(targets, groups)
+    num_groups, num_classes = counts.shape
     shares = np.array(fractions)
-    sizes = np.bincount(group_of_row, minlength=len(counts)).astype(float)
-    lacking = shares[:, None] * counts.sum(axis=0)  # (3, K): images of each class that a split still lacks
+    sizes = np.bincount(group_of_row, minlength=num_groups).astype(float)
+    totals = np.bincount(counts.indices, counts.data, minlength=num_classes)
+    lacking = shares[:, None] * totals  # (3, K): images of each class that a split still lacks
     room = shares * sizes.sum()  # (3,): images that a split still lacks
-    remaining = (counts > 0).sum(axis=0)  # (K,): unassigned groups of each class
-    order = np.random.default_rng(seed).permutation(len(counts))
-    members = [order[counts[order, k] > 0] for k in range(counts.shape[1])]
-    assigned = np.full(len(counts), FREE)
+    remaining = np.bincount(counts.indices, minlength=num_classes)  # (K,): unassigned groups of each class
+    order = np.random.default_rng(seed).permutation(num_groups)
+    by_class = counts[order].tocsc()
+    assigned = np.full(num_groups, FREE)
     open_splits = np.flatnonzero(shares > 0)
 
     def assign(group: int, split: int) -> None:
+        of_group = slice(counts.indptr[group], counts.indptr[group + 1])
+        classes = counts.indices[of_group]
         assigned[group] = split
-        lacking[split] -= counts[group]
+        lacking[split, classes] -= counts.data[of_group]
         room[split] -= sizes[group]
-        remaining[counts[group] > 0] -= 1
+        remaining[classes] -= 1
 
     if fixed is not None:
-        decided = np.full(len(counts), FREE)
+        decided = np.full(num_groups, FREE)
         np.maximum.at(decided, group_of_row, fixed)
         for group in np.flatnonzero(decided != FREE):
             assign(group, int(decided[group]))
     while (remaining > 0).any():
         k = int(np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin())
-        for group in members[k]:
+        for group in order[by_class.indices[by_class.indptr[k] : by_class.indptr[k + 1]]]:
             if assigned[group] == FREE:
                 assign(group, max(open_splits, key=lambda s: (lacking[s, k], room[s])))
     for group in order[assigned[order] == FREE]:  # groups without any label
@@ -121,14 +126,13 @@ def only_outside_train(splits: np.ndarray, targets: np.ndarray) -> list[tuple[in
     return found
 
 
-def _class_counts(targets: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.ndarray]:
+def _class_counts(targets: np.ndarray, groups: Sequence) -> tuple[csr_array, np.ndarray]:
     """Images per group and class, ``(G, K)`` over the classes of all tasks, and the group of each row."""
     number = {key: i for i, key in enumerate(dict.fromkeys(groups))}
     group_of_row = np.array([number[key] for key in groups])
-    columns = []
-    for task_targets in targets.T:
-        known = task_targets != IGNORE_INDEX
-        table = np.zeros((len(number), task_targets.max(initial=-1) + 1))
-        np.add.at(table, (group_of_row[known], task_targets[known]), 1)
-        columns.append(table)
-    return np.concatenate(columns, axis=1), group_of_row
+    offsets = np.cumsum([0, *[column.max(initial=-1) + 1 for column in targets.T]])
+    known = targets != IGNORE_INDEX
+    rows, tasks = np.nonzero(known)
+    classes = targets[known] + offsets[tasks]
+    table = coo_array((np.ones(len(rows)), (group_of_row[rows], classes)), shape=(len(number), offsets[-1]))
+    return table.tocsr(), group_of_row

@@ -5,6 +5,8 @@ from functools import cache
 
 import pandas as pd
 
+ID_NAMES = ("id", "product_id", "productid")  # of a column, whatever its case
+
 
 def map_cells(frame: pd.DataFrame, change: Callable[[str], str | None]) -> pd.DataFrame:
     """Apply ``change`` to every cell but None. Columns stay objects: pandas' text type would turn None into nan."""

@@ -106,9 +106,10 @@ class _Worker:
 
     def close(self) -> None:
         self._closed = True
-        if self._process:
-            self._process.kill()
-            _end(self._process)
+        process = self._process  # its own thread may forget it at any moment
+        if process:
+            process.kill()
+            _end(process)
 
 
 class _Idle(queue.SimpleQueue):
@@ -138,9 +139,10 @@ def _start() -> subprocess.Popen:
 
 
 def _end(process: subprocess.Popen) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError, ValueError):  # broken, or closed by the other side
         process.stdin.close()
-    process.stdout.close()
+    with contextlib.suppress(OSError, ValueError):
+        process.stdout.close()
     process.wait()
 
 

@@ -67,7 +67,7 @@ def test_rows_that_come_change_the_shards_around_them_only():
     more = paths[:7000] + [f"new/{i}.jpg" for i in range(100)] + paths[7000:]
 
     def chunks(names):
-        bounds = shards.bounds(names, 224)
+        bounds = shards.bounds(names)
         assert bounds[0] == 0 and bounds[-1] == len(names)
         assert all(0 < b - a <= shards.MAX_ROWS for a, b in itertools.pairwise(bounds))
         return {tuple(names[a:b]) for a, b in itertools.pairwise(bounds)}
@@ -77,13 +77,8 @@ def test_rows_that_come_change_the_shards_around_them_only():
     assert 60 < len(paths) / len(before) < 260
 
 
-def test_shards_of_large_images_stay_small():
-    bounds = shards.bounds([str(i) for i in range(500)], 2048)
-    assert max(b - a for a, b in itertools.pairwise(bounds)) * 2048**2 * 3 <= shards.MAX_BYTES
-
-
 def test_no_rows_are_no_shards():
-    assert shards.bounds([], 64) == [0]
+    assert shards.bounds([]) == [0]
 
 
 @pytest.mark.parametrize("px", [16, 33, 64, 250])

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import json
 import os
 import shutil
 import sys
@@ -39,6 +40,7 @@ from fmtl.images import ImageFolder
 from fmtl.labels import clean_labels
 from fmtl.preparation import Row
 from fmtl.shards import Source
+from fmtl.splits import SPLITS
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.run import open_run
 
@@ -88,8 +90,10 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
     with durable.locked(out):
         durable.recover(out)
         work = durable.beside(out, "partial")
-        earlier = Earlier(out if settings.reuse else work / "nothing", _decoding(settings))
         source = _source(settings, root)
+        earlier = Earlier(out, _decoding(settings), source["images_path"], take_pixels=settings.reuse)
+        if not settings.reuse:
+            shutil.rmtree(work, ignore_errors=True)
         if _same(earlier.manifest, source, settings) and earlier.unchanged(ImageFolder(root)):
             shutil.rmtree(work, ignore_errors=True)  # of a run that was killed just after it had published
             return open_dataset(out, verify=False), ["nothing has changed since this dataset was made"]
@@ -97,7 +101,7 @@ def build_dataset(settings: PrepareSettings) -> tuple[PreparedDataset, list[str]
             with _without_cycle_collection():
                 dataset, taken_over = _build(settings, root, work, earlier, source)
         except BaseException:
-            if any(work.glob("*.json")):
+            if any(work.glob("*.bin")):
                 print(f"what was decoded is kept for the next try in {work}", file=sys.stderr)
             raise
         shutil.rmtree(work, ignore_errors=True)
@@ -140,7 +144,7 @@ def _build(
     also = [table.frame.loc[lines, c] for c in (columns.id, settings.group_col) if c]
     twins = preparation.find_twins(kept, decoded, px=settings.px, also=also, group_near=settings.group_near_duplicates)
     labels, pinned, rare_notes = preparation.apply_rare(
-        labels.loc[lines], twins.together, policy=settings.rare, least=settings.min_class_images
+        labels.loc[lines], twins.identical, policy=settings.rare, least=settings.min_class_images
     )
     tasks, task_notes = preparation.make_classes(labels, named=bool(settings.label_cols or settings.preset))
     targets = np.array([task.targets(labels[task.name]) for task in tasks], dtype=np.int64).T
@@ -161,7 +165,15 @@ def _build(
     listing = preparation.list_twins(kept, frame, tasks, twins)
     counts = preparation.count(table.num_rows_read, frame, rejects, listing, decoded)
     notes = [*table.notes, *columns.notes, *_blanks(table, columns), *label_notes]
-    notes += [*rare_notes, *task_notes, *split_notes, *_image_notes(counts, settings)]
+    if settings.split_col and settings.rare == "train_only":
+        rare_notes = []  # they lie where the table says
+    notes += [
+        *rare_notes,
+        *task_notes,
+        *split_notes,
+        *_dataset_notes(frame, targets, earlier),
+        *_image_notes(counts, settings),
+    ]
 
     with durable.publishing(Path(settings.out)) as folder:
         pixels = {shard_name(number): shard for number, shard in enumerate(decoded.shards)}
@@ -207,6 +219,15 @@ def _check_out(out: Path, settings: PrepareSettings) -> None:
     for name, source in (("table", settings.table), ("images", settings.images)):
         if source and source != "sample" and Path(source).resolve().is_relative_to(out.resolve()):
             raise UsageError(f"out: {out} holds {name} {source} and would be replaced; choose another folder")
+    if Path(settings.table).is_dir() and out.resolve().is_relative_to(Path(settings.table).resolve()):
+        raise UsageError(
+            f"out: {out} lies in the table's folder and would be read as a part of it; choose another folder"
+        )
+    if out.exists():
+        ours = {MANIFEST, *json.loads((out / MANIFEST).read_text())["files"]} if is_dataset(out) else set()
+        strange = sorted(path.name for path in out.iterdir() if path.name not in ours and path.name[0] != ".")
+        if strange:
+            raise UsageError(f"out: {out} also holds {', '.join(strange[:5])}, which would be lost; move it elsewhere")
 
 
 def _image_root(settings: PrepareSettings) -> Path:
@@ -251,6 +272,7 @@ def _read_table(settings: PrepareSettings) -> tuple[Catalogue, Columns]:
         missing=(*settings.missing, *(preset.missing if preset else ())),
         encoding=settings.encoding,
         quotes=settings.quotes,
+        id_col=settings.id_col or (preset.id_col if preset else None),
     )
     label_cols = settings.label_cols or (preset.label_cols if preset else ())
     for column in (*label_cols, settings.id_col, settings.group_col, settings.split_col, settings.checksum_col):
@@ -310,6 +332,20 @@ def _blanks(table: Catalogue, columns: Columns) -> list[str]:
         if set(spellings) - {""}:
             told = ", ".join(f"{n} {spelling!r}" if spelling else f"{n} empty" for spelling, n in spellings.items())
             notes.append(f"column '{column}': blanks written as {told}")
+    return notes
+
+
+def _dataset_notes(frame: pd.DataFrame, targets: np.ndarray, earlier: Earlier) -> list[str]:
+    notes = [
+        f"warning: no image is in {split}: too few distinct images, or groups that are too large"
+        for split in SPLITS
+        if not (frame["split"] == split).any()
+    ]
+    bare = int((targets == IGNORE_INDEX).all(axis=1).sum())
+    if bare:
+        notes.append(f"{bare} images have no label left; they are kept and teach nothing")
+    if earlier.damaged:
+        notes.append("warning: the dataset that was there could not be read; its splits were not kept")
     return notes
 
 

@@ -180,11 +180,11 @@ def test_what_has_not_changed_is_not_decoded_again(shop, tmp_path):
     shutil.copy(shop / "new.csv", table)
     again, news = build(table, tmp_path / "out")
     assert news == [f"{num_before - 2} images were not decoded again"]
-    images = pd.read_parquet(again.folder / IMAGES)
+    looked_at = pd.read_parquet(again.folder / IMAGES)
     assert (again.pixels(np.array([7]))[0].reshape(-1, 3) == [254, 0, 0]).all()
     fresh, _ = build_dataset(PrepareSettings(table=str(table), out=str(tmp_path / "fresh"), px=PX))
     assert (again.pixels(np.arange(NUM_ROWS)) == fresh.pixels(np.arange(NUM_ROWS))).all()
-    assert images["sha256"].tolist() == pd.read_parquet(fresh.folder / IMAGES)["sha256"].tolist()
+    assert looked_at["sha256"].tolist() == pd.read_parquet(fresh.folder / IMAGES)["sha256"].tolist()
 
 
 def test_when_a_catalogue_grows_every_image_keeps_its_split(shop, tmp_path):
