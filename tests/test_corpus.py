@@ -235,6 +235,10 @@ TABLE_CASES = [
               ((2, "extra_fields"),)),
     TableCase("D02", "first row rejoined", KAGGLE.replace("Shirt 1\n", "Shirt 1, blue\n"), options=PRESET,
               note="re-joined"),
+    TableCase("D01", "comma in another column", KAGGLE.replace("5,Men,Fall", "5,Men, really,Fall"),
+              ((6, "extra_fields"),), options=PRESET, kept=11),
+    TableCase("D03", "a row of commas", TEXT + ",,,,\n", ((14, "blank_row"),)),
+    TableCase("D03", "blank lines before the header", "\n  \n" + TEXT),
     TableCase("D03", "short row", table_with("13,1.png,red"), ((14, "short_row"),)),
     TableCase("D03", "one field", table_with("13", first=True), ((2, "short_row"),)),
     TableCase("D03", "blank lines are no rows", TEXT.replace("\n5,", "\n\n  \n5,")),
@@ -242,6 +246,9 @@ TABLE_CASES = [
     TableCase("D04", "unclosed quote in the middle", TEXT.replace("Nice no. 3", '"Nice no. 3'), error="line 4.*quote"),
     TableCase("D04", "two rows become one", TEXT.replace("Nice no. 3", '"Nice no. 3').replace("Nice no. 4", 'Nice 4"'),
               error="line 4: a quote opened there takes in the lines up to 5"),
+    TableCase("D04", "an open quote swallows rows of all kinds", TEXT.replace("Nice no. 3", '"Nice no. 3')
+              .replace("Nice no. 6", "Nice, no. 6").replace("Nice no. 9", 'Nice"'),
+              error="line 4: a quote opened there takes in the lines up to 10"),
     TableCase("D04", "quotes are characters", TEXT.replace("Nice no. 3", '"Nice no. 3'), options={"quotes": False}),
     TableCase("D04", "inches", TEXT.replace("Nice no. 3", '12" wide')),
     TableCase("D04", "text with line breaks", TEXT.replace("Nice no. 3", '"Nice\nno, 3"')),
@@ -259,6 +266,9 @@ TABLE_CASES = [
     TableCase("D07", "latin-1 named", TEXT.replace("Nice no. 4", "Café").encode("latin-1"),
               options={"encoding": "latin-1"}),
     TableCase("D07", "unknown encoding", TEXT, options={"encoding": "klingon"}, error="encoding: 'klingon'"),
+    TableCase("D07", "mark, encoding named", b"\xef\xbb\xbf" + TEXT.encode(), options={"encoding": "utf-8"}),
+    TableCase("D09", "a template without a column", TEXT, options={"image_template": "x.jpg"}, error="names no column"),
+    TableCase("D12", "control characters", TEXT.replace("red", "\x1bred", 1), note="1 labels had odd spaces"),
     TableCase("D07", "zero byte", table_with("13,1.png,red,hat,a\0b"), ((14, "nul_byte"),)),
     TableCase("D07", "Windows line ends", TEXT.replace("\n", "\r\n")),
     TableCase("D08", "column twice", TEXT.replace("kind", "colour", 1), error="line 1: duplicate column names"),
@@ -272,6 +282,9 @@ TABLE_CASES = [
     TableCase("D11", "row twice", table_with(ROWS[4]), ((14, "duplicate_row"),)),
     TableCase("D11", "row three times", table_with(ROWS[4], ROWS[4]), ((14, "duplicate_row"), (15, "duplicate_row"))),
     TableCase("D11", "row twice with other text", table_with("5,5.png,red,hat,other"), ((14, "duplicate_row"),)),
+    TableCase("D11", "blanks are filled from the second row",
+              table_with("5,5.png,red,hat,a").replace("5,5.png,red,hat", "5,5.png,,hat", 1),
+              ((14, "duplicate_row"),), options={"label_cols": ("colour", "kind")}),
     TableCase("D11", "contradiction", table_with("5,5.png,green,hat,a"),
               ((6, "conflicting_rows"), (14, "conflicting_rows")), kept=11),
     TableCase("D11", "one id, several images", table_with("5,../x.png,red,hat,a"), ((14, "outside_root"),)),
@@ -365,6 +378,13 @@ def test_parquet_that_cannot_be_used_is_an_error_with_column_and_type(photos, tm
         table.write_bytes(whole[:size])
         with pytest.raises(DataError, match="not a readable Parquet file"):
             build(table, images=str(photos))
+
+
+def test_images_of_one_name_in_a_table_are_different_images(photos, tmp_path):
+    cells = [{"bytes": (photos / f"{i}.png").read_bytes(), "path": "image.png"} for i in range(1, 13)]
+    dataset = build(parquet(tmp_path / "table.parquet", image=cells, colour=colours()))
+    assert len(dataset.table) == 12 and dataset.table["path"].is_unique
+    assert (dataset.pixels(np.array([4]))[0] == images.load(photos / "5.png", px=PX)).all()
 
 
 @pytest.mark.parametrize("layout", ["binary", "struct", "struct without paths"])

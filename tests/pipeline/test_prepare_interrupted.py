@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fmtl import images
 from fmtl.config import PrepareSettings, TrainSettings
 from fmtl.dataset import IMAGES, open_dataset
-from fmtl.errors import DataError
+from fmtl.errors import DataError, UsageError
 from fmtl.pipeline.prepare import build_dataset
 from fmtl.pipeline.train import train
 
@@ -185,6 +186,77 @@ def test_what_has_not_changed_is_not_decoded_again(shop, tmp_path):
     fresh, _ = build_dataset(PrepareSettings(table=str(table), out=str(tmp_path / "fresh"), px=PX))
     assert (again.pixels(np.arange(NUM_ROWS)) == fresh.pixels(np.arange(NUM_ROWS))).all()
     assert looked_at["sha256"].tolist() == pd.read_parquet(fresh.folder / IMAGES)["sha256"].tolist()
+
+
+def small_shop(shop: Path, folder: Path, rows=60) -> Path:
+    """A table of its own with the first rows and photos of the shop."""
+    (folder / "images").mkdir(parents=True)
+    for i in range(rows):
+        shutil.copy2(shop / "images" / f"{i}.jpg", folder / "images")
+    table = folder / "table.csv"
+    table.write_text("".join((shop / "new.csv").read_text().splitlines(keepends=True)[: rows + 1]))
+    return table
+
+
+@pytest.mark.parametrize("damage", ["report.html", "pixels-00000.bin"])
+def test_splits_are_kept_where_other_files_are_damaged_and_damaged_pixels_are_not(damage, shop, tmp_path):
+    table = small_shop(shop, tmp_path)
+    old = build(table, tmp_path / "out")[0].table.set_index("id")["split"]
+    path = tmp_path / "out" / damage
+    content = bytearray(path.read_bytes())
+    content[-PX * PX * 3 :] = bytes(PX * PX * 3)  # its last image turns black
+    path.write_bytes(content)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:1], "new,0.jpg,red,hat", *lines[1:]]) + "\n")
+    build(table, tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")  # verifies every file
+    assert dataset.table.set_index("id")["split"][old.index].equals(old)
+    want = [images.load(tmp_path / "images" / name, px=PX) for name in dataset.table["path"]]
+    assert (dataset.pixels(np.arange(61)) == np.stack(want)).all()
+
+
+def test_photos_of_another_folder_are_not_taken_for_those_of_the_same_name_size_and_time(shop, tmp_path):
+    table = small_shop(shop, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    size = max(path.stat().st_size for path in (tmp_path / "images").iterdir())
+    for i in range(60):  # another picture in as many bytes, with the same time
+        content = (tmp_path / "images" / f"{i}.jpg").read_bytes().ljust(size, b"\0")
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(content)
+        (other / f"{59 - i}.jpg").write_bytes(content)
+    for path in [*(tmp_path / "images").iterdir(), *other.iterdir()]:
+        os.utime(path, (1, 1))
+    build(table, tmp_path / "out")
+    dataset, _ = build_dataset(PrepareSettings(table=str(table), images=str(other), out=str(tmp_path / "out"), px=PX))
+    want = [images.load(other / name, px=PX) for name in dataset.table["path"]]
+    assert (dataset.pixels(np.arange(60)) == np.stack(want)).all()
+
+
+def test_what_somebody_else_put_into_the_dataset_is_not_lost(shop, tmp_path):
+    table = small_shop(shop, tmp_path)
+    build(table, tmp_path / "out")
+    (tmp_path / "out" / "my_notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"also holds my_notes.txt, which would be lost"):
+        build(table, tmp_path / "out")
+    assert (tmp_path / "out" / "my_notes.txt").exists()
+
+
+def test_a_dataset_of_more_shards_than_may_be_open_is_read(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("fmtl.dataset.MOST_OPEN", 3)
+    monkeypatch.setattr("fmtl.shards.MAX_ROWS", 4)
+    dataset, _ = build(small_shop(shop, tmp_path), tmp_path / "out")
+    rows = np.random.default_rng(0).permutation(60)
+    want = [images.load(tmp_path / "images" / path, px=PX) for path in dataset.table["path"].iloc[rows]]
+    assert (dataset.pixels(rows) == np.stack(want)).all()
+
+
+def test_a_dataset_that_is_replaced_while_it_is_in_use_is_noticed(shop, tmp_path):
+    table = small_shop(shop, tmp_path)
+    build(table, tmp_path / "out")
+    in_use = open_dataset(tmp_path / "out")
+    build_dataset(PrepareSettings(table=str(table), out=str(tmp_path / "out"), px=PX, reuse=False, seed=5))
+    with pytest.raises(DataError, match="replaced while it was in use"):
+        in_use.pixels(np.arange(3))
 
 
 def test_when_a_catalogue_grows_every_image_keeps_its_split(shop, tmp_path):
