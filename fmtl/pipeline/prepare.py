@@ -286,14 +286,17 @@ def _read_table(settings: PrepareSettings) -> tuple[Catalogue, Columns]:
         template = template or preset.image_template
     free = [c for c in (preset.free_text_col,) if c in table.frame] if preset else []
     named = [c for c in (settings.group_col, settings.split_col, settings.checksum_col) if c]
-    columns = choose_columns(
-        table.frame,
-        label_cols=label_cols,
-        id_col=settings.id_col or (preset.id_col if preset else None),
-        image_col=settings.image_col or (None if template else table.image_cells),
-        image_template=template,
-        others=[*free, *named],
-    )
+    try:
+        columns = choose_columns(
+            table.frame,
+            label_cols=label_cols,
+            id_col=settings.id_col or (preset.id_col if preset else None),
+            image_col=settings.image_col or (None if template else table.image_cells),
+            image_template=template,
+            others=[*free, *named],
+        )
+    except DataError as error:
+        raise DataError(str(error).replace("table:", f"{settings.table}:", 1)) from error
     return table, columns
 
 
