@@ -88,6 +88,12 @@ class Catalogue:
     def num_rows_read(self) -> int:
         return len(self.frame) + len(self.rejects)
 
+    def ignore_image_cells(self) -> None:
+        """The images lie elsewhere: the column of bytes is none that can be used."""
+        self.unusable[self.image_cells] = "binary"
+        self.frame = self.frame.drop(columns=self.image_cells)
+        self.image_cells, self.cells = None, {}
+
 
 def read_catalogue(
     path: Path,
@@ -140,9 +146,14 @@ def _read_csv(
     lines = list(io.StringIO(_decode(path, encoding), newline=""))
     delimiter = _delimiter_of(next((line for line in lines if line.strip()), ""))
     records = _records(path, lines, delimiter, quotes)
-    columns = next((_checked_columns(path, [cell.strip() for cell in cells]) for _, _, cells in records), None)
-    if columns is None:
+    first, last, cells = next(records, (0, 0, None))
+    if cells is None:
         raise DataError(f"{path}: empty file; expected a header and at least one row")
+    if last > first:
+        raise DataError(
+            f"{path}: line {first}: a quote opened there, in the header, takes in the lines up to {last}; close it"
+        )
+    columns = _checked_columns(path, [cell.strip() for cell in cells])
     id_at = _id_position(columns, id_col)
     rows, numbers, rejects, rejoined = [], [], [], []
     for line, last, cells in records:
@@ -210,7 +221,7 @@ def _check_swallowed(
     path: Path, lines: list[str], first: int, num_cells: int, num_columns: int, delimiter: str
 ) -> None:
     """A record over several lines is text with line breaks, or an open quote that swallowed rows."""
-    like_rows = sum(line.count(delimiter) == num_columns - 1 for line in lines[1:])
+    like_rows = sum(line.count(delimiter) >= num_columns - 1 for line in lines[1:])
     if num_cells != num_columns or like_rows >= len(lines[1:]) / 2:
         raise DataError(
             f"{path}: line {first}: a quote opened there takes in the lines up to {first + len(lines) - 1}; close it, "
@@ -236,7 +247,7 @@ def _decode(path: Path, encoding: str | None) -> str:
         raise DataError(f"{path}: can't be read ({error.strerror})") from error
     found = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return content.decode("utf-8-sig" if (encoding or found).lower() in ("utf-8", "utf8") else encoding or found)
+        return content.decode(encoding or found).removeprefix("\ufeff")
     except LookupError as error:
         raise DataError(f"encoding: '{encoding}' is not known; expected a name such as utf-8 or latin-1") from error
     except UnicodeError as error:
@@ -363,7 +374,8 @@ def _image_paths(parquet: pq.ParquetFile, column: str) -> list[str | None]:
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: list(item["names"]) for name, item in features.items() if item.get("_type") == "ClassLabel"}
+        items = {name: item for name, item in features.items() if isinstance(item, dict)}
+        return {name: list(item["names"]) for name, item in items.items() if item.get("_type") == "ClassLabel"}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -123,14 +123,23 @@ class PixelStore:
         self._files, self._px = files, px
         self._states = [file.stat() for file in files]
         self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
-        self._shard = lru_cache(MOST_OPEN)(self._map)
+        self._open: dict[int, np.ndarray] = {}  # the least recently used first
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """``(n, px, px, 3)`` uint8."""
         out = np.empty((len(rows), self._px, self._px, 3), np.uint8)
         for i, (row, s) in enumerate(zip(rows, np.searchsorted(self._starts, rows, side="right") - 1, strict=True)):
-            out[i] = self._shard(int(s))[row - self._starts[s]]
+            out[i] = self._shard(s)[row - self._starts[s]]
         return out
+
+    def _shard(self, number: int) -> np.ndarray:
+        shard = self._open.pop(number, None)
+        if shard is None:
+            shard = self._map(number)
+            if len(self._open) >= MOST_OPEN:
+                self._open.pop(next(iter(self._open)))
+        self._open[number] = shard
+        return shard
 
     def _map(self, number: int) -> np.ndarray:
         shard = np.memmap(self._files[number], np.uint8, mode="r").reshape(-1, self._px, self._px, 3)

@@ -251,6 +251,8 @@ def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: st
     if colours not in ("YCbCr", "Gray"):
         return None
     _check_size(width, height)
+    if b"\xff\xd9" not in content:  # zeros in place of the rest, as broken downloads have them, decode to grey
+        raise ImageError("truncated", "no end marker")
     target, box = _geometry((width, height), len(out), fit)
     rgb = _scaled(content, width, height, target)
     if rgb is None:
@@ -318,7 +320,7 @@ def _any(image: Image.Image, least: tuple[int, int], background: str, notes: lis
 
 def _range(highest: float) -> float:
     """White of a picture in 32-bit numbers, which say nothing of it: the smallest usual range that holds them all."""
-    return next((top for top in (1.0, 255.0, 65535.0) if highest <= top), float(highest))
+    return next((top for top in (1.0, 255.0, 65535.0) if highest <= 1.01 * top), float(highest))
 
 
 def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple, background: str) -> None:

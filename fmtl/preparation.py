@@ -166,7 +166,10 @@ def make_classes(labels: pd.DataFrame, *, named: bool) -> tuple[list[Task], list
         else:
             classes[column] = values
     if not classes:
-        raise DataError("no label column has two classes among the rows kept:\n" + first_ten(notes))
+        raise DataError(
+            "table: no label column has two classes among the rows kept (rare=drop and missing may have taken them):\n"
+            + first_ten(notes)
+        )
     return make_tasks(classes), notes
 
 

@@ -146,7 +146,8 @@ def _build(
     labels, pinned, rare_notes = preparation.apply_rare(
         labels.loc[lines], twins.identical, policy=settings.rare, least=settings.min_class_images
     )
-    tasks, task_notes = preparation.make_classes(labels, named=bool(settings.label_cols or settings.preset))
+    with _table_named(settings):
+        tasks, task_notes = preparation.make_classes(labels, named=bool(settings.label_cols or settings.preset))
     targets = np.array([task.targets(labels[task.name]) for task in tasks], dtype=np.int64).T
     fractions = (1 - settings.val_fraction - settings.test_fraction, settings.val_fraction, settings.test_fraction)
     if settings.split_col:
@@ -275,6 +276,8 @@ def _read_table(settings: PrepareSettings) -> tuple[Catalogue, Columns]:
         id_col=settings.id_col or (preset.id_col if preset else None),
     )
     label_cols = settings.label_cols or (preset.label_cols if preset else ())
+    if table.image_cells and (settings.image_template or settings.image_col not in (None, table.image_cells)):
+        table.ignore_image_cells()
     for column in (*label_cols, settings.id_col, settings.group_col, settings.split_col, settings.checksum_col):
         if column in table.unusable:
             raise DataError(
@@ -286,7 +289,7 @@ def _read_table(settings: PrepareSettings) -> tuple[Catalogue, Columns]:
         template = template or preset.image_template
     free = [c for c in (preset.free_text_col,) if c in table.frame] if preset else []
     named = [c for c in (settings.group_col, settings.split_col, settings.checksum_col) if c]
-    try:
+    with _table_named(settings):
         columns = choose_columns(
             table.frame,
             label_cols=label_cols,
@@ -295,14 +298,21 @@ def _read_table(settings: PrepareSettings) -> tuple[Catalogue, Columns]:
             image_template=template,
             others=[*free, *named],
         )
+    return table, columns
+
+
+@contextlib.contextmanager
+def _table_named(settings: PrepareSettings) -> Iterator[None]:
+    """Rooms below know the table without its file's name; users should see it."""
+    try:
+        yield
     except DataError as error:
         raise DataError(str(error).replace("table:", f"{settings.table}:", 1)) from error
-    return table, columns
 
 
 def _sources(rows: list[Row], table: Catalogue, root: Path, settings: PrepareSettings) -> list[Source]:
     checksums = table.frame[settings.checksum_col] if settings.checksum_col else None
-    in_cells = table.cells if settings.image_col in (None, table.image_cells) and not settings.image_template else {}
+    in_cells = table.cells
     return decoding.scan(
         [row.path for row in rows],
         ImageFolder(root),

@@ -152,7 +152,7 @@ def test_a_full_disk_at_ten_moments_leaves_nothing_half_made_and_the_rerun_gives
             assert found.keys() == whole.keys()
             assert all(found[name] == whole[name] for name in whole if name not in ("manifest.json"))
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_of_two_runs_at_once_one_waits_and_both_see_a_whole_dataset(shop, undisturbed):
