@@ -32,6 +32,11 @@ def shard_name(number: int) -> str:
     return f"pixels-{number:05d}.bin"
 
 
+def shard_names(manifest: Mapping) -> list[str]:
+    """File names of a dataset's shards, in order."""
+    return [name for name in manifest["files"] if name.startswith("pixels-")]
+
+
 def describe(
     folder: Path,
     table: pd.DataFrame,
@@ -108,8 +113,7 @@ class PreparedDataset:
 
     @cached_property
     def _pixels(self) -> "PixelStore":
-        names = [name for name in self.manifest["files"] if name.startswith("pixels-")]
-        return PixelStore([self.folder / name for name in names], self.px)
+        return PixelStore([self.folder / name for name in shard_names(self.manifest)], self.px)
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Stored images of some rows, ``(n, px, px, 3)`` uint8."""

@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from fmtl import durable, shards
-from fmtl.dataset import IMAGES, MANIFEST, TABLE, VERSION, PixelStore, is_dataset, shard_name
+from fmtl.dataset import IMAGES, MANIFEST, TABLE, VERSION, PixelStore, is_dataset, shard_name, shard_names
 from fmtl.images import ImageError, ImageFolder, signature
 from fmtl.shards import Job, Known, Result, Source
 from fmtl.workers import make_shards, num_cpus
@@ -79,11 +79,10 @@ class Earlier:
             self.damaged = manifest["version"] != VERSION or not self._whole(manifest, (TABLE, IMAGES))
             if not self.damaged:
                 self.manifest = manifest
-                shard_files = [name for name in manifest["files"] if name.startswith("pixels-")]
                 self.has_pixels = (
                     take_pixels
                     and manifest["image"] == dict(decoding)
-                    and self._whole(manifest, shard_files, size_only=True)
+                    and self._whole(manifest, shard_names(manifest), size_only=True)
                 )
                 self.same_folder = manifest["source"]["images_path"] == images_path
 
@@ -125,10 +124,10 @@ class Earlier:
 
     def unchanged(self, folder: ImageFolder) -> bool:
         """Whether every file of the dataset and every image is as it was, and nothing is worth another try."""
-        others = [name for name in self.manifest.get("files", ()) if not name.startswith("pixels-")]
-        if not (self.has_pixels and self.same_folder and self._whole(self.manifest, others)):
+        if not (self.has_pixels and self.same_folder):
             return False
-        if self.images["reason"].isin(TRANSIENT).any():
+        others = self.manifest["files"].keys() - set(shard_names(self.manifest))
+        if not self._whole(self.manifest, others) or _may_change(self.results):
             return False
         return scan([s.path for s in self.sources], folder, checksums=[s.checksum for s in self.sources],
                     cells=[s.cell for s in self.sources]) == self.sources  # fmt: skip
@@ -141,7 +140,7 @@ class Earlier:
         for number, rows in self.images.groupby("shard").indices.items():
             start, stop = rows[0], rows[-1] + 1
             results = self.results[start:stop]
-            if not any(result.reason in TRANSIENT for result in results):
+            if not _may_change(results):
                 name = shard_name(number)
                 entry = (self.folder / name, self.manifest["files"][name]["sha256"], results)
                 found[shards.key(self.sources[start:stop])] = entry
@@ -207,12 +206,10 @@ def decode_all(
         EnvironmentFault: The disk is full or not writable; what is finished stays in ``work``.
     """
     _open_work(work, {**decoding, "images": str(root.resolve())})
-    bounds = shards.bounds([source.path for source in sources])
-    spans = list(pairwise(bounds))
     whole, known = earlier.shards(), None
     finished: dict[tuple[int, int], tuple[Path, str, list[Result]]] = {}
     jobs: dict[tuple[int, int], Job] = {}
-    for span in spans:
+    for span in pairwise(shards.bounds([source.path for source in sources])):
         chunk = sources[slice(*span)]
         key = shards.key(chunk)
         found = whole.get(key) or _finished(work / key)
@@ -226,15 +223,15 @@ def decode_all(
             if source.path in known
         }
         jobs[span] = Job(str(work / key), chunk, taken, {}, str(root), dict(decoding))
-    sound = earlier.sound({known.shard for job in jobs.values() for known in job.known.values()})
+    sound = earlier.sound({image.shard for job in jobs.values() for image in job.known.values()})
     for span, job in jobs.items():
-        jobs[span] = replace(job, known={i: known for i, known in job.known.items() if known.shard in sound})
+        jobs[span] = replace(job, known={i: image for i, image in job.known.items() if image.shard in sound})
     num_images = sum(len(job.sources) for job in jobs.values())
     with tqdm(total=num_images, desc="decode", unit=" images", disable=None if num_images else True) as bar:
         make_shards(jobs.values(), num_workers=num_workers or num_cpus(), progress=bar.update)
     for span, job in jobs.items():
         finished[span] = (Path(job.target + ".bin"), *shards.load(Path(job.target), verify=False))
-    same = sum(known.same for job in jobs.values() for known in job.known.values())
+    same = sum(image.same for job in jobs.values() for image in job.known.values())
     made = [Shard(file, sha256, *span) for span, (file, sha256, _) in sorted(finished.items())]
     results = [result for _, (_, _, part) in sorted(finished.items()) for result in part]
     return Decoded(sources, results, made, len(sources) - num_images + same)
@@ -272,6 +269,11 @@ def _open_work(work: Path, decoding: Mapping) -> None:
 
 def _finished(target: Path) -> tuple[Path, str, list[Result]] | None:
     found = shards.load(target)
-    if found is None or any(result.reason in TRANSIENT for result in found[1]):
+    if found is None or _may_change(found[1]):
         return None
     return target.with_suffix(".bin"), *found
+
+
+def _may_change(results: Iterable[Result]) -> bool:
+    """Whether another try may end otherwise though no source has changed."""
+    return any(result.reason in TRANSIENT for result in results)

@@ -27,7 +27,6 @@ SUFFIXES = {  # of the formats that are decoded; anything else is refused whatev
 FORMATS = tuple(SUFFIXES)
 MAX_PIXELS = 100_000_000  # a 100-megapixel photo decodes to 300 MB
 MIN_SIDE, MAX_ASPECT = 8, 50  # below and beyond, nothing can be seen
-FITS = ("pad", "crop", "stretch")
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {

@@ -65,19 +65,23 @@ def put(content: bytes) -> Callable[[Path], object]:
 
 
 def image_cases() -> Iterator[ImageCase]:
-    yield from _absent_and_foreign()
-    yield from _cut_short()
-    yield from _cut_short_otherwise()
-    yield from _followed()
-    yield from _named_otherwise()
-    yield from _modes()
-    yield from _sixteen_bit()
-    yield from _orientations()
-    yield from _frames()
-    yield from _bombs()
-    yield from _shapes()
-    yield from _no_files()
-    yield from _outside()
+    parts = (
+        _absent_and_foreign,
+        _cut_short,
+        _cut_short_otherwise,
+        _followed,
+        _named_otherwise,
+        _modes,
+        _sixteen_bit,
+        _orientations,
+        _frames,
+        _bombs,
+        _shapes,
+        _no_files,
+        _outside,
+    )
+    for part in parts:
+        yield from part()
 
 
 def _absent_and_foreign() -> Iterator[ImageCase]:
