@@ -13,7 +13,7 @@ from fmtl import durable
 from fmtl.errors import DataError
 from fmtl.tasks import Task, tasks_to_json
 
-FORMAT, VERSION = "fmtl-checkpoint", 1
+FORMAT, VERSION = "fmtl-checkpoint", 2
 
 
 def save(
@@ -33,7 +33,7 @@ def save(
         settings: Training settings by name; what the network must be rebuilt from.
         epoch: The epoch just completed, from 1.
         metrics: Of that epoch, by MLflow name.
-        training: What it takes to go on: optimizer, schedule, history, best epoch.
+        training: What it takes to go on: state of the updater, history.
 
     Raises:
         EnvironmentFault: The disk is full; an older checkpoint of that name is untouched.

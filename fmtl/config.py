@@ -94,23 +94,63 @@ class TrainSettings(Settings):
         "tuned", description="tuned: AdamW, OneCycle, two rates, clipping; baseline: Adam at one constant rate."
     )
     epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training images.")
-    batch_size: int = Field(32, ge=2, le=65_536, description="Images per step; BatchNorm can't train on one.")
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] | Literal["auto"] = Field(
+        32, description="Images per batch, 2 at least for BatchNorm; auto: found by trial."
+    )
+    accumulate: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="The heads' peak rate.")
     backbone_lr_scale: float | None = Field(
         None, gt=0, le=1, description="The backbone's rate over the heads' [tuned: 0.1; baseline: 1]."
     )
+    layer_decay: float | None = Field(
+        None, gt=0, le=1, description="Rate of a backbone layer over that of the next one; 1: none."
+    )
     optimizer: Literal["adamw", "adam"] | None = Field(None, description="[tuned: adamw; baseline: adam].")
     weight_decay: float | None = Field(None, ge=0, le=10, description="[tuned: 1e-4; baseline: 0].")
-    schedule: Literal["onecycle", "constant"] | None = Field(
+    decay_norms: bool | None = Field(None, description="Norms and biases decay too.")
+    schedule: Literal["onecycle", "cosine", "constant"] | None = Field(
         None, description="Learning rate over the steps [tuned: onecycle; baseline: constant]."
     )
+    warmup: float | None = Field(None, ge=0, lt=1, description="Share of the steps in which the rates rise.")
     clip_norm: float | None = Field(None, ge=0, description="Largest gradient norm, 0: none [tuned: 1; baseline: 0].")
+    ema_decay: float | None = Field(
+        None, ge=0, lt=1, description="Moving average of the weights, which is what is evaluated and kept; 0: none."
+    )
+    patience: int = Field(0, ge=0, description="Epochs without a lower validation loss before stopping; 0: never.")
+    label_smoothing: float | None = Field(None, ge=0, lt=1, description="Share of a target spread over all classes.")
+    class_weights: float | None = Field(
+        None, ge=0, le=1, description="Weight classes by this power of 1 / frequency; 0: equal, 1: balanced."
+    )
+    task_weights: str = Field(
+        "equal", description="equal, uncertainty (learnt), or factors of tasks, such as 'Colour=2,Usage=0.5'."
+    )
     augment: bool | None = Field(None, description="Random crops and mirror images [tuned: true; baseline: false].")
+    colour_jitter: float | None = Field(
+        None, ge=0, le=1, description="Strength: brightness, contrast, saturation, hue; needs augment. 0: none."
+    )
+    colour_tasks: Names | None = Field(
+        None, description="Attributes that are colours: hues stay as they are [default: named colour or color]."
+    )
+    policy: Literal["none", "trivial", "rand"] | None = Field(
+        None, description="TrivialAugment or RandAugment; needs augment; with colour tasks, of shapes only."
+    )
+    mixup: float | None = Field(None, ge=0, le=10, description="Alpha of MixUp; 0: none.")
+    cutmix: float | None = Field(None, ge=0, le=10, description="Alpha of CutMix; 0: none.")
     weights: str = Field("imagenet", description="imagenet, none, bundled, or the path of a state dict.")
     freeze: bool = Field(False, description="Train the heads only.")
-    px: Px | None = Field(
-        None, description="Side of the network's input [default: the smaller of stored side and the weights' own]."
+    freeze_epochs: int = Field(0, ge=0, description="Train the heads only in this many first epochs.")
+    cache_features: bool = Field(
+        True, description="While the backbone is frozen, use features computed once, without augmentation."
     )
+    px: Px | Literal["auto"] | None = Field(
+        None,
+        description="Side of the network's input; auto: no more than the photos hold "
+        "[default: the smaller of stored side and the weights' own].",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: the faster one here, by trial.")
+    channels_last: bool | None = Field(None, description="Memory layout [default: the faster one here, by trial].")
+    compile: bool = Field(False, description="torch.compile the backbone: minutes before the first step.")
+    grad_checkpointing: bool = Field(False, description="Less memory for a third more time.")
     extra_plots: bool = Field(True, description="Draw plots; the numbers are written either way.")
     save_checkpoints: bool = Field(True, description="Keep best and last checkpoints; false keeps the best in memory.")
     seed: Seed = Field(0, description="Seed of initialisation, order and augmentation.")
@@ -129,18 +169,38 @@ MODES: dict[str, dict[str, Any]] = {
     "tuned": {
         "optimizer": "adamw",
         "weight_decay": 1e-4,
+        "decay_norms": False,
         "backbone_lr_scale": 0.1,
+        "layer_decay": 1.0,
         "schedule": "onecycle",
+        "warmup": 0.3,
         "clip_norm": 1.0,
+        "ema_decay": 0.0,
+        "label_smoothing": 0.0,
+        "class_weights": 0.0,
         "augment": True,
+        "colour_jitter": 0.0,
+        "policy": "none",
+        "mixup": 0.0,
+        "cutmix": 0.0,
     },
     "baseline": {
         "optimizer": "adam",
         "weight_decay": 0.0,
+        "decay_norms": True,
         "backbone_lr_scale": 1.0,
+        "layer_decay": 1.0,
         "schedule": "constant",
+        "warmup": 0.0,
         "clip_norm": 0.0,
+        "ema_decay": 0.0,
+        "label_smoothing": 0.0,
+        "class_weights": 0.0,
         "augment": False,
+        "colour_jitter": 0.0,
+        "policy": "none",
+        "mixup": 0.0,
+        "cutmix": 0.0,
     },
 }
 
@@ -193,6 +253,7 @@ class PredictSettings(Settings):
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")
 
 
 class MainSettings(Settings):

@@ -102,6 +102,12 @@ class PreparedDataset:
     def px(self) -> int:
         return self.manifest["image"]["px"]
 
+    @cached_property
+    def source_px(self) -> int:
+        """Longer side of the photos as they came, pixels; the median."""
+        images = pd.read_parquet(self.folder / IMAGES, columns=["reason", "side"])
+        return int(images.loc[images["reason"] == "", "side"].median())
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, ``(n,)`` int64."""
         return np.flatnonzero((self.table["split"] == split).to_numpy())
@@ -109,7 +115,7 @@ class PreparedDataset:
     @cached_property
     def targets(self) -> np.ndarray:
         """``(N, T)`` int64 in the order of ``tasks``, ``IGNORE_INDEX`` where unknown."""
-        return self.table[[task.slug for task in self.tasks]].to_numpy(dtype=np.int64)
+        return self.table[[task.slug for task in self.tasks]].to_numpy(dtype=np.int64, copy=True)
 
     @cached_property
     def _pixels(self) -> "PixelStore":

@@ -1,7 +1,7 @@
 """The training loop in plain torch: no MLflow, no files, no printing.
 
 ``fit`` is a generator, so the caller logs, saves and stops between epochs. Nothing is read back from the
-device inside an epoch. N images, K classes of a task.
+device inside an epoch. N images, T tasks, K classes of a task, S classes of all tasks.
 """
 
 import math
@@ -11,23 +11,62 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
+from torchvision.transforms.v2 import CutMix, MixUp
 
-from fmtl import losses, metrics
+from fmtl import metrics
 from fmtl.errors import Diverged
-from fmtl.hardware import MEMORY_FORMAT
-from fmtl.losses import Criterion
+from fmtl.losses import MultiTaskLoss
 from fmtl.models import MultiTaskNet
-from fmtl.optim import Recipe
+from fmtl.optim import Recipe, Updater
 from fmtl.tasks import IGNORE_INDEX
 
 Loader = Iterable[tuple[Tensor, dict[str, Tensor]]]
-Watch = Callable[[Loader, str], Iterable]  # wraps a loader to show progress
+Watch = Callable[["Paced", str], Iterable]  # wraps a loader to show progress
 
 
-def unwatched(loader: Loader, _: str) -> Loader:
+class Paced:
+    """A loader that knows how many images it gave, and how long they took to come.
+
+    Attributes:
+        num_images: Given so far.
+        data_seconds: Waited for them.
+    """
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+        self.num_images, self.data_seconds, self._started = 0, 0.0, time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        batches = iter(self._loader)
+        self._started = time.monotonic()
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.data_seconds += time.monotonic() - asked
+            if batch is None:
+                return
+            self.num_images += len(batch[0])
+            yield batch
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._started, 1e-9)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.num_images / self.seconds
+
+    @property
+    def data_share(self) -> float:
+        """Of the time so far, in [0, 1]."""
+        return self.data_seconds / self.seconds
+
+
+def unwatched(loader: Paced, _: str) -> Paced:
     return loader
 
 
@@ -65,6 +104,7 @@ class EpochResult:
         val: Evaluation at its end.
         learning_rates: By group name, at its end.
         images_per_second: Of training, data time included.
+        data_share: Of the training time, waiting for images; in [0, 1].
         epoch_seconds: Training and validation.
     """
 
@@ -73,6 +113,7 @@ class EpochResult:
     val: Evaluation
     learning_rates: dict[str, float]
     images_per_second: float
+    data_share: float
     epoch_seconds: float
 
 
@@ -82,11 +123,10 @@ def fit(
     val_loader: Loader,
     *,
     recipe: Recipe,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    criterions: Mapping[str, Criterion],
+    updater: Updater,
+    loss: MultiTaskLoss,
     device: torch.device,
-    first_epoch: int = 1,
+    epochs: range | None = None,
     watch: Watch = unwatched,
 ) -> Iterator[EpochResult]:
     """Train, yielding after each epoch.
@@ -94,41 +134,40 @@ def fit(
     Each epoch seeds torch from (seed, epoch), so that continuing from a checkpoint repeats what an unbroken
     run does.
 
+    Args:
+        epochs: Those to train, counted from 1; all of the recipe's if not given.
+
     Raises:
         Diverged: An epoch's training or validation loss is not finite.
     """
-    for epoch in range(first_epoch, recipe.epochs + 1):
+    for epoch in epochs or range(1, recipe.epochs + 1):
         torch.manual_seed(recipe.seed * 1_000_003 + epoch)
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
         started = time.monotonic()
-        loss, num_images = train_one_epoch(
-            net,
-            watch(train_loader, f"epoch {epoch}/{recipe.epochs}"),
-            optimizer=optimizer,
-            schedule=schedule,
-            criterions=criterions,
-            device=device,
-            clip_norm=recipe.clip_norm,
+        paced = Paced(train_loader)
+        train_loss = train_one_epoch(
+            net, watch(paced, f"epoch {epoch}"), recipe=recipe, updater=updater, loss=loss, device=device
         )
-        trained = time.monotonic()
-        if not math.isfinite(loss):
-            raise _diverged(epoch, "training", loss, optimizer)
-        val = evaluate(net, val_loader, criterions=criterions, device=device, watch=watch)
+        images_per_second, data_share = paced.images_per_second, paced.data_share
+        if not math.isfinite(train_loss):
+            raise _diverged(epoch, "training", train_loss, updater)
+        val = evaluate(updater.evaluated, val_loader, loss=loss, device=device, watch=watch)
         if not math.isfinite(val.loss):
-            raise _diverged(epoch, "validation", val.loss, optimizer)
+            raise _diverged(epoch, "validation", val.loss, updater)
         yield EpochResult(
             epoch=epoch,
-            train_loss=loss,
+            train_loss=train_loss,
             val=val,
-            learning_rates={group["name"]: group["lr"] for group in optimizer.param_groups},
-            images_per_second=num_images / max(trained - started, 1e-9),
+            learning_rates=updater.learning_rates,
+            images_per_second=images_per_second,
+            data_share=data_share,
             epoch_seconds=time.monotonic() - started,
         )
 
 
-def _diverged(epoch: int, which: str, loss: float, optimizer: Optimizer) -> Diverged:
-    rates = ", ".join(f"{group['name']} {group['lr']:.2g}" for group in optimizer.param_groups)
+def _diverged(epoch: int, which: str, loss: float, updater: Updater) -> Diverged:
+    rates = ", ".join(f"{name} {rate:.2g}" for name, rate in updater.learning_rates.items())
     return Diverged(
         f"epoch {epoch}: the {which} loss is {loss} (learning rates now: {rates}); lower learning_rate, "
         "or use mode=tuned, which clips gradients"
@@ -139,66 +178,78 @@ def train_one_epoch(
     net: MultiTaskNet,
     loader: Iterable,
     *,
-    optimizer: Optimizer,
-    schedule: LRScheduler,
-    criterions: Mapping[str, Criterion],
+    recipe: Recipe,
+    updater: Updater,
+    loss: MultiTaskLoss,
     device: torch.device,
-    clip_norm: float,
-) -> tuple[float, int]:
-    """One pass of updates. Returns the mean loss per image and the number of images."""
+) -> float:
+    """One pass of updates. Returns the mean loss per image; reading it is the epoch's only wait for the device."""
     net.train()
-    total, num_images = torch.zeros((), device=device), 0
+    loss.train()
+    mix = _mixing(recipe)
+    total, num_images, waiting = torch.zeros((), device=device), 0, 0
     for images, targets in loader:
-        images, targets = to_device(images, targets, device)
-        loss = losses.total_loss(losses.task_losses(net(images), targets, criterions))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if clip_norm:
-            nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
-        optimizer.step()
-        schedule.step()
-        total += loss.detach() * len(images)
+        images, targets = to_device(net, images, targets, device)
+        if mix:
+            images, targets = mix(images, net.packing.one_hot(targets))
+        value, _ = loss(net.packing.pad(net.logits(images)), targets)
+        (value / recipe.accumulate).backward()
+        total += value.detach() * len(images)
         num_images += len(images)
-    return total.item() / max(num_images, 1), num_images
+        waiting += 1
+        if waiting == recipe.accumulate:
+            updater.step()
+            waiting = 0
+    if waiting:  # gradients of the last batches, fewer than the others
+        updater.step()
+    return total.item() / max(num_images, 1)
+
+
+def _mixing(recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """MixUp or CutMix of images and of shares ``(N, T, K)``; with both set, one of them by chance per batch."""
+    kinds = [kind(alpha=a) for kind, a in ((MixUp, recipe.mixup), (CutMix, recipe.cutmix)) if a]
+    if not kinds:
+        return None
+
+    def mix(images: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = kinds[int(torch.randint(len(kinds), ()))] if len(kinds) > 1 else kinds[0]
+        images, flat = chosen(images, shares.flatten(1))
+        return images, flat.view(shares.shape)
+
+    return mix
 
 
 @torch.no_grad()
 def evaluate(
-    net: MultiTaskNet,
-    loader: Loader,
-    *,
-    criterions: Mapping[str, Criterion],
-    device: torch.device,
-    watch: Watch = unwatched,
+    net: MultiTaskNet, loader: Loader, *, loss: MultiTaskLoss, device: torch.device, watch: Watch = unwatched
 ) -> Evaluation:
     """Losses, confusion counts and probabilities over a loader, in its order."""
     net.eval()
-    confusion = {name: metrics.empty_confusion(k, device) for name, k in net.num_classes.items()}
-    loss_sums = {name: torch.zeros((), device=device) for name in confusion}
-    counts = {name: torch.zeros((), device=device) for name in confusion}
-    probs: dict[str, list[Tensor]] = {name: [] for name in confusion}
-    kept_targets: dict[str, list[Tensor]] = {name: [] for name in confusion}
-    for images, targets in watch(loader, "evaluate"):
-        images, targets = to_device(images, targets, device)
-        logits = net(images)
-        for name, loss in losses.task_losses(logits, targets, criterions).items():
-            num_known = (targets[name] != IGNORE_INDEX).sum()
-            loss_sums[name] += loss * num_known  # back from the mean over labelled rows to their sum
-            counts[name] += num_known
-            metrics.update_confusion(confusion[name], logits[name], targets[name])
-            probs[name].append(logits[name].softmax(dim=1))
-            kept_targets[name].append(targets[name])
-    task_losses = {name: (loss_sums[name] / counts[name]).item() for name in confusion}
+    loss.eval()
+    kept_logits, kept_targets = [], []
+    for images, targets in watch(Paced(loader), "evaluate"):
+        images, targets = to_device(net, images, targets, device)
+        kept_logits.append(net.logits(images))
+        kept_targets.append(targets)
+    logits, targets = torch.cat(kept_logits), torch.cat(kept_targets)
+    padded = net.packing.pad(logits)
+    task_losses = loss(padded, targets)[1].tolist()
+    known = (targets != IGNORE_INDEX).any(dim=0).tolist()
+    names = list(net.num_classes)
     return Evaluation(
-        loss=sum(loss for name, loss in task_losses.items() if counts[name] > 0),
-        task_losses=task_losses,
-        confusion={name: cells.cpu().numpy() for name, cells in confusion.items()},
-        probs={name: torch.cat(parts).float().cpu().numpy() for name, parts in probs.items()},
-        targets={name: torch.cat(parts).cpu().numpy() for name, parts in kept_targets.items()},
+        loss=sum(value for value, any_known in zip(task_losses, known, strict=True) if any_known),
+        task_losses={
+            name: value if any_known else math.nan
+            for name, value, any_known in zip(names, task_losses, known, strict=True)
+        },
+        confusion=metrics.confusions(padded, targets, net.num_classes),
+        probs={name: part.softmax(dim=1).cpu().numpy() for name, part in net.packing.split(logits).items()},
+        targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
     )
 
 
-def to_device(images: Tensor, targets: Mapping[str, Tensor], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """A batch on the device, images in the layout that convolutions prefer."""
-    images = images.to(device, memory_format=MEMORY_FORMAT, non_blocking=True)
-    return images, {name: target.to(device, non_blocking=True) for name, target in targets.items()}
+def to_device(
+    net: MultiTaskNet, images: Tensor, targets: Mapping[str, Tensor], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A batch on the device; targets of all tasks in one tensor ``(N, T)``, so that they travel together."""
+    return images.to(device, non_blocking=True), net.packing.stack(targets).to(device, non_blocking=True)

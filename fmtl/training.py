@@ -1,6 +1,6 @@
 """One training run, from loaders and keyword settings to a result, checkpoints, artifacts and metrics."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,14 +10,31 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from fmtl import checkpoints, durable, engine, metrics, plots, tables
-from fmtl.engine import EpochResult, Evaluation, Loader
-from fmtl.hardware import MEMORY_FORMAT
-from fmtl.losses import Criterion
+from fmtl.engine import EpochResult, Evaluation, Loader, Paced
+from fmtl.losses import MultiTaskLoss
 from fmtl.models import MultiTaskNet
-from fmtl.optim import Recipe, build_optimizer, build_schedule
+from fmtl.optim import Recipe, Updater
 from fmtl.predictor import top_labels
 from fmtl.tasks import IGNORE_INDEX, Task, tasks_to_json
 from fmtl.tracking.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Some epochs of a training, with an optimizer and a schedule of their own.
+
+    Attributes:
+        net: What is trained: the job's network, or its heads alone on features.
+        train, val: Loaders of ``(images, targets)``, or of features instead of images.
+        recipe: How to train; its epochs are those of this stage.
+        frozen: The backbone stays as it is.
+    """
+
+    net: MultiTaskNet
+    train: Loader
+    val: Loader
+    recipe: Recipe
+    frozen: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +42,12 @@ class Job:
     """What to train and where its files go.
 
     Attributes:
-        net: The network, on any device.
+        net: The network, on its device.
         tasks: In the order of the network's heads.
-        train, val, test: Loaders of ``(images, targets)``.
-        recipe: How to train.
+        stages: One after the other.
+        test: Loader of ``(images, targets)``.
+        loss: What is minimised.
         device: Where.
-        criterions: Loss by task name; tasks without one use masked cross-entropy.
         settings: Written into checkpoints, by name.
         checkpoint_stem: Path of the checkpoints without ``_best.pt`` and ``_last.pt``; None keeps the best in
             memory and writes none.
@@ -39,15 +56,17 @@ class Job:
 
     net: MultiTaskNet
     tasks: Sequence[Task]
-    train: Loader
-    val: Loader
+    stages: Sequence[Stage]
     test: Loader
-    recipe: Recipe
+    loss: MultiTaskLoss
     device: torch.device
-    criterions: Mapping[str, Criterion] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     checkpoint_stem: Path | None = None
     run: Run | None = None
+
+    @property
+    def num_epochs(self) -> int:
+        return sum(stage.recipe.epochs for stage in self.stages)
 
     def checkpoint(self, which: str) -> Path:
         return self.checkpoint_stem.with_name(f"{self.checkpoint_stem.name}_{which}.pt")
@@ -82,53 +101,95 @@ def train(job: Job, *, resume: Mapping | None = None) -> Outcome:
     Raises:
         Diverged: The loss is not finite.
     """
-    history, best_weights = _fit(job, resume)
-    best = min(history, key=lambda row: row["val/loss"])
-    job.net.load_state_dict(best_weights)
-    test = engine.evaluate(job.net, job.test, criterions=job.criterions, device=job.device, watch=watch)
-    return Outcome(history, best, test)
+    job.loss.to(job.device)
+    progress = _Progress(job, resume)
+    for stage in job.stages:
+        first = progress.begin(stage)
+        if first > progress.end or progress.is_over(stage):
+            continue
+        _train_stage(job, stage, progress, range(first, progress.end + 1))
+    best = min(progress.history, key=lambda row: row["val/loss"])
+    job.net.load_state_dict(progress.best_weights)
+    test = engine.evaluate(job.net, job.test, loss=job.loss, device=job.device, watch=watch)
+    return Outcome(progress.history, best, test)
 
 
-def _fit(job: Job, resume: Mapping | None) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Train to the last epoch. Returns the metrics of each and the weights of the best."""
-    job.net.to(job.device, memory_format=MEMORY_FORMAT)
-    optimizer = build_optimizer(job.net, job.recipe)
-    schedule = build_schedule(optimizer, job.recipe, len(job.train))
-    history: list[dict[str, float]] = []
-    best_weights: dict[str, Tensor] = {}
-    if resume:
-        job.net.load_state_dict(resume["model"])
-        optimizer.load_state_dict(resume["training"]["optimizer"])
-        schedule.load_state_dict(resume["training"]["schedule"])
-        history = list(resume["training"]["history"])
-        best_weights = checkpoints.load(job.checkpoint("best"))["model"]
-    epochs = engine.fit(
-        job.net,
-        job.train,
-        job.val,
-        recipe=job.recipe,
-        optimizer=optimizer,
-        schedule=schedule,
-        criterions=job.criterions,
+class _Progress:
+    """The epochs done so far, across stages.
+
+    Attributes:
+        history: Metrics of each.
+        best_weights: Of the epoch with the lowest validation loss, on the CPU.
+        end: Last epoch of the stage at hand.
+    """
+
+    def __init__(self, job: Job, resume: Mapping | None):
+        self.history: list[dict[str, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.end = 0
+        self._state: Mapping | None = None
+        if resume:
+            job.net.load_state_dict(resume["model"])
+            self.history = list(resume["training"]["history"])
+            self.best_weights = checkpoints.load(job.checkpoint("best"))["model"]
+            self._state = resume["training"]["updater"]
+
+    def begin(self, stage: Stage) -> int:
+        """Enter a stage. Returns its first epoch that is still to do."""
+        start, self.end = self.end, self.end + stage.recipe.epochs
+        if len(self.history) == start:
+            self._state = None  # what was saved last belongs to the stage before
+        return max(start, len(self.history)) + 1
+
+    def restore(self, updater: Updater) -> None:
+        if self._state is not None:
+            updater.load_state_dict(self._state)
+
+    def is_over(self, stage: Stage) -> bool:
+        """Whether the patience ran out: no lower validation loss in so many epochs."""
+        losses = [row["val/loss"] for row in self.history]
+        patience = stage.recipe.patience
+        return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+    def add(self, row: dict[str, float]) -> bool:
+        """Returns whether it is the best so far."""
+        is_best = all(row["val/loss"] < earlier["val/loss"] for earlier in self.history)
+        self.history.append(row)
+        return is_best
+
+
+def _train_stage(job: Job, stage: Stage, progress: _Progress, epochs: range) -> None:
+    job.net.freeze_backbone(stage.frozen)
+    updater = Updater(stage.net, job.loss, stage.recipe, num_batches=len(stage.train))
+    progress.restore(updater)
+    results = engine.fit(
+        stage.net,
+        stage.train,
+        stage.val,
+        recipe=stage.recipe,
+        updater=updater,
+        loss=job.loss,
         device=job.device,
-        first_epoch=len(history) + 1,
+        epochs=epochs,
         watch=watch,
     )
-    for result in epochs:
+    for result in results:
         row = epoch_metrics(result, job.tasks)
-        is_best = all(row["val/loss"] < earlier["val/loss"] for earlier in history)
-        history.append(row)
+        is_best = progress.add(row)
+        evaluated = job.net.state_dict() | updater.evaluated.state_dict()  # of heads alone only those
         if is_best:
-            best_weights = {k: v.detach().to("cpu", copy=True) for k, v in job.net.state_dict().items()}
+            progress.best_weights = {k: v.detach().to("cpu", copy=True) for k, v in evaluated.items()}
         if job.checkpoint_stem:
             if is_best:
-                _save(job, job.checkpoint("best"), row)
-            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "history": history}
-            _save(job, job.checkpoint("last"), row, training=state)
+                _save(job, job.checkpoint("best"), row, evaluated)
+            state = {"updater": updater.state_dict(), "history": progress.history}
+            _save(job, job.checkpoint("last"), row, job.net.state_dict(), training=state)
         if job.run:
             log_epochs(job.run, [row])
-        print(_epoch_line(row, job.recipe.epochs, is_best), flush=True)
-    return history, best_weights
+        print(_epoch_line(row, job.num_epochs, is_best), flush=True)
+        if progress.is_over(stage):
+            print(f"stopped: no lower validation loss in {stage.recipe.patience} epochs", flush=True)
+            return
 
 
 def log_epochs(run: Run, history: Iterable[Mapping[str, float]]) -> None:
@@ -137,10 +198,12 @@ def log_epochs(run: Run, history: Iterable[Mapping[str, float]]) -> None:
         run.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=row["epoch"])
 
 
-def _save(job: Job, path: Path, row: Mapping[str, float], training: Mapping | None = None) -> None:
+def _save(
+    job: Job, path: Path, row: Mapping[str, float], model: Mapping[str, Tensor], training: Mapping | None = None
+) -> None:
     checkpoints.save(
         path,
-        model=job.net.state_dict(),
+        model=model,
         tasks=job.tasks,
         settings=job.settings,
         epoch=row["epoch"],
@@ -149,16 +212,23 @@ def _save(job: Job, path: Path, row: Mapping[str, float], training: Mapping | No
     )
 
 
-def watch(loader: Loader, what: str) -> Iterable:
-    """The loader with a progress bar; none where the output is a file."""
-    return tqdm(loader, desc=what, unit=" batches", leave=False, disable=None)
+def watch(loader: Paced, what: str) -> Iterator:
+    """The loader's batches under a progress bar with images per second and the share of time spent waiting for them.
+
+    There is no bar where the output is a file.
+    """
+    with tqdm(total=len(loader), desc=what, unit=" batches", leave=False, disable=None) as bar:
+        for batch in loader:
+            yield batch
+            bar.set_postfix_str(f"{loader.images_per_second:.0f} images/s, data {loader.data_share:.0%}", refresh=False)
+            bar.update()
 
 
 def _epoch_line(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
     return (
         f"epoch {row['epoch']}/{epochs}  train loss {row['train/loss']:.3f}  val loss {row['val/loss']:.3f}  "
-        f"accuracy {row['val/avg/accuracy']:.3f}  F1 {row['val/avg/f1']:.3f}  "
-        f"{row['images_per_second']:.0f} images/s  {row['epoch_seconds']:.0f} s{'  best' if is_best else ''}"
+        f"accuracy {row['val/avg/accuracy']:.3f}  F1 {row['val/avg/f1']:.3f}  {row['images_per_second']:.0f} images/s "
+        f"(data {row['data_share']:.1%})  {row['epoch_seconds']:.0f} s{'  best' if is_best else ''}"
     )
 
 
@@ -171,6 +241,7 @@ def epoch_metrics(result: EpochResult, tasks: Sequence[Task]) -> dict[str, float
         **named_scores("val", result.val, tasks),
         **rates,
         "images_per_second": result.images_per_second,
+        "data_share": result.data_share,
         "epoch_seconds": result.epoch_seconds,
     }
 

@@ -1,13 +1,21 @@
-"""Batches of stored pixels to network input. N images, H W pixels."""
+"""Batches of stored pixels to network input. N images, H W pixels.
+
+What is drawn at random for an image is a row of ``draws``, uniform in [0, 1): one row decides one image, whatever
+batch or device it is on.
+"""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
+from torchvision.transforms import v2
 
 CROP_SCALE = (0.75, 1.0)  # side of a training crop over the stored side
+NUM_DRAWS = 9  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and torchvision's greyscale
+SHAPE_ONLY = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Sharpness")
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,24 @@ class Preprocess:
         return cls(**{**item, "mean": tuple(item["mean"]), "std": tuple(item["std"])})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What training does to its images besides.
+
+    Attributes:
+        colour_jitter: Strength s: brightness, contrast and saturation by factors in [1 - s, 1 + s].
+        keep_hue: Otherwise hues turn by up to s / 4 of the colour circle.
+        policy: ``none``, ``trivial`` (Müller & Hutter 2021, arXiv:2103.10158) or ``rand`` (Cubuk et al. 2019,
+            arXiv:1909.13719); torchvision's.
+        keep_colour: The policy may move and sharpen, and leaves colours alone.
+    """
+
+    colour_jitter: float = 0.0
+    keep_hue: bool = False
+    policy: str = "none"
+    keep_colour: bool = False
+
+
 def as_images(pixels: np.ndarray) -> Tensor:
     """``(N, H, W, 3)`` uint8 pixels as ``(N, 3, H, W)``, channels last in memory, without a copy."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -45,27 +71,75 @@ def as_images(pixels: np.ndarray) -> Tensor:
 
 def resize(images: Tensor, px: int) -> Tensor:
     """Antialiased bilinear resize of ``(N, 3, H, W)`` uint8 to ``(N, 3, px, px)`` uint8."""
-    return images if images.shape[-1] == px else tv.resize(images, [px, px], antialias=True)
+    if images.shape[-1] == px and images.shape[-2] == px:
+        return images
+    if images.is_cuda:  # uint8 has no kernel there
+        whole = torch.zeros(len(images), NUM_DRAWS, device=images.device)
+        return crop_by_products(images, boxes(whole, images.shape[-1], scale=(1.0, 1.0)), px)
+    return F.interpolate(images, (px, px), mode="bilinear", antialias=True)
 
 
-def augment(images: Tensor, draws: np.ndarray, px: int) -> Tensor:
-    """A square crop at a random place and scale, resized to ``px``, and a random mirror image.
+def boxes(draws: Tensor, stored_px: int, scale: tuple[float, float] = CROP_SCALE) -> Tensor:
+    """Where each image is cropped: ``(N, 4)`` int64 of side, top, left, mirrored or not.
 
     Args:
-        images: ``(N, 3, H, H)`` uint8.
-        draws: ``(N, 4)`` uniform in [0, 1): scale, top, left, mirror. One row decides one image, whatever
-            batch it is in.
-        px: Side of the result.
+        draws: ``(N, NUM_DRAWS)``.
+        stored_px: Side of the images.
+        scale: Least and greatest side over that of the image.
     """
-    stored_px = images.shape[-1]
-    low, high = CROP_SCALE
-    sides = np.maximum((stored_px * (low + (high - low) * draws[:, 0])).round().astype(int), 1)
-    tops = ((stored_px - sides + 1) * draws[:, 1]).astype(int)
-    lefts = ((stored_px - sides + 1) * draws[:, 2]).astype(int)
+    low, high = scale
+    sides = (stored_px * (low + (high - low) * draws[:, 0])).round().clamp(min=1)
+    room = stored_px - sides + 1
+    return torch.stack([sides, room * draws[:, 1], room * draws[:, 2], draws[:, 3] < 0.5], dim=1).to(torch.int64)
+
+
+def crop(images: Tensor, where: Tensor, px: int) -> Tensor:
+    """Square crops, each resized to ``px`` and mirrored if its box says so; uint8 ``(N, 3, px, px)``."""
+    if images.is_cuda:
+        return crop_by_products(images, where, px)
     out = torch.empty((len(images), 3, px, px), dtype=torch.uint8).to(memory_format=torch.channels_last)
-    for i, (side, top, left, mirror) in enumerate(zip(sides, tops, lefts, draws[:, 3] < 0.5, strict=True)):
-        crop = resize(images[i : i + 1, :, top : top + side, left : left + side], px)
-        out[i : i + 1] = crop.flip(-1) if mirror else crop
+    for i, (side, top, left, mirrored) in enumerate(where.tolist()):
+        part = resize(images[i : i + 1, :, top : top + side, left : left + side], px)
+        out[i : i + 1] = part.flip(-1) if mirrored else part
+    return out
+
+
+def crop_by_products(images: Tensor, where: Tensor, px: int) -> Tensor:
+    """``crop`` of a whole batch at once, as two matrix products per image: for GPUs.
+
+    The rows of the matrices are the antialiased bilinear filter, as in Pillow and ``torch.nn.functional.interpolate``.
+    """
+    side, top, left, mirrored = (where[:, i].float() for i in range(4))
+    size = torch.arange(images.shape[-1], device=images.device)
+    rows = _filter(side, top, size, px)
+    columns = _filter(side, left, size, px)
+    columns = torch.where(mirrored.bool().view(-1, 1, 1), columns.flip(1), columns)
+    sharp = torch.einsum("nph,nchw,nqw->ncpq", rows, images.float(), columns)
+    return sharp.round().clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+def _filter(side: Tensor, start: Tensor, size: Tensor, px: int) -> Tensor:
+    """Weights ``(N, px, H)`` of the source pixels in each of ``px`` target pixels."""
+    scale = (side / px).view(-1, 1, 1)
+    reach = scale.clamp(min=1.0)  # of the triangle; half its width
+    middles = (torch.arange(px, device=side.device).view(1, -1, 1) + 0.5) * scale
+    offset = size.view(1, 1, -1) - start.view(-1, 1, 1)
+    weights = (1 - (offset + 0.5 - middles).abs() / reach).clamp(min=0)
+    weights = weights * ((offset >= 0) & (offset < side.view(-1, 1, 1)))
+    return weights / weights.sum(dim=2, keepdim=True)
+
+
+def apply_policy(images: Tensor, draws: Tensor, augmentation: Augmentation) -> Tensor:
+    """RandAugment or TrivialAugment, one draw per image; uint8 to uint8."""
+    kind = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}[augmentation.policy]
+    policy = kind(interpolation=v2.InterpolationMode.BILINEAR, fill=255)
+    if augmentation.keep_colour:
+        policy._AUGMENTATION_SPACE = {k: v for k, v in policy._AUGMENTATION_SPACE.items() if k in SHAPE_ONLY}
+    out = torch.empty_like(images, memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=[]):
+        for i, seed in enumerate((draws[:, 8] * 2**31).to(torch.int64).tolist()):
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: torch's policies draw from it
+            out[i] = policy(images[i])
     return out
 
 
@@ -76,6 +150,51 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return images.to(torch.float32).mul_(scale).add_(shift)
 
 
+def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
+    """Colour jitter and normalisation of uint8 ``(N, 3, H, W)`` as one 3x3 matrix per image, to float32.
+
+    Brightness, contrast, saturation and hue in this order, each linear in the pixels and so without the clipping
+    in between that torchvision does. The hue turns about the grey axis.
+    """
+    pixels = images.permute(0, 2, 3, 1).flatten(1, 2).to(torch.float32)  # (N, H W, 3); a view of channels-last images
+    eye, luma = torch.eye(3, device=images.device), torch.tensor(LUMA, device=images.device)
+    factors = 1 + augmentation.colour_jitter * (2 * draws[:, 4:7] - 1)
+    brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1) for i in range(3))
+    grey = (pixels.mean(dim=1) @ luma).view(-1, 1, 1) / 255 * brightness
+    matrix = saturation * eye + (1 - saturation) * luma.expand(3, 3)  # columns are the input's channels
+    if not augmentation.keep_hue:
+        angles = torch.pi / 2 * augmentation.colour_jitter * (2 * draws[:, 7] - 1)
+        matrix = _turn(angles) @ matrix
+    shift = matrix @ ((1 - contrast) * grey).expand(-1, 3, 1)
+    matrix = matrix * brightness * contrast / 255
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1) for v in (preprocess.mean, preprocess.std))
+    out = torch.baddbmm(((shift - mean) / std).mT, pixels, (matrix / std).mT)
+    return out.view(len(images), *images.shape[-2:], 3).permute(0, 3, 1, 2)
+
+
+def _turn(angles: Tensor) -> Tensor:
+    """Rotations about the grey axis, ``(N, 3, 3)``: Rodrigues' formula for the axis (1, 1, 1) / sqrt(3)."""
+    third = torch.full((3, 3), 1 / 3, device=angles.device)
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=angles.device) / 3**0.5
+    cosine, sine = angles.cos().view(-1, 1, 1), angles.sin().view(-1, 1, 1)
+    return cosine * torch.eye(3, device=angles.device) + sine * cross + (1 - cosine) * third
+
+
 def prepare_for_network(images: Tensor, preprocess: Preprocess) -> Tensor:
     """What evaluation and prediction do: resize to ``px``, then normalise."""
     return normalise(resize(images, preprocess.px), preprocess.mean, preprocess.std)
+
+
+def augment(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
+    """What training does: a square crop at a random place and scale, a mirror image by chance, and what is asked for.
+
+    Args:
+        images: ``(N, 3, H, H)`` uint8.
+        draws: ``(N, NUM_DRAWS)``.
+    """
+    cropped = crop(images, boxes(draws, images.shape[-1]), preprocess.px)
+    if augmentation.policy != "none":
+        cropped = apply_policy(cropped, draws, augmentation)
+    if augmentation.colour_jitter:
+        return jitter(cropped, draws, augmentation, preprocess)
+    return normalise(cropped, preprocess.mean, preprocess.std)

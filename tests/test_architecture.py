@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parent.parent / "fmtl"
 FLOORS = [
     {"errors"},
     {"tasks", "durable", "tables"},
-    {"catalogue", "columns", "splits", "images", "transforms", "sample", "hardware", "labels", "duplicates"},
+    {"catalogue", "columns", "splits", "images", "transforms", "sample", "hardware", "labels", "duplicates", "packing"},
     {"checkpoints", "dataset", "losses", "metrics", "models", "shards"},
-    {"optim", "predictor", "plots", "leaderboard", "batches", "workers", "baselines"},
-    {"config", "engine", "tracking", "report", "decoding"},
+    {"optim", "predictor", "plots", "leaderboard", "batches", "workers", "baselines", "probe"},
+    {"config", "engine", "tracking", "report", "decoding", "features"},
     {"training", "standings", "preparation"},
     {"pipeline"},
     {"pipeline.main"},
@@ -25,7 +25,7 @@ GUARDED = {
     "mlflow": {"tracking"},
     "yaml": {"config"},
     "pydantic": {"config"},
-    "timm": {"models"},
+    "timm": {"models", "optim"},
     "torchvision.models": {"models"},
     "fmtl.config": {"cli", "pipeline", "pipeline.main"},
 }

@@ -77,7 +77,7 @@ def test_other_files_are_refused_and_no_code_in_them_runs(tmp_path):
     with pytest.raises(DataError):
         checkpoints.load(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(DataError, match="expected fmtl-checkpoint version 1"):
+    with pytest.raises(DataError, match="expected fmtl-checkpoint version 2"):
         checkpoints.load(tmp_path / "other.pt")
     with pytest.raises(DataError, match="no such file"):
         checkpoints.load(tmp_path / "none.pt")

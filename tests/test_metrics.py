@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
 
-from fmtl.metrics import all_metrics, empty_confusion, per_class, roc, task_metrics, update_confusion
+from fmtl.metrics import all_metrics, confusions, per_class, roc, task_metrics
+from fmtl.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
 
 
@@ -19,11 +20,19 @@ def random_case(seed):
     return logits, targets
 
 
-def count(logits, targets, batch_size=7):
-    confusion = empty_confusion(logits.shape[1], logits.device)
-    for start in range(0, len(logits), batch_size):
-        update_confusion(confusion, logits[start : start + batch_size], targets[start : start + batch_size])
-    return confusion.numpy()
+def count(logits, targets):
+    return confusions(logits.unsqueeze(1), targets.unsqueeze(1), {"task": logits.shape[1]})["task"]
+
+
+def test_all_tasks_are_counted_as_each_would_be_alone():
+    cases = {f"task {seed}": random_case(seed) for seed in range(3)}
+    num_images = min(len(targets) for _, targets in cases.values())
+    cases = {name: (logits[:num_images], targets[:num_images]) for name, (logits, targets) in cases.items()}
+    num_classes = {name: logits.shape[1] for name, (logits, _) in cases.items()}
+    logits = Packing(num_classes).pad(torch.cat([logits for logits, _ in cases.values()], dim=1))
+    found = confusions(logits, torch.stack([targets for _, targets in cases.values()], dim=1), num_classes)
+    for name, case in cases.items():
+        np.testing.assert_array_equal(found[name], count(*case))
 
 
 @pytest.mark.parametrize("seed", range(40))

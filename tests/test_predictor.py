@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from fmtl import engine, images, models, predictor
-from fmtl.batches import Batches
+from fmtl.batches import Batches, Photos
 from fmtl.errors import DataError
+from fmtl.hardware import Execution
 from fmtl.images import ImageError
+from fmtl.losses import MultiTaskLoss
 from fmtl.tasks import make_tasks
 from fmtl.transforms import Preprocess
 
@@ -21,7 +23,7 @@ def model(tmp_path, dataset):
     torch.manual_seed(0)
     num_classes = {task.name: task.num_classes for task in dataset.tasks}
     net = models.build("resnet18", num_classes, weights="none", px=32).eval()
-    net.to(memory_format=torch.channels_last)  # as training has it
+    net.run_on(CPU, Execution(precision="bf16"))  # as training has it
     preprocess = Preprocess(64, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3)
     predictor.save(tmp_path / "m", net, backbone="resnet18", tasks=dataset.tasks, preprocess=preprocess)
     return net, preprocess, tmp_path / "m"
@@ -30,8 +32,9 @@ def model(tmp_path, dataset):
 def test_predictions_equal_the_engines_on_the_same_images(model, dataset, catalogue_table):
     net, preprocess, folder = model
     rows = dataset.rows("test")
-    loader = Batches(dataset, rows, preprocess=preprocess, batch_size=32)
-    evaluation = engine.evaluate(net, loader, criterions={}, device=CPU)
+    photos = Photos(dataset, preprocess=preprocess)
+    loader = Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=32)
+    evaluation = engine.evaluate(net, loader, loss=MultiTaskLoss(net.num_classes), device=CPU)
     paths = [catalogue_table.parent / "images" / p for p in dataset.table["path"].iloc[rows]]
     table = predictor.load(folder).predict(paths, batch_size=32)
     for task in dataset.tasks:
@@ -63,6 +66,18 @@ def test_rows_keep_their_order_and_a_bad_image_says_why(model):
     assert table["kind/confidence"].isna().tolist() == [True, False, True, False, True]
 
 
+def test_the_model_carries_precision_and_layout_and_the_caller_may_choose_another(model, catalogue_table):
+    net, _, folder = model
+    assert predictor.load(folder).net.execution == net.execution
+    exact = predictor.load(folder, precision="fp32")
+    assert exact.net.execution == Execution("fp32")
+    paths = sorted((catalogue_table.parent / "images").iterdir())[:12]
+    coarse, fine = predictor.load(folder).predict(paths), exact.predict(paths)
+    column = "kind/confidence"
+    assert not (coarse[column] == fine[column]).all()
+    np.testing.assert_allclose(coarse[column], fine[column], atol=0.02)
+
+
 def test_top_labels_are_in_order_of_probability():
     (task,) = make_tasks({"c": ["x", "y", "z"]})
     probs = np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])
@@ -87,7 +102,7 @@ def test_a_models_parts_must_belong_together(model):
         predictor.load(folder)
     description = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(description | {"version": 9}))
-    with pytest.raises(DataError, match="version 1"):
+    with pytest.raises(DataError, match="version 2"):
         predictor.load(folder)
     with pytest.raises(DataError, match="not a model of fmtl"):
         predictor.load(folder.parent)

@@ -23,7 +23,9 @@ _RUN_ID = re.compile(r"[0-9a-f]{32}")
 def predict(settings: PredictSettings) -> pd.DataFrame:
     """Run the whole command; prints a summary. Returns the table that it wrote."""
     with adopted_run("predict"):
-        model = predictor.load(serving.model_folder(_model_uri(settings.model)), choose_device(settings.device))
+        precision = None if settings.precision == "model" else settings.precision
+        folder = serving.model_folder(_model_uri(settings.model))
+        model = predictor.load(folder, choose_device(settings.device), precision)
         names, sources = find_images(Path(settings.images), image_col=settings.image_col)
         parts = []
         with tqdm(total=len(sources), desc="predict", unit=" images", disable=None) as bar:

@@ -1,19 +1,22 @@
 """``train``: a prepared dataset to one MLflow run with metrics, plots, checkpoints and a model."""
 
 import math
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
-from fmtl import checkpoints, durable, models, training
-from fmtl.batches import Batches
+from fmtl import checkpoints, durable, features, models, probe, training
+from fmtl.batches import Batches, Features, Photos, Source
 from fmtl.config import TrainSettings, build_from_file, to_yaml
-from fmtl.dataset import PreparedDataset, open_dataset
+from fmtl.dataset import PreparedDataset, class_counts, open_dataset
 from fmtl.errors import DataError, UsageError
-from fmtl.hardware import choose_device
+from fmtl.hardware import Execution, choose_device, keep_memory
+from fmtl.losses import MultiTaskLoss, class_weights
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
 from fmtl.preparation import check_sources
@@ -21,7 +24,8 @@ from fmtl.splits import SPLITS
 from fmtl.tasks import Task
 from fmtl.tracking import serving, store
 from fmtl.tracking.run import Run, open_run
-from fmtl.transforms import Preprocess
+from fmtl.training import Stage
+from fmtl.transforms import Augmentation, Preprocess
 
 # A run may go on under other values of these, since they do not change what is learnt.
 FREE_ON_RESUME = {"allow_stale", "device", "experiment", "run_name", "resume", "extra_plots"}
@@ -29,13 +33,14 @@ FREE_ON_RESUME = {"allow_stale", "device", "experiment", "run_name", "resume", "
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a run needs, built and checked before anything is trained."""
+    """All that a run needs, built and checked before anything is trained; the network is on its device."""
 
     settings: TrainSettings
     dataset: PreparedDataset
     device: torch.device
     net: MultiTaskNet
     preprocess: Preprocess
+    loss: MultiTaskLoss
 
 
 def train(settings: TrainSettings) -> str:
@@ -66,6 +71,7 @@ def _run_name(settings: TrainSettings) -> str:
 
 def _set_up(settings: TrainSettings) -> Setup:
     settings = settings.resolved()
+    keep_memory()
     device = choose_device(settings.device)
     dataset = open_dataset(Path(settings.data))
     if not settings.allow_stale and not settings.resume:
@@ -76,22 +82,99 @@ def _set_up(settings: TrainSettings) -> Setup:
     if len(dataset.rows("train")) < 2:
         raise DataError(f"{dataset.folder}: 1 training image; BatchNorm needs 2 at least")
     spec = models.input_spec(settings.backbone)
-    px = settings.px or min(dataset.px, spec.px)
-    if px > dataset.px:
-        raise UsageError(f"px: {px} is larger than the stored side {dataset.px}; prepare with px={px} or lower it")
-    settings = settings.model_copy(update={"px": px})
+    settings = settings.model_copy(update={"px": _px(settings, dataset, spec.px)})
     torch.manual_seed(settings.seed)
     num_classes = {task.name: task.num_classes for task in dataset.tasks}
-    net = models.build(settings.backbone, num_classes, weights=settings.weights, px=px)
-    if settings.freeze:
-        net.freeze_backbone()
+    net = models.build(settings.backbone, num_classes, weights=settings.weights, px=settings.px)
+    if settings.grad_checkpointing:
+        net.checkpoint_gradients()
+    net.freeze_backbone(settings.freeze)
+    settings = _on_this_machine(settings, net, device, len(dataset.rows("train")))
+    net.run_on(device, Execution(settings.precision, settings.channels_last, settings.compile))
     image = dataset.manifest["image"]
-    preprocess = Preprocess(dataset.px, image["fit"], image["background"], px, spec.mean, spec.std)
-    return Setup(settings, dataset, device, net, preprocess)
+    preprocess = Preprocess(dataset.px, image["fit"], image["background"], settings.px, spec.mean, spec.std)
+    return Setup(settings, dataset, device, net, preprocess, _loss(settings, dataset))
+
+
+def _px(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> int:
+    """Side of the input. ``auto`` takes no more pixels than half of the photos have, in steps of 32."""
+    most = min(dataset.px, weights_px)
+    if settings.px == "auto":
+        return min(most, -(-dataset.source_px // 32) * 32)
+    if settings.px is not None and settings.px > dataset.px:
+        raise UsageError(
+            f"px: {settings.px} is larger than the stored side {dataset.px}; prepare with px={settings.px} or lower it"
+        )
+    return settings.px or most
+
+
+def _on_this_machine(settings: TrainSettings, net: MultiTaskNet, device: torch.device, num_images: int):
+    """The settings with precision, memory layout and batch size filled in: what is fastest here, by trial."""
+    known = settings.batch_size if settings.batch_size != "auto" else 32
+    execution = probe.choose_execution(
+        net,
+        device,
+        backbone=settings.backbone,
+        px=settings.px,
+        batch_size=known,
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+    )
+    chosen = {"precision": execution.precision, "channels_last": execution.channels_last}
+    if settings.batch_size == "auto":
+        chosen["batch_size"] = probe.choose_batch_size(net, device, execution, px=settings.px, num_images=num_images)
+    if {"auto", None} & {settings.precision, settings.channels_last, settings.batch_size}:
+        layout = "channels last" if execution.channels_last else "channels first"
+        size = chosen.get("batch_size", settings.batch_size)
+        print(f"{device.type}: {execution.precision}, {layout}, batches of {size}", flush=True)
+    return settings.model_copy(update=chosen)
+
+
+def _loss(settings: TrainSettings, dataset: PreparedDataset) -> MultiTaskLoss:
+    num_classes = {task.name: task.num_classes for task in dataset.tasks}
+    weights = {}
+    if settings.class_weights:
+        counts = {name: torch.from_numpy(table["train"].to_numpy()) for name, table in class_counts(dataset).items()}
+        weights = {name: class_weights(found, settings.class_weights) for name, found in counts.items()}
+    learnt = settings.task_weights == "uncertainty"
+    return MultiTaskLoss(
+        num_classes,
+        class_weights=weights,
+        task_weights={} if learnt else _task_weights(settings.task_weights, num_classes),
+        learn_task_weights=learnt,
+        label_smoothing=settings.label_smoothing,
+    )
+
+
+def _task_weights(text: str, names: Collection[str]) -> dict[str, float]:
+    """'Colour=2, Usage=0.5' to factors by task name."""
+    if text == "equal":
+        return {}
+    factors = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.rpartition("="))
+        _check_task("task_weights", name, names)
+        try:
+            factors[name] = float(value)
+        except ValueError:
+            factors[name] = math.nan
+        if not 0 <= factors[name] < math.inf:
+            raise UsageError(f"task_weights: {name}: expected a number from 0 on, got '{value}'")
+    return factors
+
+
+def _check_task(setting: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the tasks are {', '.join(names)}"
+        raise UsageError(f"{setting}: there is no task '{name}'; {hint}")
 
 
 def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
     settings, dataset = setup.settings, setup.dataset
+    if resume:
+        setup.net.load_state_dict(resume["model"])
     values = settings.model_dump(mode="json")
     durable.write_text(run.folder / "config.yaml", to_yaml(settings))
     run.log_params({k: v for k, v in values.items() if k not in ("resume", "run_name", "experiment")})
@@ -108,8 +191,9 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
         training.Job(
             net=setup.net,
             tasks=dataset.tasks,
-            **{split: _batches(setup, split) for split in SPLITS},
-            recipe=_recipe(settings),
+            stages=_stages(setup, done=resume["epoch"] if resume else 0),
+            test=_batches(setup, "test", _photos(setup)),
+            loss=setup.loss,
             device=setup.device,
             settings={**values, "preprocess": setup.preprocess.to_json()},
             checkpoint_stem=stem if settings.save_checkpoints else None,
@@ -137,30 +221,102 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
     return run.run_id
 
 
-def _batches(setup: Setup, split: str) -> Batches:
-    training_split = split == "train"
-    return Batches(
+def _stages(setup: Setup, *, done: int) -> list[Stage]:
+    """Frozen epochs, on features if they may be cached, and then those that train the backbone too.
+
+    Args:
+        done: Epochs of an earlier attempt.
+    """
+    settings = setup.settings
+    num_frozen = settings.epochs if settings.freeze else min(settings.freeze_epochs, settings.epochs)
+    stages = []
+    if num_frozen:
+        patience = settings.patience if num_frozen == settings.epochs else 0
+        recipe = replace(_recipe(settings), epochs=num_frozen, patience=patience)
+        stages.append(_frozen_stage(setup, recipe, cache=settings.cache_features and done < num_frozen))
+    if num_frozen < settings.epochs:
+        recipe = replace(_recipe(settings), epochs=settings.epochs - num_frozen)
+        stages.append(_stage(setup, setup.net, recipe, _photos(setup, training_split=True), _photos(setup)))
+    return stages
+
+
+def _frozen_stage(setup: Setup, recipe: Recipe, *, cache: bool) -> Stage:
+    if not cache:
+        photos = (_photos(setup, training_split=True), _photos(setup))
+        return _stage(setup, setup.net, recipe, *photos, frozen=True)
+    found = features.compute(
+        setup.net,
         setup.dataset,
-        setup.dataset.rows(split),
         preprocess=setup.preprocess,
         batch_size=setup.settings.batch_size,
-        shuffle=training_split,
-        augment=training_split and setup.settings.augment,
+        device=setup.device,
+        watch=training.watch,
+    )
+    source = Features(found)
+    # What mixes images has no meaning for features, and heads alone need no average.
+    recipe = replace(recipe, mixup=0.0, cutmix=0.0)
+    return _stage(setup, setup.net.heads_alone(), recipe, source, source, frozen=True)
+
+
+def _stage(
+    setup: Setup, net: MultiTaskNet, recipe: Recipe, train: Source, val: Source, *, frozen: bool = False
+) -> Stage:
+    return Stage(
+        net=net,
+        train=_batches(setup, "train", train),
+        val=_batches(setup, "val", val),
+        recipe=recipe,
+        frozen=frozen,
+    )
+
+
+def _photos(setup: Setup, *, training_split: bool = False) -> Photos:
+    settings, augmentation = setup.settings, None
+    if training_split and settings.augment:
+        colours = _colour_tasks(setup)
+        augmentation = Augmentation(
+            colour_jitter=settings.colour_jitter,
+            keep_hue=bool(colours),
+            policy=settings.policy,
+            keep_colour=bool(colours),
+        )
+    return Photos(
+        setup.dataset,
+        preprocess=setup.preprocess,
+        augmentation=augmentation,
+        seed=settings.seed,
+        device=setup.device,
+    )
+
+
+def _colour_tasks(setup: Setup) -> list[str]:
+    """Tasks whose labels a shift of hue would make wrong."""
+    names = [task.name for task in setup.dataset.tasks]
+    if setup.settings.colour_tasks is None:
+        return [name for name in names if re.search("colou?r", name, re.IGNORECASE)]
+    chosen = [name for name in setup.settings.colour_tasks if name != "none"]
+    for name in chosen:
+        _check_task("colour_tasks", name, names)
+    return chosen
+
+
+def _batches(setup: Setup, split: str, source: Source) -> Batches:
+    # A policy draws from torch's own generator, which a second thread must not share.
+    drawn = isinstance(source, Photos) and source.augmentation and source.augmentation.policy != "none"
+    return Batches(
+        source,
+        setup.dataset.targets,
+        setup.dataset.rows(split),
+        tasks=setup.dataset.tasks,
+        batch_size=setup.settings.batch_size,
+        shuffle=split == "train",
         seed=setup.settings.seed,
+        prefetch=setup.device.type == "cuda" and isinstance(source, Photos) and not drawn,
     )
 
 
 def _recipe(settings: TrainSettings) -> Recipe:
-    return Recipe(
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        backbone_lr_scale=settings.backbone_lr_scale,
-        optimizer=settings.optimizer,
-        weight_decay=settings.weight_decay,
-        schedule=settings.schedule,
-        clip_norm=settings.clip_norm,
-        seed=settings.seed,
-    )
+    return Recipe(**{field.name: getattr(settings, field.name) for field in fields(Recipe)})
 
 
 def _averaged(tasks: Sequence[Task], scores: dict[str, float]) -> str:

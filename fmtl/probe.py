@@ -1,0 +1,155 @@
+"""Precision, memory layout and batch size chosen by timing a few steps on this machine, not by belief."""
+
+import copy
+import hashlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fmtl import durable, hardware
+from fmtl.hardware import Execution
+from fmtl.models import MultiTaskNet
+
+FIRST_IMAGES = 2  # BatchNorm can't train on one
+STEP_SECONDS = 0.4  # aimed at for a timed step
+ROUNDS = 3
+HOPELESS = 1.4  # times as long as the fastest so far: out of the race
+LARGEST_BATCH = 512
+WORTHWHILE = 1.05  # gain in images per second for which a batch is doubled
+MEMORY_SHARE = 0.5  # of the free memory that a step may take
+
+
+def choose_execution(
+    net: MultiTaskNet,
+    device: torch.device,
+    *,
+    backbone: str,
+    px: int,
+    batch_size: int,
+    precision: str = "auto",
+    channels_last: bool | None = None,
+    compile: bool = False,
+) -> Execution:
+    """The fastest way to train this network here, among those that the arguments leave open.
+
+    Takes seconds, and is remembered per machine, versions, backbone, size and batch. The network is not changed.
+
+    Args:
+        backbone: Its name, for the memory.
+        precision: ``fp32``, ``bf16``, or ``auto`` for the faster.
+        channels_last: None for the faster.
+        compile: Taken as it is.
+    """
+    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
+    layouts = (True, False) if channels_last is None else (channels_last,)
+    candidates = [Execution(p, layout, compile) for p, layout in itertools.product(precisions, layouts)]
+    if len(candidates) == 1:
+        return candidates[0]
+    facts = [hardware.describe(device), backbone, str(px), str(batch_size), str(net.frozen)]
+    remembered = _Memory(json.dumps([facts, [c.to_json() for c in candidates]]))
+    if (found := remembered.value) is None:
+        eager = [Execution(c.precision, c.channels_last) for c in candidates]  # compiling each would take minutes
+        found = fastest(net, device, eager, px=px, batch_size=batch_size)
+        remembered.value = found
+    return candidates[found]
+
+
+class _Memory:
+    """What an earlier probe found, in the cache folder; a damaged file is as good as none."""
+
+    def __init__(self, key: str):
+        digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+        self._file, self._key = hardware.cache_dir() / "probe" / f"{digest}.json", key
+
+    @property
+    def value(self) -> int | None:
+        try:
+            return int(json.loads(self._file.read_text())["fastest"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @value.setter
+    def value(self, fastest: int) -> None:
+        durable.write_json(self._file, {"fastest": fastest, "of": json.loads(self._key)})
+
+
+def fastest(
+    net: MultiTaskNet, device: torch.device, candidates: Sequence[Execution], *, px: int, batch_size: int
+) -> int:
+    """Index of the fastest candidate: forward and backward passes, interleaved, the hopeless dropped early."""
+    with torch.random.fork_rng(devices=[]):
+        steps = [_step(copy.deepcopy(net).run_on(device, candidate), device, px) for candidate in candidates]
+        first = [step(FIRST_IMAGES) for step in steps]  # makes kernels ready, and shows who is far off
+        size = min(first) / FIRST_IMAGES  # seconds per image, roughly
+        size = min(max(int(STEP_SECONDS / size), FIRST_IMAGES), batch_size)
+        left = [i for i, seconds in enumerate(first) if seconds < 4 * min(first)]
+        times: dict[int, list[float]] = {i: [] for i in left}
+        for _ in range(ROUNDS + 1):
+            for i in left:
+                times[i].append(steps[i](size))
+            best = min(min(times[i]) for i in left)
+            left = [i for i in left if min(times[i]) < HOPELESS * best]
+            if len(left) == 1:
+                break
+    return min(left, key=lambda i: statistics.median(times[i][1:] or times[i]))
+
+
+def _step(net: MultiTaskNet, device: torch.device, px: int) -> Callable[[int], float]:
+    """A function of a number of images: seconds of their forward and backward pass."""
+    net.train()
+
+    def run(num_images: int) -> float:
+        images = torch.rand(num_images, 3, px, px).to(device)
+        _wait(device)
+        started = time.perf_counter()
+        net.logits(images).square().mean().backward()
+        _wait(device)
+        seconds = time.perf_counter() - started
+        net.zero_grad(set_to_none=True)
+        return seconds
+
+    return run
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def choose_batch_size(
+    net: MultiTaskNet, device: torch.device, execution: Execution, *, px: int, num_images: int
+) -> int:
+    """The smallest power of two from 8 on whose double is hardly faster, or does not fit into memory.
+
+    Args:
+        num_images: In the training split; a batch is at most an eighth of it.
+    """
+    limit = min(LARGEST_BATCH, max(num_images // 8, 8))
+    with torch.random.fork_rng(devices=[]):
+        step = _step(copy.deepcopy(net).run_on(device, execution), device, px)
+        size, rate = 8, 0.0
+        while True:
+            found = _rate(step, size, device)
+            if found < rate * WORTHWHILE:
+                return size // 2
+            rate = found
+            if size * 2 > limit:
+                return size
+            size *= 2
+
+
+def _rate(step: Callable[[int], float], size: int, device: torch.device) -> float:
+    """Images per second; 0 where the memory does not suffice."""
+    free = hardware.free_bytes(device)
+    try:
+        step(size)
+        if device.type == "cpu" and free - hardware.free_bytes(device) > MEMORY_SHARE * free:
+            return 0.0
+        return size / min(step(size), step(size))
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return 0.0
