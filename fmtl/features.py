@@ -41,8 +41,8 @@ def compute(
     net.eval()
     rows = np.arange(len(dataset.table))
     photos = Photos(dataset, preprocess=preprocess, device=device)
-    batches = Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size)
-    features = torch.cat([net.features(images.to(device)) for images, _ in watch(batches, "features")])
+    batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
+    features = torch.cat([net.features(images.to(device)) for images, _ in batches])
     durable.write_bytes(file, safetensors.torch.save({"features": features.cpu().contiguous()}))
     _prune(file.parent)
     return features

@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmtl.engine import Paced, evaluate, fit, train_one_epoch

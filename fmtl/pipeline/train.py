@@ -14,6 +14,7 @@ from fmtl import checkpoints, durable, features, models, probe, training
 from fmtl.batches import Batches, Features, Photos, Source
 from fmtl.config import TrainSettings, build_from_file, to_yaml
 from fmtl.dataset import PreparedDataset, class_counts, open_dataset
+from fmtl.engine import Paced
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import Execution, choose_device, keep_memory
 from fmtl.losses import MultiTaskLoss, class_weights
@@ -135,7 +136,7 @@ def _loss(settings: TrainSettings, dataset: PreparedDataset) -> MultiTaskLoss:
     num_classes = {task.name: task.num_classes for task in dataset.tasks}
     weights = {}
     if settings.class_weights:
-        counts = {name: torch.from_numpy(table["train"].to_numpy()) for name, table in class_counts(dataset).items()}
+        counts = {name: torch.tensor(table["train"].tolist()) for name, table in class_counts(dataset).items()}
         weights = {name: class_weights(found, settings.class_weights) for name, found in counts.items()}
     learnt = settings.task_weights == "uncertainty"
     return MultiTaskLoss(
@@ -250,7 +251,7 @@ def _frozen_stage(setup: Setup, recipe: Recipe, *, cache: bool) -> Stage:
         preprocess=setup.preprocess,
         batch_size=setup.settings.batch_size,
         device=setup.device,
-        watch=training.watch,
+        watch=lambda batches, what: training.watch(Paced(batches), what),
     )
     source = Features(found)
     # What mixes images has no meaning for features, and heads alone need no average.

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 
 import mlflow
@@ -25,7 +26,7 @@ from fmtl.tracking import store as runs
 
 SETTINGS = {"backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64}
 PER_EPOCH = {"train/loss", "val/loss", "learning_rate/backbone", "learning_rate/heads", "images_per_second",
-             "epoch_seconds"}  # fmt: skip
+             "data_share", "epoch_seconds"}  # fmt: skip
 SCORES = ("accuracy", "f1", "precision", "recall")
 
 
@@ -252,7 +253,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, monkeypatch):
     assert train(config.TrainSettings(resume=broken.info.run_id)) == broken.info.run_id
     resumed, whole = mlflow.get_run(broken.info.run_id), mlflow.get_run(world["tuned"])
     assert resumed.data.tags["fmtl.outcome"] == "completed"
-    timing = {"images_per_second", "epoch_seconds"}
+    timing = {"images_per_second", "data_share", "epoch_seconds"}
     assert {k: v for k, v in resumed.data.metrics.items() if k not in timing} == {
         k: v for k, v in whole.data.metrics.items() if k not in timing
     }
@@ -326,3 +327,109 @@ def test_an_empty_split_is_an_error(world, dataset, tmp_path):
     assert len(open_dataset(copy).rows("val")) == 0
     with pytest.raises(DataError, match="the val split is empty"):
         train(settings(copy))
+
+
+def logits_of(run_id):
+    table = pd.read_parquet(runs.download(run_id, "predictions/test.parquet"))
+    return {name: np.stack(table[name]) for name in table if name.endswith("/probs")}
+
+
+def test_features_computed_once_give_the_predictions_of_features_computed_each_epoch(world, dataset, capsys):
+    common = {"freeze": True, "augment": False, "epochs": 3, "precision": "fp32", "extra_plots": False}
+    cached, again, without = (
+        train(settings(dataset.folder, **common, **extra)) for extra in ({}, {}, {"cache_features": False})
+    )
+    assert capsys.readouterr().out.count("features: ") == 1  # the second run read what the first one kept
+    for name, probs in logits_of(cached).items():
+        np.testing.assert_array_equal(probs, logits_of(again)[name])
+        np.testing.assert_allclose(probs, logits_of(without)[name], atol=1e-5)
+        assert (probs.argmax(1) == logits_of(without)[name].argmax(1)).all()
+
+
+def test_cached_features_of_other_weights_or_sizes_are_not_taken(world, dataset, capsys):
+    for extra in ({"seed": 5}, {"px": 64}, {}):
+        train(settings(dataset.folder, freeze=True, epochs=1, extra_plots=False, **extra))
+    assert capsys.readouterr().out.count("features: ") == 1  # the last one's alone, kept by the test before
+
+
+@pytest.mark.slow
+def test_frozen_epochs_first_then_all_weights_and_resuming_in_either_is_as_unbroken(world, dataset, monkeypatch):
+    from fmtl.tracking.run import Run
+
+    common = {"epochs": 4, "freeze_epochs": 2, "ema_decay": 0.9, "accumulate": 2, "extra_plots": False}
+    whole = mlflow.get_run(train(settings(dataset.folder, **common)))
+    history = mlflow.MlflowClient().get_metric_history(whole.info.run_id, "learning_rate/backbone")
+    assert [m.step for m in history] == [3, 4]
+    log = Run.log_metrics
+    for broken_after in (1, 2, 3):
+
+        def stop(self, metrics, step=None, model_id=None, after=broken_after):
+            log(self, metrics, step, model_id)
+            if step == after:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Run, "log_metrics", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(dataset.folder, run_name=f"broken {broken_after}", **common))
+        monkeypatch.undo()
+        resumed = mlflow.get_run(train(config.TrainSettings(resume=run_named(f"broken {broken_after}").info.run_id)))
+        for name, value in whole.data.metrics.items():
+            if name not in ("images_per_second", "epoch_seconds", "data_share"):
+                assert resumed.data.metrics[name] == value, (broken_after, name)
+
+
+def test_patience_ends_a_run_that_does_not_get_better(world, dataset, capsys):
+    bold = {"learning_rate": 1.0, "clip_norm": 1.0, "mode": "baseline"}
+    run_id = train(settings(dataset.folder, epochs=12, patience=2, extra_plots=False, save_checkpoints=False, **bold))
+    assert "stopped: no lower validation loss in 2 epochs" in capsys.readouterr().out
+    losses = [m.value for m in mlflow.MlflowClient().get_metric_history(run_id, "val/loss")]
+    assert len(losses) < 12
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert mlflow.get_run(run_id).data.metrics["best/epoch"] == len(losses) - 2
+
+
+def test_every_part_of_a_recipe_can_be_switched_on_together(world, dataset):
+    run_id = train(
+        settings(
+            dataset.folder, epochs=1, schedule="cosine", warmup=0.1, layer_decay=0.8, decay_norms=False,
+            ema_decay=0.9, label_smoothing=0.1, class_weights=0.5, task_weights="uncertainty", colour_jitter=0.2,
+            policy="trivial", mixup=0.2, cutmix=1.0, accumulate=2, grad_checkpointing=True, px="auto",
+            batch_size="auto", extra_plots=False,
+        )
+    )  # fmt: skip
+    run = mlflow.get_run(run_id)
+    assert run.data.params["px"] == "64"  # the photos have 192, the dataset 64
+    assert int(run.data.params["batch_size"]) >= 8
+    assert run.data.params["precision"] in ("fp32", "bf16") and run.data.params["channels_last"] in ("True", "False")
+    assert run.data.tags["fmtl.outcome"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task_weights": "colr=2"}, "task_weights: there is no task 'colr'; did you mean 'colour'?"),
+        ({"task_weights": "colour=x"}, "task_weights: colour: expected a number from 0 on, got 'x'"),
+        ({"task_weights": "colour=-1"}, "got '-1'"),
+        ({"colour_tasks": ("shade",)}, "colour_tasks: there is no task 'shade'; the tasks are"),
+    ],
+)
+def test_settings_that_name_tasks_are_checked(world, dataset, change, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train(settings(dataset.folder, **change))
+
+
+def test_a_batch_of_gradients_that_is_checkpointed_is_the_same(dataset):
+    from fmtl import models
+
+    for backbone in ("resnet18", "tf_efficientnet_lite0"):
+        gradients = []
+        for checkpointed in (False, True):
+            torch.manual_seed(0)
+            net = models.build(backbone, {"a": 3}, weights="none", px=32)
+            if checkpointed:
+                net.checkpoint_gradients()
+            torch.manual_seed(1)
+            net.logits(torch.randn(4, 3, 32, 32)).square().sum().backward()
+            gradients.append([p.grad for p in net.parameters()])
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b)

@@ -1,0 +1,272 @@
+"""fmtl's side of the training benchmark: one arm per call, in a process of its own.
+
+    python benchmarks/ours.py --arm NAME --work WORK.json
+
+Prints its result as one line of JSON, the last of standard output. A work is that of ``peers.py``; its photos are
+prepared by ``fmtl prepare`` beforehand, in the folder ``--data``, with the work's rows first: train, then val.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import Work
+from torch import Tensor
+
+from fmtl import engine, features, hardware, models, probe
+from fmtl.batches import Batches, Features, Photos
+from fmtl.dataset import open_dataset
+from fmtl.engine import Paced
+from fmtl.hardware import Execution
+from fmtl.losses import MultiTaskLoss
+from fmtl.models import MultiTaskNet
+from fmtl.optim import Recipe, Updater
+from fmtl.tasks import Task
+from fmtl.transforms import Augmentation, Preprocess
+
+CPU = torch.device("cpu")
+TUNED = {"schedule": "onecycle", "clip_norm": 1.0, "backbone_lr_scale": 0.1, "decay_norms": False}
+AS_PEERS = {"schedule": "constant", "clip_norm": 0.0, "backbone_lr_scale": 1.0}
+
+
+class Bench:
+    """A work, set up as ``fmtl train`` sets it up.
+
+    Args:
+        tasks: Only these, if given.
+        recipe: ``TUNED``, or ``AS_PEERS``: AdamW at one constant rate.
+    """
+
+    def __init__(self, work: Work, data: Path, *, tasks: list[str] | None = None, recipe: dict | None = None):
+        hardware.keep_memory()
+        self.work, self.dataset = work, open_dataset(data, verify=False)
+        chosen = [t for t, task in enumerate(self.dataset.tasks) if tasks is None or task.name in tasks]
+        self.tasks: list[Task] = [self.dataset.tasks[t] for t in chosen]
+        self.targets = self.dataset.targets[:, chosen]
+        spec = models.input_spec(work.backbone)
+        self.preprocess = Preprocess(self.dataset.px, "pad", "#ffffff", work.px, spec.mean, spec.std)
+        self.net = self._net()
+        self.execution = self._execution()
+        self.net.run_on(CPU, self.execution)
+        self.recipe = Recipe(
+            epochs=work.epochs, learning_rate=work.learning_rate, optimizer="adamw", weight_decay=1e-2, seed=work.seed,
+            **(recipe or TUNED),
+        )  # fmt: skip
+        self.loss = MultiTaskLoss(self.net.num_classes)
+
+    def _net(self) -> MultiTaskNet:
+        torch.manual_seed(self.work.seed)
+        classes = {task.name: task.num_classes for task in self.tasks}
+        net = models.build(self.work.backbone, classes, weights="none", px=self.work.px)
+        if self.work.weights:
+            net.backbone.load_state_dict(torch.load(self.work.weights, weights_only=True))
+        return net
+
+    def _execution(self) -> Execution:
+        work = self.work
+        if work.pixels:  # lane "matched": what was chosen for all
+            return Execution(work.precision, work.channels_last)
+        return probe.choose_execution(self.net, CPU, backbone=work.backbone, px=work.px, batch_size=work.batch_size)
+
+    def rows(self, split: str) -> np.ndarray:
+        paths = {path: row for row, path in enumerate(self.dataset.table["path"])}
+        return np.array([paths[name] for name, _ in getattr(self.work, split)])
+
+    def batches(self, split: str, source: Photos | Features) -> Batches:
+        return Batches(
+            source, self.targets, self.rows(split), tasks=self.tasks, batch_size=self.work.batch_size,
+            shuffle=split == "train", seed=self.work.seed,
+        )  # fmt: skip
+
+    def photos(self, *, augment: bool) -> Photos:
+        how = Augmentation() if augment else None
+        return Photos(self.dataset, preprocess=self.preprocess, augmentation=how, seed=self.work.seed)
+
+    def loaders(self) -> tuple[Batches, Batches]:
+        return self.batches("train", self.photos(augment=True)), self.batches("val", self.photos(augment=False))
+
+    def updater(self, net: MultiTaskNet, batches: Batches) -> Updater:
+        return Updater(net, self.loss, self.recipe, num_batches=len(batches))
+
+    def fit(self, net: MultiTaskNet, train: Batches, val: Batches) -> list[engine.EpochResult]:
+        updater = self.updater(net, train)
+        return list(
+            engine.fit(net, train, val, recipe=self.recipe, updater=updater, loss=self.loss, device=CPU)
+        )  # fmt: skip
+
+
+def train(work: Work, data: Path) -> dict:
+    """Epochs as ``fmtl train`` runs them."""
+    bench = Bench(work, data)
+    return _trained(bench, bench.fit(bench.net, *bench.loaders()))
+
+
+def as_peers(work: Work, data: Path) -> dict:
+    """The same with AdamW at one constant rate, as the peers are set."""
+    bench = Bench(work, data, recipe=AS_PEERS)
+    return _trained(bench, bench.fit(bench.net, *bench.loaders()))
+
+
+def _trained(bench: Bench, results: list[engine.EpochResult]) -> dict:
+    scores = results[-1].val.scores["avg"]
+    return {
+        "images_per_second": [r.images_per_second for r in results],
+        "data_share": [r.data_share for r in results],
+        "accuracy": scores["accuracy"],
+        "f1": scores["f1"],
+        "execution": bench.execution.to_json(),
+    }
+
+
+def resident(work: Work, data: Path) -> dict:
+    """Epochs in turns with as many of the same steps on one batch that is there already: their ratios."""
+    bench = Bench(work, data)
+    train_batches, _ = bench.loaders()
+    updater = bench.updater(bench.net, train_batches)
+
+    def images_per_second(batches: list | Batches) -> float:
+        paced = Paced(batches)
+        engine.train_one_epoch(
+            bench.net, paced, recipe=bench.recipe, updater=updater, loss=bench.loss, device=CPU
+        )  # fmt: skip
+        return paced.images_per_second
+
+    one = [next(iter(train_batches))] * (len(bench.rows("train")) // work.batch_size)
+    images_per_second(one)
+    ratios = []
+    for epoch in range(work.epochs):
+        train_batches.set_epoch(epoch)
+        first, second = (train_batches, one) if epoch % 2 else (one, train_batches)
+        rates = {id(batches): images_per_second(batches) for batches in (first, second)}
+        ratios.append(rates[id(train_batches)] / rates[id(one)])
+    return {"ratios": ratios, "execution": bench.execution.to_json()}
+
+
+def frozen(work: Work, data: Path, *, cached: bool = True) -> dict:
+    """Seconds of all epochs with a frozen backbone, its features computed once or each epoch; validation included."""
+    bench = Bench(work, data)
+    bench.net.freeze_backbone()
+    started = time.perf_counter()
+    if cached:
+        found = features.compute(
+            bench.net, bench.dataset, preprocess=bench.preprocess, batch_size=work.batch_size, device=CPU,
+            watch=lambda batches, what: batches,
+        )  # fmt: skip
+        source = Features(found)
+        results = bench.fit(bench.net.heads_alone(), *(bench.batches(split, source) for split in ("train", "val")))
+    else:
+        photos = bench.photos(augment=False)
+        results = bench.fit(bench.net, *(bench.batches(split, photos) for split in ("train", "val")))
+    seconds = time.perf_counter() - started
+    probs = engine.evaluate(
+        bench.net, bench.batches("val", bench.photos(augment=False)), loss=bench.loss, device=CPU
+    ).probs
+    labels = {name: part.argmax(axis=1).tolist() for name, part in probs.items()}
+    return {"seconds": seconds, "labels": labels, "accuracy": results[-1].val.scores["avg"]["accuracy"]}
+
+
+def recomputed(work: Work, data: Path) -> dict:
+    return frozen(work, data, cached=False)
+
+
+def tasks(work: Work, data: Path) -> dict:
+    """Steps with seven heads against one head; and seven trainings of one task against one of seven tasks."""
+    several = Bench(work, data)
+    single = Bench(work, data, tasks=[several.tasks[0].name])
+    seven = dict.fromkeys((f"task {t}" for t in range(7)), max(task.num_classes for task in several.tasks))
+    step_ratios = []
+    arms = {"seven": _steps(several, seven), "one": _steps(single, {"task 0": seven["task 0"]})}
+    for step in arms.values():
+        step(2)
+    for repeat in range(7):
+        order = list(arms) if repeat % 2 else list(arms)[::-1]
+        seconds = {name: arms[name](2) for name in order}
+        step_ratios.append(seconds["seven"] / seconds["one"])
+    return {"step, 7 heads / 1 head": step_ratios, "execution": several.execution.to_json()}
+
+
+def _steps(bench: Bench, num_classes: dict[str, int]):
+    """A function of a number: seconds of so many steps with heads of these sizes."""
+    torch.manual_seed(0)
+    net = models.build(bench.work.backbone, num_classes, weights="none", px=bench.work.px)
+    net.run_on(CPU, bench.execution)
+    loss = MultiTaskLoss(num_classes)
+    batches = _one_batch(bench, num_classes)
+    updater = Updater(net, loss, bench.recipe, num_batches=100)
+
+    def run(num: int) -> float:
+        started = time.perf_counter()
+        engine.train_one_epoch(
+            net, batches * num, recipe=bench.recipe, updater=updater, loss=loss, device=CPU
+        )  # fmt: skip
+        return time.perf_counter() - started
+
+    return run
+
+
+def _one_batch(bench: Bench, num_classes: dict[str, int]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    generator = torch.Generator().manual_seed(0)
+    images, _ = next(iter(bench.loaders()[0]))
+    return [(images, {name: torch.randint(k, (len(images),), generator=generator) for name, k in num_classes.items()})]
+
+
+def one_by_one(work: Work, data: Path) -> dict:
+    """Seconds of one training of all tasks, and of one training per task of the same epochs; probes excluded."""
+    names = [task.name for task in open_dataset(data, verify=False).tasks]
+    seconds = []
+    for chosen in (None, *([name] for name in names)):
+        bench = Bench(work, data, tasks=chosen)
+        started = time.perf_counter()
+        bench.fit(bench.net, *bench.loaders())
+        seconds.append(time.perf_counter() - started)
+    return {"tasks": len(names), "ratio": sum(seconds[1:]) / seconds[0]}
+
+
+def mlflow_share(work: Work, data: Path) -> dict:
+    """Share of an ``fmtl train`` run's epochs that goes to MLflow: the time of its calls over that of the epochs."""
+    from fmtl.config import TrainSettings
+    from fmtl.pipeline.train import train as run_train
+    from fmtl.tracking.run import Run
+
+    spent: list[tuple[int, float]] = []
+    log = Run.log_metrics
+
+    def timed(self: Run, metrics: dict, step: int | None = None, model_id: str | None = None) -> None:
+        started = time.perf_counter()
+        log(self, metrics, step, model_id)
+        if step is not None:
+            spent.append((time.perf_counter() - started, metrics["epoch_seconds"]))
+
+    Run.log_metrics = timed
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        run_train(
+            TrainSettings(
+                data=str(data), allow_stale=True, backbone=work.backbone, weights="bundled", px=work.px,
+                epochs=work.epochs, extra_plots=False,
+            )
+        )  # fmt: skip
+    return {"shares": [seconds / epoch for seconds, epoch in spent]}
+
+
+ARMS = {arm.__name__: arm for arm in (train, as_peers, resident, frozen, recomputed, tasks, one_by_one, mlflow_share)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arm", choices=ARMS, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    asked = parser.parse_args()
+    with contextlib.redirect_stdout(sys.stderr):
+        found = ARMS[asked.arm](Work.from_json(asked.work.read_text()), asked.data.resolve())
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
