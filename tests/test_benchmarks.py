@@ -1,0 +1,75 @@
+"""The benchmarks' own arithmetic, and their code at a small size."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def load(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gpu_benchmark_runs_on_a_cpu(monkeypatch, tmp_path):
+    gpu = load("gpu", monkeypatch)
+    options = ["--device", "cpu", "--backbones", "resnet18", "--px", "32", "--batch-size", "8", "--photos", "24",
+               "--repeats", "2", "--compile", "no", "--limit-size", "64"]  # fmt: skip
+    figures = gpu.main([*options, "--json", str(tmp_path / "gpu.json")])
+    assert json.loads((tmp_path / "gpu.json").read_text()) == figures
+    rows = figures["backbones"]["resnet18@32"]
+    assert set(rows) == {"channels last", "channels first"}
+    assert all(row["images per second"]["median"] > 0 and row["steps of an epoch"] == 3 for row in rows.values())
+
+
+def test_the_limit_is_operations_and_bytes_one_after_the_other(monkeypatch):
+    gpu = load("gpu", monkeypatch)
+    found = {"bf16 FLOP/s": 24.5e9 * 100, "bytes/s": 353e6 * 50}  # 10 ms and 20 ms per image of resnet50
+    assert gpu.share_of_limit("resnet50", 1 / 0.03, found) == pytest.approx(1)
+    assert gpu.share_of_limit("resnet50", 1 / 0.06, found) == pytest.approx(0.5)
+
+
+@pytest.fixture
+def work(monkeypatch, dataset, catalogue_table, tmp_path):
+    """Eight training photos and eight others of the sample, and the module of the peers."""
+    peers = load("peers", monkeypatch)
+    items = [(dataset.table["path"][row], dataset.targets[row].tolist()) for row in range(16)]
+    pixels = tmp_path / "pixels.npy"
+    np.save(pixels, dataset.pixels(np.arange(16)))
+    return peers, peers.Work(
+        photos=str(catalogue_table.parent / "images"), train=items[:8], val=items[8:],
+        num_classes={task.name: task.num_classes for task in dataset.tasks}, backbone="resnet18", weights=None, px=64,
+        batch_size=4, epochs=2, learning_rate=1e-3, seed=0, pixels=str(pixels),
+    )  # fmt: skip
+
+
+def test_the_notebooks_loop_and_ours_train_on_the_same_work(work, dataset, monkeypatch, tmp_path):
+    peers, its = work
+    assert peers.Work.from_json(its.to_json()) == its
+    found = peers.notebook(its, "matched")
+    ours = load("ours", monkeypatch).as_peers(its, dataset.folder)
+    for result in (found, ours):
+        assert len(result["images_per_second"]) == 2 and min(result["images_per_second"]) > 0
+        assert 0 < result["accuracy"] <= 1 and 0 < result["f1"] <= 1
+
+
+def test_the_peers_scores_are_scikit_learns_over_known_targets(monkeypatch):
+    peers = load("peers", monkeypatch)
+    answers = peers.Answers()
+    logits = torch.eye(3)[[0, 1, 2, 0]]
+    answers.add({"a": logits}, {"a": torch.tensor([0, 1, -100, 2])})
+    assert answers.scores() == pytest.approx(
+        {"accuracy": accuracy_score([0, 1, 2], [0, 1, 0]),
+         "f1": f1_score([0, 1, 2], [0, 1, 0], average="macro", zero_division=0)}
+    )  # fmt: skip
