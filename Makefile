@@ -60,8 +60,10 @@ format: setup ## fix style
 
 bench: setup ## run every benchmark; needs a quiet machine
 	mkdir -p docs/benchmarks
-	set -e; for script in $(wildcard benchmarks/*.py); do \
-	  $(BIN)/python $$script --json docs/benchmarks/$$(basename $$script .py).json; done
+	set -e; for script in prepare prepare_again training; do \
+	  $(BIN)/python benchmarks/$$script.py --json docs/benchmarks/$$script.json; done
+	$(BIN)/python benchmarks/recipe.py ablation --json docs/benchmarks/ablation.json
+	$(BIN)/python benchmarks/recipe.py equal-time --json docs/benchmarks/equal_time.json
 
 clean: ## remove what the commands and tests made, except .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache leaderboard predictions.csv

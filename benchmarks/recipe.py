@@ -52,6 +52,8 @@ CHANGES: dict[str, dict] = {
     "CutMix 1.0": {"cutmix": 1.0},
     "2 frozen epochs first": {"freeze_epochs": 2},
     "no clipping": {"clip_norm": 0.0},
+    "rates x 3 and class weights 0.5: tuned": {"learning_rate": 3e-3, "class_weights": 0.5},
+    "tuned and label smoothing 0.1": {"learning_rate": 3e-3, "class_weights": 0.5, "label_smoothing": 0.1},
     "baseline": {"mode": "baseline"},
 }
 

@@ -98,7 +98,9 @@ class TrainSettings(Settings):
         32, description="Images per batch, 2 at least for BatchNorm; auto: found by trial."
     )
     accumulate: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")
-    learning_rate: float = Field(1e-3, gt=0, le=10, description="The heads' peak rate.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="The heads' peak rate [tuned: 3e-3; baseline: 1e-3]."
+    )
     backbone_lr_scale: float | None = Field(
         None, gt=0, le=1, description="The backbone's rate over the heads' [tuned: 0.1; baseline: 1]."
     )
@@ -167,9 +169,10 @@ class TrainSettings(Settings):
 
 MODES: dict[str, dict[str, Any]] = {
     "tuned": {
+        "learning_rate": 3e-3,
         "optimizer": "adamw",
         "weight_decay": 1e-4,
-        "decay_norms": False,
+        "decay_norms": True,
         "backbone_lr_scale": 0.1,
         "layer_decay": 1.0,
         "schedule": "onecycle",
@@ -177,7 +180,7 @@ MODES: dict[str, dict[str, Any]] = {
         "clip_norm": 1.0,
         "ema_decay": 0.0,
         "label_smoothing": 0.0,
-        "class_weights": 0.0,
+        "class_weights": 0.5,
         "augment": True,
         "colour_jitter": 0.0,
         "policy": "none",
@@ -185,6 +188,7 @@ MODES: dict[str, dict[str, Any]] = {
         "cutmix": 0.0,
     },
     "baseline": {
+        "learning_rate": 1e-3,
         "optimizer": "adam",
         "weight_decay": 0.0,
         "decay_norms": True,

@@ -45,7 +45,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypa
     seen = []
     monkeypatch.setattr("fmtl.pipeline.train.train_variants", seen.append)
     assert cli.main(["train", "--config", str(path), "--epochs", "9"]) == 0
-    assert (seen[0][0].epochs, seen[0][0].batch_size, seen[0][0].learning_rate) == (9, 7, 1e-3)
+    assert (seen[0][0].epochs, seen[0][0].batch_size, seen[0][0].accumulate) == (9, 7, 1)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_run_is_tagged_and_its_settings_are_params(run, dataset):
     assert run.data.tags["fmtl.data"] == dataset.digest
     assert "resnet18" in run.data.tags["mlflow.note.content"]
     expected = {"backbone": "resnet18", "mode": "tuned", "px": "32", "weight_decay": "0.0001", "optimizer": "adamw",
-                "learning_rate": "0.001", "backbone_lr_scale": "0.1", "clip_norm": "1.0", "seed": "0"}  # fmt: skip
+                "learning_rate": "0.003", "backbone_lr_scale": "0.1", "clip_norm": "1.0", "seed": "0"}  # fmt: skip
     assert {k: run.data.params[k] for k in expected} == expected
     assert set(run.data.params) >= set(config.TrainSettings.model_fields) - {"resume", "run_name", "experiment"}
 
