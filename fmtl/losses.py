@@ -26,7 +26,9 @@ class MultiTaskLoss(nn.Module):
         class_weights: ``(classes,)`` by task name; as in ``torch.nn.CrossEntropyLoss``.
         task_weights: Factor by task name, 1 for the others.
         learn_task_weights: Weigh by learnt uncertainty: Kendall et al. 2018, arXiv:1705.07115, equation 10.
-        label_smoothing: Share of each target that is spread over its task's classes.
+        label_smoothing: Share of each target that is spread evenly over its task's classes. A row counts by the weight
+            of its own class; torch, with both, weighs what is spread by each class's weight, and so leads the network
+            towards rare classes.
     """
 
     def __init__(
@@ -78,11 +80,10 @@ class MultiTaskLoss(nn.Module):
         log_probs = logits.float().log_softmax(dim=2).masked_fill(~self.exists, 0.0)
         mass = shares
         if self.training:
-            mass = shares * self.class_weights
+            mass = mass * self.class_weights
+            of_row = mass.sum(dim=2, keepdim=True)
+            mass = (1 - self.label_smoothing) * mass + of_row * self.smoothing
         total = mass.sum(dim=(0, 2))
-        if self.training and self.label_smoothing:
-            known = shares.sum(dim=2, keepdim=True)
-            mass = (1 - self.label_smoothing) * mass + known * self.smoothing * self.class_weights
         losses = -(mass * log_probs).sum(dim=(0, 2))
         return losses / torch.where(total > 0, total, 1.0)
 
