@@ -18,7 +18,8 @@ class Execution:
     """How a network runs. The model carries it, so that prediction repeats it.
 
     Attributes:
-        precision: ``fp32``, or ``bf16``: the backbone under autocast, weights and heads in fp32.
+        precision: ``fp32``; ``bf16``: the backbone under autocast, weights and heads in fp32; or ``bf16_dense``: the
+            same with depthwise convolutions in fp32, which CPUs compute faster.
         channels_last: Memory layout of images and convolutions.
         compile: Whether the backbone goes through torch.compile.
     """
@@ -35,7 +36,7 @@ class Execution:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device_type: str) -> AbstractContextManager:
-        return torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(device_type, torch.bfloat16, enabled=self.precision != "fp32")
 
 
 def choose_device(name: str) -> torch.device:

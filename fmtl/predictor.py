@@ -125,7 +125,7 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
     """Read a model folder.
 
     Args:
-        precision: ``fp32`` or ``bf16``; None for the one that the model was trained and tested in.
+        precision: One of ``Execution``; None for the one that the model was trained and tested in.
 
     Raises:
         DataError: It is none, of another version, or its files do not belong together.

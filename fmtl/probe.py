@@ -4,20 +4,20 @@ import copy
 import hashlib
 import itertools
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from fmtl import durable, hardware
 from fmtl.hardware import Execution
 from fmtl.models import MultiTaskNet
 
 FIRST_IMAGES = 2  # BatchNorm can't train on one
-STEP_SECONDS = 0.4  # aimed at for a timed step
-ROUNDS = 3
-HOPELESS = 1.4  # times as long as the fastest so far: out of the race
+STEP_SECONDS, ROUNDS = 0.25, 1  # aimed at for a timed step, and how many, to see who is far off
+LAST_STEP_SECONDS, LAST_ROUNDS = 1.0, 2  # the same, to decide
+FAR_OFF, HOPELESS = 2.5, 1.25  # times as long as the fastest: out of the race after the first look, after a race
 LARGEST_BATCH = 512
 WORTHWHILE = 1.05  # gain in images per second for which a batch is doubled
 MEMORY_SHARE = 0.5  # of the free memory that a step may take
@@ -40,11 +40,12 @@ def choose_execution(
 
     Args:
         backbone: Its name, for the memory.
-        precision: ``fp32``, ``bf16``, or ``auto`` for the faster.
+        precision: One of ``Execution``, or ``auto`` for the fastest.
         channels_last: None for the faster.
         compile: Taken as it is.
     """
-    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
+    known = ("fp32", "bf16", "bf16_dense") if device.type == "cpu" and _has_depthwise(net) else ("fp32", "bf16")
+    precisions = known if precision == "auto" else (precision,)
     layouts = (True, False) if channels_last is None else (channels_last,)
     candidates = [Execution(p, layout, compile) for p, layout in itertools.product(precisions, layouts)]
     if len(candidates) == 1:
@@ -56,6 +57,10 @@ def choose_execution(
         found = fastest(net, device, eager, px=px, batch_size=batch_size)
         remembered.value = found
     return candidates[found]
+
+
+def _has_depthwise(net: MultiTaskNet) -> bool:
+    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.backbone.modules())
 
 
 class _Memory:
@@ -80,22 +85,34 @@ class _Memory:
 def fastest(
     net: MultiTaskNet, device: torch.device, candidates: Sequence[Execution], *, px: int, batch_size: int
 ) -> int:
-    """Index of the fastest candidate: forward and backward passes, interleaved, the hopeless dropped early."""
+    """Index of the fastest candidate: forward and backward passes, interleaved, the hopeless dropped early.
+
+    A few images tell who is far off; between those that are close, the layouts above all, only a batch of the real
+    size decides.
+    """
     with torch.random.fork_rng(devices=[]):
         steps = [_step(copy.deepcopy(net).run_on(device, candidate), device, px) for candidate in candidates]
-        first = [step(FIRST_IMAGES) for step in steps]  # makes kernels ready, and shows who is far off
-        size = min(first) / FIRST_IMAGES  # seconds per image, roughly
-        size = min(max(int(STEP_SECONDS / size), FIRST_IMAGES), batch_size)
-        left = [i for i, seconds in enumerate(first) if seconds < 4 * min(first)]
-        times: dict[int, list[float]] = {i: [] for i in left}
-        for _ in range(ROUNDS + 1):
-            for i in left:
-                times[i].append(steps[i](size))
-            best = min(min(times[i]) for i in left)
-            left = [i for i in left if min(times[i]) < HOPELESS * best]
-            if len(left) == 1:
+        first = [step(FIRST_IMAGES) for step in steps]  # makes kernels ready as well
+        left = [i for i, seconds in enumerate(first) if seconds < FAR_OFF * min(first)]
+        per_image = min(first) / FIRST_IMAGES
+        for step_seconds, rounds in ((STEP_SECONDS, ROUNDS), (LAST_STEP_SECONDS, LAST_ROUNDS)):
+            size = min(max(int(step_seconds / per_image), FIRST_IMAGES), batch_size)
+            times = _race(steps, left, size, rounds)
+            best = min(times.values())
+            left = [i for i in left if times[i] < HOPELESS * best]
+            per_image = best / size
+            if len(left) == 1 or size == batch_size:
                 break
-    return min(left, key=lambda i: statistics.median(times[i][1:] or times[i]))
+    return min(left, key=times.__getitem__)
+
+
+def _race(steps: Sequence[Callable[[int], float]], left: Sequence[int], size: int, rounds: int) -> dict[int, float]:
+    """Least seconds of each step that is left, over some rounds after one that does not count."""
+    times: dict[int, list[float]] = {i: [] for i in left}
+    for _ in range(rounds + 1):
+        for i in left:
+            times[i].append(steps[i](size))
+    return {i: min(found[1:]) for i, found in times.items()}
 
 
 def _step(net: MultiTaskNet, device: torch.device, px: int) -> Callable[[int], float]:
