@@ -346,10 +346,11 @@ def test_features_computed_once_give_the_predictions_of_features_computed_each_e
         assert (probs.argmax(1) == logits_of(without)[name].argmax(1)).all()
 
 
+@pytest.mark.slow
 def test_cached_features_of_other_weights_or_sizes_are_not_taken(world, dataset, capsys):
-    for extra in ({"seed": 5}, {"px": 64}, {}):
+    for extra in ({"seed": 5}, {"seed": 5, "px": 64}, {"seed": 6}, {"seed": 5}):
         train(settings(dataset.folder, freeze=True, epochs=1, extra_plots=False, **extra))
-    assert capsys.readouterr().out.count("features: ") == 1  # the last one's alone, kept by the test before
+    assert capsys.readouterr().out.count("features: ") == 1  # the last one alone asked for what the first had kept
 
 
 @pytest.mark.slow
