@@ -126,7 +126,7 @@ def _trained(bench: Bench, results: list[engine.EpochResult]) -> dict:
 
 def resident(work: Work, data: Path) -> dict:
     """Epochs in turns with as many of the same steps on one batch that is there already: their ratios."""
-    bench = Bench(work, data)
+    bench = Bench(work, data, recipe=TUNED | {"schedule": "constant"})  # no end to the steps
     train_batches, _ = bench.loaders()
     updater = bench.updater(bench.net, train_batches)
 
