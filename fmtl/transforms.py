@@ -5,6 +5,7 @@ batch or device it is on.
 """
 
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -97,10 +98,13 @@ def crop(images: Tensor, where: Tensor, px: int) -> Tensor:
     """Square crops, each resized to ``px`` and mirrored if its box says so; uint8 ``(N, 3, px, px)``."""
     if images.is_cuda:
         return crop_by_products(images, where, px)
-    out = torch.empty((len(images), 3, px, px), dtype=torch.uint8).to(memory_format=torch.channels_last)
-    for i, (side, top, left, mirrored) in enumerate(where.tolist()):
-        part = resize(images[i : i + 1, :, top : top + side, left : left + side], px)
-        out[i : i + 1] = part.flip(-1) if mirrored else part
+    parts = [
+        resize(images[i : i + 1, :, top : top + side, left : left + side], px)
+        for i, (side, top, left, _) in enumerate(where.tolist())
+    ]
+    out = torch.cat(parts).contiguous(memory_format=torch.channels_last)
+    mirrored = where[:, 3].bool()
+    out[mirrored] = out[mirrored].flip(-1)
     return out
 
 
@@ -143,11 +147,17 @@ def apply_policy(images: Tensor, draws: Tensor, augmentation: Augmentation) -> T
     return out
 
 
+@cache
+def _constant(values: tuple, device: torch.device) -> Tensor:
+    """A float32 tensor that is made once: copying numbers to a GPU makes the host wait for it."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 ``(N, 3, H, W)`` to float32, ``(pixel / 255 - mean) / std`` per channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
-    return images.to(torch.float32).mul_(scale).add_(shift)
+    scale = _constant(tuple(1 / (255 * s) for s in std), images.device).view(1, 3, 1, 1)
+    shift = _constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), images.device).view(1, 3, 1, 1)
+    return torch.addcmul(shift, images.to(torch.float32), scale)
 
 
 def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
@@ -157,7 +167,7 @@ def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess
     in between that torchvision does. The hue turns about the grey axis.
     """
     pixels = images.permute(0, 2, 3, 1).flatten(1, 2).to(torch.float32)  # (N, H W, 3); a view of channels-last images
-    eye, luma = torch.eye(3, device=images.device), torch.tensor(LUMA, device=images.device)
+    eye, luma = torch.eye(3, device=images.device), _constant(LUMA, images.device)
     factors = 1 + augmentation.colour_jitter * (2 * draws[:, 4:7] - 1)
     brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1) for i in range(3))
     grey = (pixels.mean(dim=1) @ luma).view(-1, 1, 1) / 255 * brightness
@@ -167,7 +177,7 @@ def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess
         matrix = _turn(angles) @ matrix
     shift = matrix @ ((1 - contrast) * grey).expand(-1, 3, 1)
     matrix = matrix * brightness * contrast / 255
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1) for v in (preprocess.mean, preprocess.std))
+    mean, std = (_constant(v, images.device).view(1, 3, 1) for v in (preprocess.mean, preprocess.std))
     out = torch.baddbmm(((shift - mean) / std).mT, pixels, (matrix / std).mT)
     return out.view(len(images), *images.shape[-2:], 3).permute(0, 3, 1, 2)
 
@@ -175,7 +185,7 @@ def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess
 def _turn(angles: Tensor) -> Tensor:
     """Rotations about the grey axis, ``(N, 3, 3)``: Rodrigues' formula for the axis (1, 1, 1) / sqrt(3)."""
     third = torch.full((3, 3), 1 / 3, device=angles.device)
-    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=angles.device) / 3**0.5
+    cross = _constant(((0.0, -1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 1.0, 0.0)), angles.device) / 3**0.5
     cosine, sine = angles.cos().view(-1, 1, 1), angles.sin().view(-1, 1, 1)
     return cosine * torch.eye(3, device=angles.device) + sine * cross + (1 - cosine) * third
 
