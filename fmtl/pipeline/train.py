@@ -72,6 +72,8 @@ def _run_name(settings: TrainSettings) -> str:
 
 def _set_up(settings: TrainSettings) -> Setup:
     settings = settings.resolved()
+    if not settings.augment and (settings.colour_jitter or settings.policy != "none"):
+        raise UsageError("colour_jitter, policy: they need augment=true, which mode=baseline has not by default")
     keep_memory()
     device = choose_device(settings.device)
     dataset = open_dataset(Path(settings.data))

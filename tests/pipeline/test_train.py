@@ -411,10 +411,11 @@ def test_every_part_of_a_recipe_can_be_switched_on_together(world, dataset):
         ({"task_weights": "colr=2"}, "task_weights: there is no task 'colr'; did you mean 'colour'?"),
         ({"task_weights": "colour=x"}, "task_weights: colour: expected a number from 0 on, got 'x'"),
         ({"task_weights": "colour=-1"}, "got '-1'"),
+        ({"mode": "baseline", "colour_jitter": 0.1}, "colour_jitter, policy: they need augment=true"),
         ({"colour_tasks": ("shade",)}, "colour_tasks: there is no task 'shade'; the tasks are"),
     ],
 )
-def test_settings_that_name_tasks_are_checked(world, dataset, change, message):
+def test_settings_that_do_not_fit_together_or_the_tasks_are_refused(world, dataset, change, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         train(settings(dataset.folder, **change))
 
