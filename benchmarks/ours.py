@@ -155,8 +155,8 @@ def frozen(work: Work, data: Path, *, cached: bool = True) -> dict:
     started = time.perf_counter()
     if cached:
         found = features.compute(
-            bench.net, bench.dataset, preprocess=bench.preprocess, batch_size=work.batch_size, device=CPU,
-            watch=lambda batches, what: batches,
+            bench.net, bench.dataset, backbone=work.backbone, preprocess=bench.preprocess,
+            batch_size=work.batch_size, device=CPU, watch=lambda batches, what: batches,
         )  # fmt: skip
         source = Features(found)
         results = bench.fit(bench.net.heads_alone(), *(bench.batches(split, source) for split in ("train", "val")))

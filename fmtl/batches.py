@@ -17,6 +17,7 @@ from fmtl.transforms import Augmentation, Preprocess
 
 RESIDENT_SHARE = 0.4  # of a GPU's free memory that stored pixels may take
 PREFETCHED = 3  # batches
+LOADED_AT_ONCE = 1024  # images
 
 
 class Source(Protocol):
@@ -82,8 +83,17 @@ def resident_pixels(dataset: PreparedDataset, device: torch.device) -> Tensor | 
         _resident.clear()  # of the dataset before
         size = len(dataset.table) * dataset.px**2 * 3
         fits = size < RESIDENT_SHARE * hardware.free_bytes(device)
-        _resident[key] = torch.from_numpy(dataset.pixels(np.arange(len(dataset.table)))).to(device) if fits else None
+        _resident[key] = _load(dataset, device) if fits else None
     return _resident[key]
+
+
+def _load(dataset: PreparedDataset, device: torch.device) -> Tensor:
+    """All stored pixels, a part at a time, so that the host never holds them all."""
+    pixels = torch.empty((len(dataset.table), dataset.px, dataset.px, 3), dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), LOADED_AT_ONCE):
+        rows = np.arange(start, min(start + LOADED_AT_ONCE, len(pixels)))
+        pixels[start : start + len(rows)] = torch.from_numpy(dataset.pixels(rows)).to(device)
+    return pixels
 
 
 class Features:
@@ -97,7 +107,7 @@ class Features:
         self._features = features
 
     def load(self, rows: np.ndarray, epoch: int) -> Tensor:
-        return self._features[torch.from_numpy(rows)]
+        return self._features[torch.from_numpy(rows).to(self._features.device, non_blocking=True)]
 
 
 class Batches:

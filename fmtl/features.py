@@ -1,6 +1,7 @@
 """Features of a frozen backbone, computed once and kept between runs."""
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor
 from fmtl import durable, hardware
 from fmtl.batches import Batches, Photos
 from fmtl.dataset import PreparedDataset
+from fmtl.errors import EnvironmentFault
 from fmtl.models import MultiTaskNet
 from fmtl.transforms import Preprocess
 
+VERSION = 1  # of how features are made and kept
 MOST_BYTES = 8 * 2**30  # of the cache folder; the files that were used longest ago go first
 
 
@@ -25,6 +28,7 @@ def compute(
     net: MultiTaskNet,
     dataset: PreparedDataset,
     *,
+    backbone: str,
     preprocess: Preprocess,
     batch_size: int,
     device: torch.device,
@@ -34,7 +38,7 @@ def compute(
 
     They are read from the cache where the same weights, pixels, preprocessing and precision were used before.
     """
-    file = hardware.cache_dir() / "features" / f"{key(net, dataset, preprocess, device)}.safetensors"
+    file = hardware.cache_dir() / "features" / f"{key(net, dataset, backbone, preprocess, device)}.safetensors"
     if (found := _read(file)) is not None:
         print(f"features: {file}", flush=True)
         return found.to(device)
@@ -43,18 +47,32 @@ def compute(
     photos = Photos(dataset, preprocess=preprocess, device=device)
     batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
     features = torch.cat([net.features(images.to(device)) for images, _ in batches])
-    durable.write_bytes(file, safetensors.torch.save({"features": features.cpu().contiguous()}))
-    _prune(file.parent)
+    try:
+        durable.write_bytes(file, safetensors.torch.save({"features": features.cpu().contiguous()}))
+        _prune(file.parent)
+    except (EnvironmentFault, OSError) as error:
+        print(f"features are not kept: {error}", flush=True)
     return features
 
 
-def key(net: MultiTaskNet, dataset: PreparedDataset, preprocess: Preprocess, device: torch.device) -> str:
-    """Hash of all that decides the features."""
+def key(
+    net: MultiTaskNet, dataset: PreparedDataset, backbone: str, preprocess: Preprocess, device: torch.device
+) -> str:
+    """Hash of all that decides the features; the same tensors may mean another network in another backbone."""
     digest = hashlib.sha256()
     for name, tensor in net.backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    facts = [dataset.digest, preprocess.to_json(), net.execution.to_json(), hardware.describe(device)]
+    libraries = [importlib.metadata.version(name) for name in ("torchvision", "timm")]
+    facts = [
+        VERSION,
+        backbone,
+        libraries,
+        dataset.digest,
+        preprocess.to_json(),
+        net.execution.to_json(),
+        hardware.describe(device),
+    ]
     digest.update(json.dumps(facts, sort_keys=True).encode())
     return digest.hexdigest()[:32]
 
@@ -75,4 +93,4 @@ def _prune(folder: Path) -> None:
     for file in files:
         total += file.stat().st_size
         if total > MOST_BYTES and file != files[0]:
-            file.unlink()
+            file.unlink(missing_ok=True)

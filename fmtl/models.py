@@ -105,7 +105,7 @@ class MultiTaskNet(nn.Module):
     def heads_alone(self) -> "MultiTaskNet":
         """A network of the same heads that takes features ``(N, D)`` instead of images."""
         alone = MultiTaskNet(nn.Identity(), self.heads.in_features, self.num_classes)
-        alone.heads = self.heads
+        alone.heads, alone.packing = self.heads, self.packing  # where they are
         return alone
 
     def checkpoint_gradients(self) -> None:

@@ -108,8 +108,10 @@ def build_schedule(optimizer: Optimizer, recipe: Recipe, num_steps: int) -> LRSc
         return LambdaLR(optimizer, lambda step: 1.0)
     if recipe.schedule == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
-        # A cycle needs a way up and a way down, so two steps at least.
-        return OneCycleLR(optimizer, max_lr=rates, total_steps=max(num_steps, 2), pct_start=recipe.warmup)
+        # A cycle needs a way up and a way down, so two steps at least; torch divides by the way up less one step.
+        total = max(num_steps, 2)
+        rising = recipe.warmup * (0.999 if recipe.warmup * total == 1 else 1)
+        return OneCycleLR(optimizer, max_lr=rates, total_steps=total, pct_start=rising)
     rising = round(num_steps * recipe.warmup)
     falling = CosineAnnealingLR(optimizer, T_max=max(num_steps - rising, 1))
     if rising == 0:

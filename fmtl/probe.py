@@ -1,9 +1,11 @@
 """Precision, memory layout and batch size chosen by timing a few steps on this machine, not by belief."""
 
+import contextlib
 import copy
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from fmtl import durable, hardware
+from fmtl.errors import EnvironmentFault
 from fmtl.hardware import Execution
 from fmtl.models import MultiTaskNet
 
@@ -79,7 +82,8 @@ class _Memory:
 
     @value.setter
     def value(self, fastest: int) -> None:
-        durable.write_json(self._file, {"fastest": fastest, "of": json.loads(self._key)})
+        with contextlib.suppress(EnvironmentFault, OSError):  # nothing depends on remembering
+            durable.write_json(self._file, {"fastest": fastest, "of": json.loads(self._key)})
 
 
 def fastest(
@@ -116,18 +120,21 @@ def _race(steps: Sequence[Callable[[int], float]], left: Sequence[int], size: in
 
 
 def _step(net: MultiTaskNet, device: torch.device, px: int) -> Callable[[int], float]:
-    """A function of a number of images: seconds of their forward and backward pass."""
+    """A function of a number of images: seconds of their forward and backward pass; inf if memory does not suffice."""
     net.train()
 
     def run(num_images: int) -> float:
         images = torch.rand(num_images, 3, px, px).to(device)
         _wait(device)
         started = time.perf_counter()
-        net.logits(images).square().mean().backward()
-        _wait(device)
-        seconds = time.perf_counter() - started
-        net.zero_grad(set_to_none=True)
-        return seconds
+        try:
+            net.logits(images).square().mean().backward()
+            _wait(device)
+            return time.perf_counter() - started
+        except torch.OutOfMemoryError:
+            return math.inf
+        finally:
+            net.zero_grad(set_to_none=True)
 
     return run
 
@@ -151,8 +158,8 @@ def choose_batch_size(
         size, rate = 8, 0.0
         while True:
             found = _rate(step, size, device)
-            if found < rate * WORTHWHILE:
-                return size // 2
+            if found == 0 or found < rate * WORTHWHILE:
+                return max(size // 2, FIRST_IMAGES)
             rate = found
             if size * 2 > limit:
                 return size
@@ -162,11 +169,7 @@ def choose_batch_size(
 def _rate(step: Callable[[int], float], size: int, device: torch.device) -> float:
     """Images per second; 0 where the memory does not suffice."""
     free = hardware.free_bytes(device)
-    try:
-        step(size)
-        if device.type == "cpu" and free - hardware.free_bytes(device) > MEMORY_SHARE * free:
-            return 0.0
-        return size / min(step(size), step(size))
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
+    step(size)
+    if device.type == "cpu" and free - hardware.free_bytes(device) > MEMORY_SHARE * free:
         return 0.0
+    return size / min(step(size), step(size))

@@ -105,7 +105,7 @@ def train(job: Job, *, resume: Mapping | None = None) -> Outcome:
     progress = _Progress(job, resume)
     for stage in job.stages:
         first = progress.begin(stage)
-        if first > progress.end or progress.is_over(stage):
+        if first > progress.end or progress.is_over(stage):  # done in an earlier attempt
             continue
         _train_stage(job, stage, progress, range(first, progress.end + 1))
     best = min(progress.history, key=lambda row: row["val/loss"])
@@ -126,30 +126,31 @@ class _Progress:
     def __init__(self, job: Job, resume: Mapping | None):
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
-        self.end = 0
+        self.end = self._start = 0
         self._state: Mapping | None = None
         if resume:
             job.net.load_state_dict(resume["model"])
             self.history = list(resume["training"]["history"])
             self.best_weights = checkpoints.load(job.checkpoint("best"))["model"]
             self._state = resume["training"]["updater"]
+            job.loss.load_state_dict(self._state["loss"])
 
     def begin(self, stage: Stage) -> int:
         """Enter a stage. Returns its first epoch that is still to do."""
-        start, self.end = self.end, self.end + stage.recipe.epochs
-        if len(self.history) == start:
+        self._start, self.end = self.end, self.end + stage.recipe.epochs
+        if len(self.history) == self._start:
             self._state = None  # what was saved last belongs to the stage before
-        return max(start, len(self.history)) + 1
+        return max(self._start, len(self.history)) + 1
 
     def restore(self, updater: Updater) -> None:
         if self._state is not None:
             updater.load_state_dict(self._state)
 
     def is_over(self, stage: Stage) -> bool:
-        """Whether the patience ran out: no lower validation loss in so many epochs."""
+        """Whether the patience ran out: no lower validation loss in so many epochs of this stage."""
         losses = [row["val/loss"] for row in self.history]
         patience = stage.recipe.patience
-        return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+        return bool(patience and losses) and len(losses) - max(self._start, losses.index(min(losses)) + 1) >= patience
 
     def add(self, row: dict[str, float]) -> bool:
         """Returns whether it is the best so far."""

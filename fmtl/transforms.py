@@ -75,20 +75,25 @@ def resize(images: Tensor, px: int) -> Tensor:
     if images.shape[-1] == px and images.shape[-2] == px:
         return images
     if images.is_cuda:  # uint8 has no kernel there
-        whole = torch.zeros(len(images), NUM_DRAWS, device=images.device)
-        return crop_by_products(images, boxes(whole, images.shape[-1], scale=(1.0, 1.0)), px)
+        return crop_by_products(images, whole(images), px)
     return F.interpolate(images, (px, px), mode="bilinear", antialias=True)
 
 
-def boxes(draws: Tensor, stored_px: int, scale: tuple[float, float] = CROP_SCALE) -> Tensor:
+def whole(images: Tensor) -> Tensor:
+    """Boxes, as of ``boxes``, that leave square images as they are."""
+    side = torch.full((len(images),), images.shape[-1], dtype=torch.int64, device=images.device)
+    nothing = torch.zeros_like(side)
+    return torch.stack([side, nothing, nothing, nothing], dim=1)
+
+
+def boxes(draws: Tensor, stored_px: int) -> Tensor:
     """Where each image is cropped: ``(N, 4)`` int64 of side, top, left, mirrored or not.
 
     Args:
         draws: ``(N, NUM_DRAWS)``.
         stored_px: Side of the images.
-        scale: Least and greatest side over that of the image.
     """
-    low, high = scale
+    low, high = CROP_SCALE
     sides = (stored_px * (low + (high - low) * draws[:, 0])).round().clamp(min=1)
     room = stored_px - sides + 1
     return torch.stack([sides, room * draws[:, 1], room * draws[:, 2], draws[:, 3] < 0.5], dim=1).to(torch.int64)

@@ -132,6 +132,16 @@ def test_cosine_rises_to_the_peak_and_falls_to_nothing(warmup, peak):
     assert rates[half] == pytest.approx(5e-3, rel=0.05)
 
 
+@pytest.mark.parametrize(("warmup", "num_steps"), [(0.1, 10), (0.5, 2), (0.05, 20), (0.0, 5), (0.99, 3)])
+def test_a_cycle_of_any_warm_up_can_be_gone_through(warmup, num_steps):
+    optimizer = build_optimizer(net(), Recipe(**TUNED))
+    schedule = build_schedule(optimizer, Recipe(**TUNED, warmup=warmup), num_steps=num_steps)
+    for _ in range(num_steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= 1e-3
+        optimizer.step()
+        schedule.step()
+
+
 @pytest.mark.parametrize("schedule", ["onecycle", "cosine", "constant"])
 def test_an_updater_goes_on_from_its_state_as_if_it_had_not_stopped(schedule):
     recipe = Recipe(**TUNED | {"schedule": schedule, "ema_decay": 0.9})

@@ -18,6 +18,8 @@ from fmtl.transforms import (
     jitter,
     normalise,
     prepare_for_network,
+    resize,
+    whole,
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3), dtype=np.uint8)
@@ -85,6 +87,12 @@ def test_crops_of_a_whole_batch_by_products_are_the_crops_one_by_one(px):
     where = boxes(drawn, 40)
     one_by_one, at_once = (f(as_images(PIXELS), where, px).int() for f in (crop, crop_by_products))
     assert (one_by_one - at_once).abs().max() <= 1
+
+
+@pytest.mark.parametrize("px", [24, 56])
+def test_a_resize_by_products_is_the_resize(px):
+    images = as_images(PIXELS)
+    assert (resize(images, px).int() - crop_by_products(images, whole(images), px).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(

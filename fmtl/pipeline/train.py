@@ -250,13 +250,14 @@ def _frozen_stage(setup: Setup, recipe: Recipe, *, cache: bool) -> Stage:
     found = features.compute(
         setup.net,
         setup.dataset,
+        backbone=setup.settings.backbone,
         preprocess=setup.preprocess,
         batch_size=setup.settings.batch_size,
         device=setup.device,
         watch=lambda batches, what: training.watch(Paced(batches), what),
     )
     source = Features(found)
-    # What mixes images has no meaning for features, and heads alone need no average.
+    # What mixes images has no meaning for features.
     recipe = replace(recipe, mixup=0.0, cutmix=0.0)
     return _stage(setup, setup.net.heads_alone(), recipe, source, source, frozen=True)
 
@@ -356,8 +357,8 @@ def _resume(settings: TrainSettings) -> str:
     _refuse_changes(settings, original)
     free = {name: getattr(settings, name) for name in FREE_ON_RESUME if name in settings.model_fields_set}
     original = original.model_copy(update=free)
-    if last["epoch"] >= original.epochs and record.tags.get("fmtl.outcome") == "completed":
-        print(f"run {record.run_id}: all {original.epochs} epochs are done, nothing to do")
+    if record.tags.get("fmtl.outcome") == "completed":
+        print(f"run {record.run_id}: it completed after {last['epoch']} epochs, nothing to do")
         return record.run_id
     with open_run("train", resume=record.run_id) as run:
         setup = _set_up(original.model_copy(update={"weights": "none"}))
@@ -383,7 +384,7 @@ def _refuse_changes(asked: TrainSettings, original: TrainSettings) -> None:
     changed = [
         f"{name}: the run has {getattr(original, name)!r}, got {getattr(asked, name)!r}"
         for name in sorted(asked.model_fields_set - FREE_ON_RESUME)
-        if getattr(asked, name) != getattr(original, name)
+        if getattr(asked, name) not in ("auto", getattr(original, name))
     ]
     if changed:
         raise UsageError("resume: these settings can't change within a run:\n  - " + "\n  - ".join(changed))

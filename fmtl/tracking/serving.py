@@ -23,7 +23,7 @@ from fmtl.transforms import Preprocess
 
 MODEL_NAME = "model"
 ARTIFACT = "fmtl_model"  # the model folder inside the logged model
-REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "safetensors", "numpy")
+REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "simplejpeg", "safetensors", "numpy")
 _CODE = Path(__file__).with_name("served_model.py")
 
 

@@ -358,6 +358,7 @@ def test_frozen_epochs_first_then_all_weights_and_resuming_in_either_is_as_unbro
     from fmtl.tracking.run import Run
 
     common = {"epochs": 4, "freeze_epochs": 2, "ema_decay": 0.9, "accumulate": 2, "extra_plots": False}
+    common |= {"task_weights": "uncertainty"}
     whole = mlflow.get_run(train(settings(dataset.folder, **common)))
     history = mlflow.MlflowClient().get_metric_history(whole.info.run_id, "learning_rate/backbone")
     assert [m.step for m in history] == [3, 4]
