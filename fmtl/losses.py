@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from fmtl.packing import one_hot
 from fmtl.tasks import IGNORE_INDEX
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -64,12 +65,7 @@ class MultiTaskLoss(nn.Module):
             logits: ``(N, T, K)``, -inf for classes that a task does not have.
             targets: ``(N, T)`` int64, ``IGNORE_INDEX`` where unknown; or ``(N, T, K)`` shares, all 0 where unknown.
         """
-        if targets.ndim == 2:
-            shares = torch.zeros_like(logits, dtype=torch.float32)
-            known = (targets != IGNORE_INDEX).float().unsqueeze(2)
-            shares.scatter_(2, targets.clamp(min=0).unsqueeze(2), known)
-        else:
-            shares = targets
+        shares = one_hot(targets, logits.shape[2]) if targets.ndim == 2 else targets
         losses = self._cross_entropies(logits, shares)
         if self.criterions:
             losses = self._with_criterions(losses, logits, targets)

@@ -6,7 +6,6 @@ N images, T tasks, K classes of the task with the most, S classes of all tasks t
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmtl.tasks import IGNORE_INDEX
@@ -40,5 +39,14 @@ class Packing(nn.Module):
         return empty.index_copy(1, self.columns, logits).view(len(logits), -1, self.most)
 
     def one_hot(self, targets: Tensor) -> Tensor:
-        """``(N, T)`` int64 to ``(N, T, K)`` float32, all zeros where the target is unknown."""
-        return F.one_hot(targets.clamp(min=0), self.most) * (targets != IGNORE_INDEX).unsqueeze(2).float()
+        """``one_hot`` of these tasks: ``(N, T)`` to ``(N, T, K)``."""
+        return one_hot(targets, self.most)
+
+
+def one_hot(targets: Tensor, most: int) -> Tensor:
+    """``(N, T)`` int64 to ``(N, T, most)`` float32, all zeros where the target is unknown.
+
+    ``torch.nn.functional.one_hot`` reads the values back to check them.
+    """
+    known = (targets != IGNORE_INDEX).float().unsqueeze(2)
+    return known.new_zeros(*targets.shape, most).scatter_(2, targets.clamp(min=0).unsqueeze(2), known)
