@@ -102,18 +102,9 @@ class Bench:
 
 
 def train(work: Work, data: Path) -> dict:
-    """Epochs as ``fmtl train`` runs them."""
-    bench = Bench(work, data)
-    return _trained(bench, bench.fit(bench.net, *bench.loaders()))
-
-
-def as_peers(work: Work, data: Path) -> dict:
-    """The same with AdamW at one constant rate, as the peers are set."""
+    """Epochs as ``fmtl train`` runs them, with AdamW at one constant rate, as the peers are set."""
     bench = Bench(work, data, recipe=AS_PEERS)
-    return _trained(bench, bench.fit(bench.net, *bench.loaders()))
-
-
-def _trained(bench: Bench, results: list[engine.EpochResult]) -> dict:
+    results = bench.fit(bench.net, *bench.loaders())
     scores = results[-1].val.scores["avg"]
     return {
         "images_per_second": [r.images_per_second for r in results],
@@ -254,7 +245,7 @@ def mlflow_share(work: Work, data: Path) -> dict:
     return {"shares": [seconds / epoch for seconds, epoch in spent]}
 
 
-ARMS = {arm.__name__: arm for arm in (train, as_peers, resident, frozen, recomputed, tasks, one_by_one, mlflow_share)}
+ARMS = {arm.__name__: arm for arm in (train, resident, frozen, recomputed, tasks, one_by_one, mlflow_share)}
 
 
 def main() -> None:

@@ -205,10 +205,10 @@ def against_peers(bench: Bench, repeats: int) -> dict:
     found: dict = {}
     for backbone in ("tf_efficientnet_lite0", "resnet50"):
         work = bench.work(backbone)
-        how = bench.ours("as_peers", replace(work, epochs=1))["execution"]
+        how = bench.ours("train", replace(work, epochs=1))["execution"]
         same = bench.matched(work, how)
-        arms = {("fmtl", "default"): lambda w=work: bench.ours("as_peers", w)}
-        arms[("fmtl", "matched")] = lambda w=same: bench.ours("as_peers", w)
+        arms = {("fmtl", "default"): lambda w=work: bench.ours("train", w)}
+        arms[("fmtl", "matched")] = lambda w=same: bench.ours("train", w)
         for name in peers.PEERS:
             problem = peers.install(str(bench.peers_python), name)
             if problem:

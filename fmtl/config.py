@@ -149,9 +149,7 @@ class TrainSettings(Settings):
         description="Side of the network's input; auto: no more than the photos hold "
         "[default: the smaller of stored side and the weights' own].",
     )
-    precision: Literal["auto", "fp32", "bf16", "bf16_dense"] = Field(
-        "auto", description="auto: the fastest here, by trial; bf16_dense: bf16 but for depthwise convolutions."
-    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: the fastest here, by trial.")
     channels_last: bool | None = Field(None, description="Memory layout [default: the faster one here, by trial].")
     compile: bool = Field(False, description="torch.compile the backbone: minutes before the first step.")
     grad_checkpointing: bool = Field(False, description="Less memory for a third more time.")
@@ -259,9 +257,7 @@ class PredictSettings(Settings):
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
-    precision: Literal["model", "fp32", "bf16", "bf16_dense"] = Field(
-        "model", description="model: the one it was trained in."
-    )
+    precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")
 
 
 class MainSettings(Settings):

@@ -18,8 +18,7 @@ class Execution:
     """How a network runs. The model carries it, so that prediction repeats it.
 
     Attributes:
-        precision: ``fp32``; ``bf16``: the backbone under autocast, weights and heads in fp32; or ``bf16_dense``: the
-            same with depthwise convolutions in fp32, which CPUs compute faster.
+        precision: ``fp32``, or ``bf16``: the backbone under autocast, weights and heads in fp32.
         channels_last: Memory layout of images and convolutions.
         compile: Whether the backbone goes through torch.compile.
     """
@@ -36,7 +35,7 @@ class Execution:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self, device_type: str) -> AbstractContextManager:
-        return torch.autocast(device_type, torch.bfloat16, enabled=self.precision != "fp32")
+        return torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def choose_device(name: str) -> torch.device:

@@ -4,7 +4,7 @@ N images, D features, K classes of a task.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
+from fmtl import depthwise
 from fmtl.errors import DataError, EnvironmentFault, UsageError, first_ten
 from fmtl.hardware import Execution
 from fmtl.packing import Packing
@@ -81,11 +82,7 @@ class MultiTaskNet(nn.Module):
         """Move to a device and run there in this way from now on."""
         self.execution = execution
         self.to(device, memory_format=execution.memory_format)
-        for module in self.backbone.modules():
-            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-                module.__dict__.pop("forward", None)
-                if execution.precision == "bf16_dense":
-                    module.forward = partial(_in_fp32, module.forward)
+        depthwise.speed_up(self.backbone, enabled=depthwise.HERE and device.type == "cpu" and not execution.compile)
         if execution.compile:
             self.backbone.compile()
         return self
@@ -118,11 +115,6 @@ class MultiTaskNet(nn.Module):
                 for block in stage:
                     if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
                         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, enabled=False):
-        return forward(images.float())
 
 
 def input_spec(backbone: str) -> InputSpec:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from fmtl import durable, hardware
 from fmtl.errors import EnvironmentFault
@@ -47,8 +46,7 @@ def choose_execution(
         channels_last: None for the faster.
         compile: Taken as it is.
     """
-    known = ("fp32", "bf16", "bf16_dense") if device.type == "cpu" and _has_depthwise(net) else ("fp32", "bf16")
-    precisions = known if precision == "auto" else (precision,)
+    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
     layouts = (True, False) if channels_last is None else (channels_last,)
     candidates = [Execution(p, layout, compile) for p, layout in itertools.product(precisions, layouts)]
     if len(candidates) == 1:
@@ -60,10 +58,6 @@ def choose_execution(
         found = fastest(net, device, eager, px=px, batch_size=batch_size)
         remembered.value = found
     return candidates[found]
-
-
-def _has_depthwise(net: MultiTaskNet) -> bool:
-    return any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in net.backbone.modules())
 
 
 class _Memory:

@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -83,28 +82,6 @@ def test_a_network_runs_as_it_was_told_and_answers_in_fp32(execution):
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[execution.precision]
     assert backbone.seen == [(dtype, "last" if execution.channels_last else "first", 2)]
     assert logits.dtype == torch.float32
-
-
-def test_in_bf16_dense_only_depthwise_convolutions_stay_in_fp32():
-    kinds = {}
-    net = net_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 3, groups=2)))
-    for name, module in net.backbone.named_children():
-        module.register_forward_hook(lambda m, args, out, name=name: kinds.update({name: (args[0].dtype, out.dtype)}))
-    images = torch.randn(2, 3, 16, 16)
-    plain = net.features(images)
-    net.run_on(CPU, Execution("bf16_dense"))
-    copied = copy.deepcopy(net)
-    dense = net.features(images)
-    assert {name: out for name, (_, out) in kinds.items()} == {
-        "0": torch.bfloat16, "1": torch.float32, "2": torch.bfloat16,
-    }  # fmt: skip
-    torch.testing.assert_close(dense, plain, atol=0.02, rtol=0.02)
-    with torch.no_grad():
-        net.backbone[1].weight.zero_()
-    torch.testing.assert_close(copied.features(images), dense)  # the copy has weights of its own
-    net.run_on(CPU, Execution("fp32"))
-    net.features(images)
-    assert {out for _, out in kinds.values()} == {torch.float32}
 
 
 def test_a_batch_is_doubled_while_that_is_worth_it_and_never_beyond_an_eighth_of_the_images(monkeypatch):
