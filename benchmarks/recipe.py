@@ -17,7 +17,13 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-BACKBONE = {"backbone": "tf_efficientnet_lite0", "weights": "bundled", "extra_plots": False, "save_checkpoints": False}
+BACKBONE = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "bundled",
+    "extra_plots": False,
+    "gallery": False,
+    "save_checkpoints": False,
+}
 SEEDS = (0, 1, 2)
 ABLATION = {"px": 96, "epochs": 6, "precision": "fp32", "channels_last": True}
 EQUAL_TIME = {"px": 128, "minutes": 4.0}
@@ -92,7 +98,8 @@ class Results:
     def __init__(self, file: Path | None, facts: dict):
         self.file = file
         kept = json.loads(file.read_text()) if file and file.is_file() else {}
-        self.content = {**facts, "runs": kept.get("runs", {})}
+        self.content = {**facts, **{name: kept[name] for name in ("runs", "epochs") if name in kept}}
+        self.content.setdefault("runs", {})
 
     def __contains__(self, key: tuple[str, int]) -> bool:
         return str(key[1]) in self.content["runs"].get(key[0], {})
@@ -136,10 +143,11 @@ def show_ablation(results: Results) -> None:
 
 def equal_time(folder: str, results: Results, seeds: tuple[int, ...]) -> None:
     """Each mode gets as many epochs as fit into the time, by the seconds of its own second epoch."""
-    epochs = {}
-    for mode in ("tuned", "baseline"):
+    epochs = results.content.get("epochs") or {}
+    for mode in ("tuned", "baseline") if not epochs else ():
         seconds = run({**BACKBONE, "px": EQUAL_TIME["px"], "mode": mode, "epochs": 2}, folder)["epoch_seconds"]
         epochs[mode] = int(EQUAL_TIME["minutes"] * 60 / seconds)
+    results.content["epochs"] = epochs
     print(f"epochs in {EQUAL_TIME['minutes']:g} minutes: {epochs}", flush=True)
     for seed in seeds:
         for mode in ("tuned", "baseline") if seed % 2 else ("baseline", "tuned"):
@@ -147,7 +155,6 @@ def equal_time(folder: str, results: Results, seeds: tuple[int, ...]) -> None:
                 settings = {**BACKBONE, "px": EQUAL_TIME["px"], "mode": mode, "epochs": epochs[mode], "seed": seed}
                 found = run(settings, folder)
                 results.add(mode, seed, found)
-    results.content["epochs"] = epochs
     for mode in epochs:
         print(f"{mode}: macro-F1 {spread(results.values(mode, 'test/avg/f1'))}")
 

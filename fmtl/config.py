@@ -154,6 +154,7 @@ class TrainSettings(Settings):
     compile: bool = Field(False, description="torch.compile the backbone: minutes before the first step.")
     grad_checkpointing: bool = Field(False, description="Less memory for a third more time.")
     extra_plots: bool = Field(True, description="Draw plots; the numbers are written either way.")
+    gallery: bool = Field(True, description="Error gallery and label suspects; takes a third of an epoch and more.")
     save_checkpoints: bool = Field(True, description="Keep best and last checkpoints; false keeps the best in memory.")
     seed: Seed = Field(0, description="Seed of initialisation, order and augmentation.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")

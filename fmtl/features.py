@@ -33,26 +33,43 @@ def compute(
     batch_size: int,
     device: torch.device,
     watch: Callable[[Iterable, str], Iterable],
+    keep: bool = True,
 ) -> Tensor:
     """Features ``(rows of the dataset, D)`` float32 on the device, of the images as evaluation sees them.
 
-    They are read from the cache where the same weights, pixels, preprocessing and precision were used before.
+    Args:
+        keep: Read them from the cache where the same weights, pixels, preprocessing and precision were used before,
+            and keep them there otherwise.
     """
+    if not keep:
+        return _compute(net, dataset, preprocess=preprocess, batch_size=batch_size, device=device, watch=watch)
     file = hardware.cache_dir() / "features" / f"{key(net, dataset, backbone, preprocess, device)}.safetensors"
     if (found := _read(file)) is not None:
         print(f"features: {file}", flush=True)
         return found.to(device)
-    net.eval()
-    rows = np.arange(len(dataset.table))
-    photos = Photos(dataset, preprocess=preprocess, device=device)
-    batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
-    features = torch.cat([net.features(images.to(device)) for images, _ in batches])
+    features = _compute(net, dataset, preprocess=preprocess, batch_size=batch_size, device=device, watch=watch)
     try:
         durable.write_bytes(file, safetensors.torch.save({"features": features.cpu().contiguous()}))
         _prune(file.parent)
     except (EnvironmentFault, OSError) as error:
         print(f"features are not kept: {error}", flush=True)
     return features
+
+
+def _compute(
+    net: MultiTaskNet,
+    dataset: PreparedDataset,
+    *,
+    preprocess: Preprocess,
+    batch_size: int,
+    device: torch.device,
+    watch: Callable[[Iterable, str], Iterable],
+) -> Tensor:
+    net.eval()
+    rows = np.arange(len(dataset.table))
+    photos = Photos(dataset, preprocess=preprocess, device=device)
+    batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
+    return torch.cat([net.features(images.to(device)) for images, _ in batches])
 
 
 def key(

@@ -3,13 +3,16 @@
 N images, T tasks, K classes of the task with the most.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fmtl.errors import UsageError
 from fmtl.packing import one_hot
-from fmtl.tasks import IGNORE_INDEX
+from fmtl.tasks import IGNORE_INDEX, check_name
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -111,3 +114,48 @@ def class_weights(counts: Tensor, power: float) -> Tensor:
     """
     weights = counts.float().clamp(min=1) ** -power
     return weights * counts.sum().clamp(min=1) / (weights * counts).sum().clamp(min=1e-12)
+
+
+def from_settings(
+    settings: Mapping[str, Any],
+    num_classes: Mapping[str, int],
+    *,
+    counts: Mapping[str, Tensor],
+    criterions: Mapping[str, Criterion] | None = None,
+) -> MultiTaskLoss:
+    """The loss that settings ask for by ``class_weights``, ``task_weights`` and ``label_smoothing``.
+
+    Args:
+        counts: Training images of each class by task name; needed where classes are weighed.
+
+    Raises:
+        UsageError: ``task_weights`` names a task that there is not, or gives no number.
+    """
+    power, learnt = settings["class_weights"], settings["task_weights"] == "uncertainty"
+    return MultiTaskLoss(
+        num_classes,
+        criterions=criterions,
+        class_weights={name: class_weights(found, power) for name, found in counts.items()} if power else {},
+        task_weights={} if learnt else _task_weights(settings["task_weights"], num_classes),
+        learn_task_weights=learnt,
+        label_smoothing=settings["label_smoothing"],
+    )
+
+
+def _task_weights(text: str, names: Collection[str]) -> dict[str, float]:
+    """'Colour=2, Usage=0.5' to factors by task name."""
+    if text == "equal":
+        return {}
+    factors = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.rpartition("="))
+        if not equals:
+            raise UsageError(f"task_weights: expected equal, uncertainty or TASK=FACTOR, got '{part.strip()}'")
+        check_name("task_weights", name, names)
+        try:
+            factors[name] = float(value)
+        except ValueError:
+            factors[name] = math.nan
+        if not 0 <= factors[name] < math.inf:
+            raise UsageError(f"task_weights: {name}: expected a number from 0 on, got '{value}'")
+    return factors

@@ -1,17 +1,18 @@
 """Numbers from counts and scores. N images, T tasks, K classes; rows of a confusion matrix are targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import auc, precision_recall_curve, roc_curve
 from torch import Tensor
 
 from fmtl.tasks import IGNORE_INDEX
 
 NAMES = ("accuracy", "f1", "precision", "recall")
 MAX_CURVE_POINTS = 200
+NUM_BINS = 15  # of confidences, as in Guo et al. 2017
 
 
 def confusions(logits: Tensor, targets: Tensor, num_classes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -77,7 +78,7 @@ def all_metrics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict[str, flo
     return {**by_task, "avg": average}
 
 
-def roc(probs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dict:
+def roc(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
     """One-vs-rest ROC curves and areas.
 
     Args:
@@ -85,9 +86,11 @@ def roc(probs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dic
         targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
 
     Returns:
-        ``{"classes": [{"class", "support", "auc", "fpr", "tpr", "reason"}], "macro_auc", "num_undefined"}``.
-        A class without a positive or without a negative has no curve: ``auc`` is None and ``reason`` says why.
-        Curves keep at most ``MAX_CURVE_POINTS`` points; areas are of the whole curve.
+        ``{"classes": [{"class", "support", "auc", "fpr", "tpr", "reason"}], "micro", "macro", "macro_auc",
+        "num_undefined"}``. A class without a positive or without a negative has no curve: ``auc`` is None and
+        ``reason`` says why. ``micro`` (every pair of image and class is one case) and ``macro`` (the mean of the
+        classes' curves, and of their areas) are ``{"auc", "fpr", "tpr"}`` or None. Curves keep at most
+        ``MAX_CURVE_POINTS`` points; areas are of the whole curve.
     """
     known = targets != IGNORE_INDEX
     probs, targets = probs[known], targets[known]
@@ -100,14 +103,137 @@ def roc(probs: np.ndarray, targets: np.ndarray, classes: tuple[str, ...]) -> dic
         elif positive.all():
             curve["reason"] = "every image is of this class"
         else:
-            fpr, tpr, _ = roc_curve(positive, probs[:, k])
-            keep = np.unique(np.linspace(0, len(fpr) - 1, MAX_CURVE_POINTS).round().astype(int))
-            curve["auc"] = float(roc_auc_score(positive, probs[:, k]))
-            curve["fpr"], curve["tpr"] = fpr[keep].round(5).tolist(), tpr[keep].round(5).tolist()
+            curve |= _roc_curve(positive, probs[:, k])
         curves.append(curve)
-    areas = [c["auc"] for c in curves if c["auc"] is not None]
+    defined = [c for c in curves if c["auc"] is not None]
+    macro = _mean_curve(defined) if defined else None
+    return {
+        "classes": [c | {"fpr": _round(c["fpr"]), "tpr": _round(c["tpr"])} for c in curves],
+        "micro": _rounded(_roc_curve(*_all_cases(probs, targets))) if defined else None,
+        "macro": _rounded(macro) if macro else None,
+        "macro_auc": macro["auc"] if macro else None,
+        "num_undefined": len(curves) - len(defined),
+    }
+
+
+def _roc_curve(positive: np.ndarray, scores: np.ndarray) -> dict:
+    fpr, tpr, _ = roc_curve(positive, scores)
+    return {"auc": float(auc(fpr, tpr)), **_thinned(fpr=fpr, tpr=tpr)}
+
+
+def _mean_curve(curves: Sequence[Mapping]) -> dict:
+    """The mean of curves, at the same false positive rates, and the mean of their areas."""
+    fpr = np.linspace(0, 1, MAX_CURVE_POINTS)
+    tpr = np.mean([np.interp(fpr, c["fpr"], c["tpr"]) for c in curves], axis=0)
+    tpr[0] = 0.0
+    return {"auc": float(np.mean([c["auc"] for c in curves])), "fpr": fpr, "tpr": tpr}
+
+
+def precision_recall(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
+    """One-vs-rest precision-recall curves and average precisions.
+
+    Args:
+        probs: ``(N, K)``.
+        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
+
+    Returns:
+        ``{"classes": [{"class", "support", "ap", "recall", "precision", "reason"}], "micro", "macro_ap",
+        "num_undefined"}``. A class without a positive has no curve: ``ap`` is None and ``reason`` says why. ``micro``
+        (every pair of image and class is one case) is ``{"ap", "recall", "precision"}`` or None; ``macro_ap`` is the
+        mean over the classes that have a curve.
+    """
+    known = targets != IGNORE_INDEX
+    probs, targets = probs[known], targets[known]
+    curves = []
+    for k, label in enumerate(classes):
+        positive = targets == k
+        curve = {"class": label, "support": int(positive.sum()), "ap": None, "recall": [], "precision": []}
+        curve["reason"] = None if positive.any() else "no image of this class"
+        curves.append(curve | _rounded(_pr_curve(positive, probs[:, k])) if positive.any() else curve)
+    found = [c["ap"] for c in curves if c["ap"] is not None]
     return {
         "classes": curves,
-        "macro_auc": float(np.mean(areas)) if areas else None,
-        "num_undefined": len(curves) - len(areas),
+        "micro": _rounded(_pr_curve(*_all_cases(probs, targets))) if found else None,
+        "macro_ap": float(np.mean(found)) if found else None,
+        "num_undefined": len(curves) - len(found),
     }
+
+
+def _pr_curve(positive: np.ndarray, scores: np.ndarray) -> dict:
+    precision, recall, _ = precision_recall_curve(positive, scores)
+    average = float(-np.sum(np.diff(recall) * precision[:-1]))
+    return {"ap": average, **_thinned(recall=recall, precision=precision)}
+
+
+def _all_cases(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each pair of image and class is a match, and its score, ``(N * K,)`` each."""
+    return (targets[:, None] == np.arange(probs.shape[1])).ravel(), probs.ravel()
+
+
+def _thinned(**columns: np.ndarray) -> dict[str, np.ndarray]:
+    """At most ``MAX_CURVE_POINTS`` points of a curve, its ends included."""
+    size = len(next(iter(columns.values())))
+    keep = np.unique(np.linspace(0, size - 1, MAX_CURVE_POINTS).round().astype(int))
+    return {name: values[keep] for name, values in columns.items()}
+
+
+def _rounded(curve: Mapping) -> dict:
+    return {name: value if isinstance(value, float) else _round(value) for name, value in curve.items()}
+
+
+def _round(values: Sequence[float]) -> list[float]:
+    return np.asarray(values, dtype=float).round(5).tolist()
+
+
+def calibration(probs: np.ndarray, targets: np.ndarray) -> dict:
+    """How often predictions of some confidence are right, in ``NUM_BINS`` bins of equal width.
+
+    Args:
+        probs: ``(N, K)``; a prediction's confidence is its row's largest.
+        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
+
+    Returns:
+        ``{"bins": [{"from", "to", "images", "confidence", "accuracy"}], "ece", "images"}``. Means of an empty bin, and
+        all without any target, are None. ``ece`` is the expected calibration error of Guo et al. 2017,
+        arXiv:1706.04599: the mean over images of the distance between their bin's accuracy and confidence.
+    """
+    known = targets != IGNORE_INDEX
+    confidence, right = probs[known].max(axis=1, initial=0.0), probs[known].argmax(axis=1) == targets[known]
+    edges = np.linspace(0, 1, NUM_BINS + 1)
+    which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, NUM_BINS - 1)
+    images = np.bincount(which, minlength=NUM_BINS)
+    sums = [np.bincount(which, weights=values, minlength=NUM_BINS) for values in (confidence, right)]
+    bins = [
+        {
+            "from": float(edges[b]),
+            "to": float(edges[b + 1]),
+            "images": int(images[b]),
+            "confidence": float(sums[0][b] / images[b]) if images[b] else None,
+            "accuracy": float(sums[1][b] / images[b]) if images[b] else None,
+        }
+        for b in range(NUM_BINS)
+    ]
+    total = int(known.sum())
+    error = float(np.abs(sums[1] - sums[0]).sum() / total) if total else None
+    return {"bins": bins, "ece": error, "images": total}
+
+
+def largest_confusions(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """Columns target, prediction, images, share (of the target's images); the most frequent mistake first.
+
+    Args:
+        confusion: ``(K, K)`` int64.
+    """
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+    rows, columns = np.nonzero(wrong)
+    order = np.argsort(-wrong[rows, columns], kind="stable")
+    rows, columns = rows[order], columns[order]
+    images = wrong[rows, columns]
+    return pd.DataFrame(
+        {
+            "target": [classes[r] for r in rows],
+            "prediction": [classes[c] for c in columns],
+            "images": images,
+            "share": images / np.maximum(confusion.sum(axis=1)[rows], 1),
+        }
+    )

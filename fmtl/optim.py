@@ -1,6 +1,8 @@
 """The recipe of a training run, and all that moves weights: optimizer, schedule, clipping, moving average."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay
@@ -55,6 +57,11 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     patience: int = 0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], **changes: Any) -> "Recipe":
+        """From settings by name, of which others are left alone, and with some changed."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)} | changes)
 
 
 def build_optimizer(net: MultiTaskNet, recipe: Recipe, loss: nn.Module | None = None) -> Optimizer:

@@ -76,7 +76,7 @@ def prepare_report(dataset: PreparedDataset, twins: pd.DataFrame, rejects: pd.Da
         guesses=_guesses(dataset),
         tasks=_task_tables(dataset),
         pairs=_pairs(dataset),
-        mosaic=_strip(dataset, _evenly(np.arange(len(dataset.table)), MOSAIC_COLUMNS * MOSAIC_ROWS), MOSAIC_COLUMNS),
+        mosaic=_strip(dataset, evenly(np.arange(len(dataset.table)), MOSAIC_COLUMNS * MOSAIC_ROWS), MOSAIC_COLUMNS),
         conflicts=_groups(dataset, twins[(twins["kind"] == "identical") & conflicting]),
         twins=_groups(dataset, twins[(twins["kind"] == "identical") & ~conflicting]),
         near=_groups(dataset, twins[twins["kind"] == "near"]),
@@ -118,7 +118,7 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
         table = table.sort_values("total", ascending=False, kind="stable")
         classes = []
         for label, row in zip(table.index, table.itertuples(index=False), strict=True):
-            rows = _evenly(np.flatnonzero(dataset.targets[:, t] == row.k), per_class)
+            rows = evenly(np.flatnonzero(dataset.targets[:, t] == row.k), per_class)
             strip = _strip(dataset, rows, per_class) if len(rows) else ""
             counts = [int(getattr(row, split)) for split in SPLITS]
             classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
@@ -202,7 +202,7 @@ def leaderboard_page(board: Leaderboard) -> str:
     )
 
 
-def _evenly(rows: np.ndarray, num: int) -> np.ndarray:
+def evenly(rows: np.ndarray, num: int) -> np.ndarray:
     """At most ``num`` of some rows, evenly taken."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(num, len(rows))).astype(int))] if len(rows) else rows
 
@@ -214,6 +214,18 @@ def _strip(dataset: PreparedDataset, rows: np.ndarray, columns: int) -> str:
     for i, pixels in enumerate(dataset.pixels(rows)):
         thumbnail = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
         canvas.paste(thumbnail, (i % columns * THUMBNAIL_PX, i // columns * THUMBNAIL_PX))
+    return _data_uri(canvas)
+
+
+def photo(pixels: np.ndarray, px: int) -> str:
+    """``(H, H, 3)`` uint8 pixels, at most ``px`` wide, as a JPEG data URI."""
+    image = Image.fromarray(pixels)
+    if image.width > px:
+        image = image.resize((px, px), reducing_gap=2.0)
+    return _data_uri(image)
+
+
+def _data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    canvas.save(buffer, "JPEG", quality=80)
+    image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,8 +1,11 @@
 """Tasks: the learning problem of one attribute, and its labels as targets."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+
+from fmtl.errors import UsageError
 
 IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
 
@@ -58,6 +61,17 @@ def make_slugs(names: Sequence[str]) -> list[str]:
         taken.add(slug.casefold())
         slugs.append(slug)
     return slugs
+
+
+def check_name(setting: str, name: str, names: Collection[str]) -> None:
+    """
+    Raises:
+        UsageError: A setting names a task that there is not.
+    """
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the tasks are {', '.join(names)}"
+        raise UsageError(f"{setting}: there is no task '{name}'; {hint}")
 
 
 def tasks_to_json(tasks: Sequence[Task]) -> list[dict]:

@@ -1,21 +1,21 @@
-"""One training run, from loaders and keyword settings to a result, checkpoints, artifacts and metrics."""
+"""One training run, from loaders and keyword settings to a result, checkpoints and metrics."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from tqdm.notebook import tqdm_notebook
 
-from fmtl import checkpoints, durable, engine, metrics, plots, tables
+from fmtl import checkpoints, engine, plots
 from fmtl.engine import EpochResult, Evaluation, Loader, Paced
 from fmtl.losses import MultiTaskLoss
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe, Updater
-from fmtl.predictor import top_labels
-from fmtl.tasks import IGNORE_INDEX, Task, tasks_to_json
+from fmtl.tasks import Task
 from fmtl.tracking.run import Run
 
 
@@ -52,6 +52,7 @@ class Job:
         checkpoint_stem: Path of the checkpoints without ``_best.pt`` and ``_last.pt``; None keeps the best in
             memory and writes none.
         run: MLflow run to log metrics to as they come, or None.
+        draw: Log the validation's confusion matrices as pictures too, each epoch a step.
     """
 
     net: MultiTaskNet
@@ -63,6 +64,7 @@ class Job:
     settings: Mapping[str, object] = field(default_factory=dict)
     checkpoint_stem: Path | None = None
     run: Run | None = None
+    draw: bool = False
 
     @property
     def num_epochs(self) -> int:
@@ -121,13 +123,18 @@ class _Progress:
         history: Metrics of each.
         best_weights: Of the epoch with the lowest validation loss, on the CPU.
         end: Last epoch of the stage at hand.
+        frames: Of the confusion matrices, by task name; empty where none are wanted.
     """
 
     def __init__(self, job: Job, resume: Mapping | None):
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.end = self._start = 0
+        self._num_epochs = job.num_epochs
         self._state: Mapping | None = None
+        wanted = job.tasks if job.run and job.draw else ()
+        self.frames = {task.name: plots.ConfusionFrames(task.name, task.classes) for task in wanted}
+        self._begun, self._since = time.monotonic(), len(resume["training"]["history"]) if resume else 0
         if resume:
             job.net.load_state_dict(resume["model"])
             self.history = list(resume["training"]["history"])
@@ -158,6 +165,21 @@ class _Progress:
         self.history.append(row)
         return is_best
 
+    @property
+    def left(self) -> str:
+        """How long the epochs to come will take, at the pace of those that this process has trained."""
+        done = len(self.history) - self._since
+        seconds = (time.monotonic() - self._begun) / max(done, 1) * (self._num_epochs - len(self.history))
+        return f"{_duration(seconds)} left" if done and seconds else ""
+
+    def watch(self, loader: Paced, what: str) -> Iterator:
+        """``watch``, with the losses so far and the time that is left."""
+        losses = [row["val/loss"] for row in self.history]
+        note = [f"val loss {losses[-1]:.3f} (best {min(losses):.3f})"] if losses else []
+        return watch(
+            loader, f"{what}/{self._num_epochs}" if what.startswith("epoch") else what, ", ".join([*note, self.left])
+        )
+
 
 def _train_stage(job: Job, stage: Stage, progress: _Progress, epochs: range) -> None:
     job.net.freeze_backbone(stage.frozen)
@@ -172,7 +194,7 @@ def _train_stage(job: Job, stage: Stage, progress: _Progress, epochs: range) -> 
         loss=job.loss,
         device=job.device,
         epochs=epochs,
-        watch=watch,
+        watch=progress.watch,
     )
     for result in results:
         row = epoch_metrics(result, job.tasks)
@@ -187,7 +209,10 @@ def _train_stage(job: Job, stage: Stage, progress: _Progress, epochs: range) -> 
             _save(job, job.checkpoint("last"), row, job.net.state_dict(), training=state)
         if job.run:
             log_epochs(job.run, [row])
-        print(_epoch_line(row, job.num_epochs, is_best), flush=True)
+        for task in job.tasks if progress.frames else ():
+            frame = progress.frames[task.name].draw(result.val.confusion[task.name], epoch=result.epoch)
+            job.run.log_image(frame, key=f"confusion/{task.slug}", step=result.epoch)
+        print(_epoch_line(row, job.num_epochs, is_best, progress.left), flush=True)
         if progress.is_over(stage):
             print(f"stopped: no lower validation loss in {stage.recipe.patience} epochs", flush=True)
             return
@@ -213,23 +238,36 @@ def _save(
     )
 
 
-def watch(loader: Paced, what: str) -> Iterator:
+def watch(loader: Paced, what: str, note: str = "") -> Iterator:
     """The loader's batches under a progress bar with images per second and the share of time spent waiting for them.
 
-    There is no bar where the output is a file.
+    A widget in a notebook, a line in a terminal, and nothing where the output is a file.
+
+    Args:
+        note: Shown behind.
     """
-    with tqdm(total=len(loader), desc=what, unit=" batches", leave=False, disable=None) as bar:
+    off = False if issubclass(tqdm, tqdm_notebook) else None  # None: unless it is a terminal
+    with tqdm(total=len(loader), desc=what, unit=" batches", leave=False, disable=off) as bar:
         for batch in loader:
             yield batch
-            bar.set_postfix_str(f"{loader.images_per_second:.0f} images/s, data {loader.data_share:.0%}", refresh=False)
+            pace = f"{loader.images_per_second:.0f} images/s, data {loader.data_share:.0%}"
+            bar.set_postfix_str(", ".join(filter(None, (pace, note))), refresh=False)
             bar.update()
 
 
-def _epoch_line(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _epoch_line(row: Mapping[str, float], epochs: int, is_best: bool, left: str) -> str:
+    end = f"{', ' + left if left else ''}{'  best' if is_best else ''}"
     return (
         f"epoch {row['epoch']}/{epochs}  train loss {row['train/loss']:.3f}  val loss {row['val/loss']:.3f}  "
         f"accuracy {row['val/avg/accuracy']:.3f}  F1 {row['val/avg/f1']:.3f}  {row['images_per_second']:.0f} images/s "
-        f"(data {row['data_share']:.1%})  {row['epoch_seconds']:.0f} s{'  best' if is_best else ''}"
+        f"(data {row['data_share']:.1%})  {row['epoch_seconds']:.0f} s{end}"
     )
 
 
@@ -253,64 +291,6 @@ def named_scores(split: str, evaluation: Evaluation, tasks: Sequence[Task]) -> d
     named = {f"{split}/loss": evaluation.loss}
     for key, name in (("avg", "avg"), *((task.slug, task.name) for task in tasks)):
         named |= {f"{split}/{key}/{score}": value for score, value in scores[name].items()}
+        if name in evaluation.task_losses:
+            named[f"{split}/{key}/loss"] = evaluation.task_losses[name]
     return named
-
-
-def write_artifacts(
-    folder: Path, outcome: Outcome, tasks: Sequence[Task], *, rows: pd.DataFrame, extra_plots: bool
-) -> None:
-    """Write everything that the run page shows besides checkpoints and the model.
-
-    Args:
-        rows: ``id`` and ``path`` of the test images, in the loader's order.
-        extra_plots: Draw PNGs as well; numbers are written either way.
-    """
-    durable.write_json(folder / "tasks.json", tasks_to_json(tasks))
-    for task in tasks:
-        _write_task(folder, outcome.test, task, extra_plots)
-    table = predictions_table(outcome.test, tasks, rows)
-    with durable.replacing(folder / "predictions" / "test.parquet") as temporary:
-        table.to_parquet(temporary, index=False)
-    if extra_plots:
-        _plot_history(folder / "plots", outcome)
-
-
-def _write_task(folder: Path, test: Evaluation, task: Task, extra_plots: bool) -> None:
-    counts = test.confusion[task.name]
-    durable.write_json(
-        folder / "confusion" / f"{task.slug}.json", {"classes": list(task.classes), "counts": counts.tolist()}
-    )
-    table = metrics.per_class(counts)
-    table.insert(0, "class", list(task.classes))
-    durable.write_text(folder / "per_class" / f"{task.slug}.csv", tables.to_csv(table))
-    result = metrics.roc(test.probs[task.name], test.targets[task.name], task.classes)
-    durable.write_json(folder / "roc" / f"{task.slug}.json", result)
-    if extra_plots:
-        drawn = {
-            "confusion": plots.confusion(counts, task.classes, title=f"{task.name}, test"),
-            "roc": plots.roc(result, title=f"{task.name}, test"),
-        }
-        for kind, figure in drawn.items():
-            plots.save(folder / kind / f"{task.slug}.png", figure)
-
-
-def _plot_history(folder: Path, outcome: Outcome) -> None:
-    epochs = [row["epoch"] for row in outcome.history]
-    names = {"accuracy": "accuracy", "f1": "F1", "precision": "precision", "recall": "recall"}
-    averages = {shown: [row[f"val/avg/{key}"] for row in outcome.history] for key, shown in names.items()}
-    lost = {name: [row[f"{name}/loss"] for row in outcome.history] for name in ("train", "val")}
-    common = {"epochs": epochs, "best_epoch": outcome.best["epoch"]}
-    title = "Validation, mean over tasks (F1, precision, recall: macro)"
-    plots.save(folder / "averages.png", plots.curves(averages, title=title, unit="score", **common))
-    plots.save(folder / "loss.png", plots.curves(lost, title="Loss, sum over tasks", unit="loss", **common))
-
-
-def predictions_table(evaluation: Evaluation, tasks: Sequence[Task], rows: pd.DataFrame) -> pd.DataFrame:
-    """Labels, confidences, true labels and all probabilities per image; the target is None where unknown."""
-    columns = {"id": rows["id"].to_numpy(), "path": rows["path"].to_numpy()}
-    for task in tasks:
-        columns |= top_labels(task, evaluation.probs[task.name])
-        targets = evaluation.targets[task.name]
-        columns[f"{task.slug}/target"] = [None if t == IGNORE_INDEX else task.classes[t] for t in targets]
-        columns[f"{task.slug}/probs"] = list(evaluation.probs[task.name])
-    return pd.DataFrame(columns)

@@ -24,10 +24,11 @@ FLOORS = [
         "depthwise",
     },
     {"checkpoints", "dataset", "losses", "metrics", "models", "shards"},
-    {"optim", "predictor", "plots", "leaderboard", "batches", "workers", "baselines", "probe"},
+    {"optim", "predictor", "plots", "leaderboard", "batches", "workers", "baselines", "probe", "explain"},
     {"config", "engine", "tracking", "report", "decoding", "features"},
-    {"training", "standings", "preparation"},
-    {"pipeline"},
+    {"training", "standings", "preparation", "artifacts", "gallery", "suspects"},
+    {"notes"},
+    {"pipeline", "notebook"},
     {"pipeline.main"},
     {"cli"},
     {"__main__"},
@@ -39,7 +40,7 @@ GUARDED = {
     "pydantic": {"config"},
     "timm": {"models", "optim", "depthwise"},
     "torchvision.models": {"models"},
-    "fmtl.config": {"cli", "pipeline", "pipeline.main"},
+    "fmtl.config": {"cli", "pipeline", "pipeline.main", "notebook"},
 }
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -3,9 +3,19 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from fmtl.metrics import all_metrics, confusions, per_class, roc, task_metrics
+from fmtl.metrics import (
+    all_metrics,
+    calibration,
+    confusions,
+    largest_confusions,
+    per_class,
+    precision_recall,
+    roc,
+    task_metrics,
+)
 from fmtl.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
 
@@ -96,9 +106,85 @@ def test_roc_areas_equal_scikit_learns(seed):
             assert curve["fpr"][0] == curve["tpr"][0] == 0 and curve["fpr"][-1] == curve["tpr"][-1] == 1
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_average_curves_and_precisions_equal_scikit_learns(seed):
+    logits, targets = random_case(seed + 200)
+    probs, targets = logits.softmax(1).numpy(), targets.numpy()
+    known = targets != IGNORE_INDEX
+    classes = [f"c{k}" for k in range(probs.shape[1])]
+    one_hot = targets[known][:, None] == np.arange(len(classes))
+    areas, precisions = roc(probs, targets, classes), precision_recall(probs, targets, classes)
+    mixed = [k for k in range(len(classes)) if 0 < one_hot[:, k].sum() < len(one_hot)]
+    present = [k for k in range(len(classes)) if one_hot[:, k].any()]
+    assert [c["ap"] for c in precisions["classes"] if c["ap"] is not None] == pytest.approx(
+        average_precision_score(one_hot[:, present], probs[known][:, present], average=None).tolist()
+        if len(present) > 1
+        else [average_precision_score(one_hot[:, k], probs[known, k]) for k in present]
+    )
+    assert areas["macro_auc"] == (
+        pytest.approx(np.mean([roc_auc_score(one_hot[:, k], probs[known, k]) for k in mixed])) if mixed else None
+    )
+    if mixed:
+        micro = roc_auc_score(one_hot.ravel(), probs[known].ravel())
+        assert areas["micro"]["auc"] == pytest.approx(micro)
+        assert areas["macro"]["auc"] == areas["macro_auc"]
+        assert np.all(np.diff(areas["macro"]["tpr"]) >= 0)
+    if present:
+        micro = average_precision_score(one_hot.ravel(), probs[known].ravel())
+        assert precisions["micro"]["ap"] == pytest.approx(micro)
+        assert precisions["macro_ap"] == pytest.approx(
+            np.mean([average_precision_score(one_hot[:, k], probs[known, k]) for k in present])
+        )
+
+
+def test_the_macro_curve_is_the_mean_of_the_curves():
+    probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    result = roc(probs, np.array([0, 1, 0, 1]), ("a", "b"))
+    curves = [np.interp(result["macro"]["fpr"], c["fpr"], c["tpr"]) for c in result["classes"]]
+    np.testing.assert_allclose(result["macro"]["tpr"][1:], np.mean(curves, axis=0)[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_reliability_equals_scikit_learns_curve_and_the_error_is_the_weighted_gap(seed):
+    logits, targets = random_case(seed + 300)
+    probs, targets = logits.softmax(1).numpy(), targets.numpy()
+    known = targets != IGNORE_INDEX
+    result = calibration(probs, targets)
+    right, confidence = probs[known].argmax(1) == targets[known], probs[known].max(1)
+    filled = [b for b in result["bins"] if b["images"]]
+    assert sum(b["images"] for b in filled) == result["images"] == known.sum()
+    if not known.any():
+        assert result["ece"] is None
+        return
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15)
+    np.testing.assert_allclose([b["accuracy"] for b in filled], accuracy)
+    np.testing.assert_allclose([b["confidence"] for b in filled], mean, rtol=1e-6)
+    gap = sum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in filled) / known.sum()
+    assert result["ece"] == pytest.approx(gap)
+
+
+def test_the_largest_confusion_comes_first_and_hits_are_none():
+    counts = np.array([[5, 1, 0], [3, 1, 4], [0, 0, 9]])
+    table = largest_confusions(counts, ("a", "b", "c"))
+    assert table.to_dict("list") == {
+        "target": ["b", "b", "a"], "prediction": ["c", "a", "b"], "images": [4, 3, 1],
+        "share": pytest.approx([4 / 8, 3 / 8, 1 / 6]),
+    }  # fmt: skip
+    assert largest_confusions(np.diag([2, 2]), ("a", "b")).empty
+
+
+def test_without_any_target_nothing_is_defined_and_nothing_fails():
+    probs, targets = np.full((3, 2), 0.5), np.full(3, IGNORE_INDEX)
+    assert roc(probs, targets, ("a", "b"))["micro"] is None
+    assert precision_recall(probs, targets, ("a", "b"))["macro_ap"] is None
+    assert calibration(probs, targets) | {"bins": None} == {"bins": None, "ece": None, "images": 0}
+
+
 def test_a_class_without_images_has_no_curve_and_says_why():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = roc(np.eye(3), np.array([0, 1, 1]), ("a", "b", "c"))
     assert [c["reason"] for c in result["classes"]] == [None, None, "no image of this class"]
     assert result["num_undefined"] == 1
+    found = precision_recall(np.eye(3), np.array([0, 1, 1]), ("a", "b", "c"))
+    assert [c["reason"] for c in found["classes"]] == [None, None, "no image of this class"]

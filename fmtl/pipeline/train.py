@@ -1,35 +1,33 @@
 """``train``: a prepared dataset to one MLflow run with metrics, plots, checkpoints and a model."""
 
-import math
 import re
 import shutil
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from fmtl import checkpoints, durable, features, models, probe, training
+from fmtl import artifacts, checkpoints, durable, features, gallery, losses, models, notes, probe, suspects, training
 from fmtl.batches import Batches, Features, Photos, Source
 from fmtl.config import TrainSettings, build_from_file, to_yaml
 from fmtl.dataset import PreparedDataset, class_counts, open_dataset
 from fmtl.engine import Paced
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import Execution, choose_device, keep_memory
-from fmtl.losses import MultiTaskLoss, class_weights
+from fmtl.losses import MultiTaskLoss
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
 from fmtl.preparation import check_sources
 from fmtl.splits import SPLITS
-from fmtl.tasks import Task
+from fmtl.tasks import check_name
 from fmtl.tracking import serving, store
 from fmtl.tracking.run import Run, open_run
 from fmtl.training import Stage
 from fmtl.transforms import Augmentation, Preprocess
 
 # A run may go on under other values of these, since they do not change what is learnt.
-FREE_ON_RESUME = {"allow_stale", "device", "experiment", "run_name", "resume", "extra_plots"}
+FREE_ON_RESUME = {"allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery"}
 
 
 @dataclass(frozen=True)
@@ -136,42 +134,10 @@ def _on_this_machine(settings: TrainSettings, net: MultiTaskNet, device: torch.d
 
 def _loss(settings: TrainSettings, dataset: PreparedDataset) -> MultiTaskLoss:
     num_classes = {task.name: task.num_classes for task in dataset.tasks}
-    weights = {}
+    counts = {}
     if settings.class_weights:
         counts = {name: torch.tensor(table["train"].tolist()) for name, table in class_counts(dataset).items()}
-        weights = {name: class_weights(found, settings.class_weights) for name, found in counts.items()}
-    learnt = settings.task_weights == "uncertainty"
-    return MultiTaskLoss(
-        num_classes,
-        class_weights=weights,
-        task_weights={} if learnt else _task_weights(settings.task_weights, num_classes),
-        learn_task_weights=learnt,
-        label_smoothing=settings.label_smoothing,
-    )
-
-
-def _task_weights(text: str, names: Collection[str]) -> dict[str, float]:
-    """'Colour=2, Usage=0.5' to factors by task name."""
-    if text == "equal":
-        return {}
-    factors = {}
-    for part in text.split(","):
-        name, _, value = (piece.strip() for piece in part.rpartition("="))
-        _check_task("task_weights", name, names)
-        try:
-            factors[name] = float(value)
-        except ValueError:
-            factors[name] = math.nan
-        if not 0 <= factors[name] < math.inf:
-            raise UsageError(f"task_weights: {name}: expected a number from 0 on, got '{value}'")
-    return factors
-
-
-def _check_task(setting: str, name: str, names: Collection[str]) -> None:
-    if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"the tasks are {', '.join(names)}"
-        raise UsageError(f"{setting}: there is no task '{name}'; {hint}")
+    return losses.from_settings(settings.model_dump(), num_classes, counts=counts)
 
 
 def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
@@ -201,11 +167,21 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
             settings={**values, "preprocess": setup.preprocess.to_json()},
             checkpoint_stem=stem if settings.save_checkpoints else None,
             run=run,
+            draw=settings.extra_plots,
         ),
         resume=resume,
     )
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path"]]
-    training.write_artifacts(run.folder, outcome, dataset.tasks, rows=rows, extra_plots=settings.extra_plots)
+    artifacts.write(
+        run.folder,
+        history=outcome.history,
+        best_epoch=outcome.best["epoch"],
+        test=outcome.test,
+        tasks=dataset.tasks,
+        rows=rows,
+        draw=settings.extra_plots,
+    )
+    errors = _gallery(setup, run, outcome) if settings.gallery else None
     scores = outcome.final_metrics(dataset.tasks)
     model_id = serving.log_model(
         setup.net,
@@ -215,10 +191,12 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
         epoch=outcome.best["epoch"],
     )
     run.log_metrics(scores, model_id=model_id)
-    run.set_tags({"mlflow.note.content": _note(setup, run, outcome, scores)})
+    command = notes.command(settings.model_dump(), _defaults(settings))
+    note = notes.of_training(dataset, values, outcome, scores, errors, command=command, run_id=run.run_id)
+    run.set_tags({"mlflow.note.content": note})
     print(
         f"test: accuracy {scores['test/avg/accuracy']:.3f}, F1 {scores['test/avg/f1']:.3f}, "
-        f"{_averaged(dataset.tasks, scores)}, {len(rows)} images, weights of epoch {outcome.best['epoch']}"
+        f"{notes.averaged(dataset.tasks, scores)}, {len(rows)} images, weights of epoch {outcome.best['epoch']}"
     )
     print(f"run: {run.name} {run.run_id}")
     return run.run_id
@@ -230,15 +208,15 @@ def _stages(setup: Setup, *, done: int) -> list[Stage]:
     Args:
         done: Epochs of an earlier attempt.
     """
-    settings = setup.settings
+    settings, values = setup.settings, setup.settings.model_dump()
     num_frozen = settings.epochs if settings.freeze else min(settings.freeze_epochs, settings.epochs)
     stages = []
     if num_frozen:
         patience = settings.patience if num_frozen == settings.epochs else 0
-        recipe = replace(_recipe(settings), epochs=num_frozen, patience=patience)
+        recipe = Recipe.of(values, epochs=num_frozen, patience=patience)
         stages.append(_frozen_stage(setup, recipe, cache=settings.cache_features and done < num_frozen))
     if num_frozen < settings.epochs:
-        recipe = replace(_recipe(settings), epochs=settings.epochs - num_frozen)
+        recipe = Recipe.of(values, epochs=settings.epochs - num_frozen)
         stages.append(_stage(setup, setup.net, recipe, _photos(setup, training_split=True), _photos(setup)))
     return stages
 
@@ -300,7 +278,7 @@ def _colour_tasks(setup: Setup) -> list[str]:
         return [name for name in names if re.search("colou?r", name, re.IGNORECASE)]
     chosen = [name for name in setup.settings.colour_tasks if name != "none"]
     for name in chosen:
-        _check_task("colour_tasks", name, names)
+        check_name("colour_tasks", name, names)
     return chosen
 
 
@@ -319,32 +297,34 @@ def _batches(setup: Setup, split: str, source: Source) -> Batches:
     )
 
 
-def _recipe(settings: TrainSettings) -> Recipe:
-    return Recipe(**{field.name: getattr(settings, field.name) for field in fields(Recipe)})
+def _defaults(settings: TrainSettings) -> dict:
+    """What needs no option when the run is repeated. What was found by trial has one: elsewhere it might differ."""
+    return TrainSettings(mode=settings.mode).resolved().model_dump() | {"resume": settings.resume, "mode": "tuned"}
 
 
-def _averaged(tasks: Sequence[Task], scores: dict[str, float]) -> str:
-    """Which tasks the averages speak for."""
-    without = [task.name for task in tasks if math.isnan(scores[f"test/{task.slug}/f1"])]
-    left_out = f" (without any test label: {', '.join(without)})" if without else ""
-    return f"mean over {len(tasks) - len(without)} tasks{left_out}"
-
-
-def _note(setup: Setup, run: Run, outcome: training.Outcome, scores: dict[str, float]) -> str:
-    settings, counts = setup.settings, setup.dataset.manifest["counts"]["splits"]
-    table = "\n".join(
-        f"| {task.name} | {task.num_classes} | {scores[f'test/{task.slug}/accuracy']:.3f} "
-        f"| {scores[f'test/{task.slug}/f1']:.3f} |"
-        for task in setup.dataset.tasks
+def _gallery(setup: Setup, run: Run, outcome: training.Outcome) -> gallery.Gallery:
+    settings, dataset = setup.settings, setup.dataset
+    found = features.compute(
+        setup.net,
+        dataset,
+        backbone=settings.backbone,
+        preprocess=setup.preprocess,
+        batch_size=settings.batch_size,
+        device=setup.device,
+        watch=lambda batches, what: training.watch(Paced(batches), what),
+        keep=settings.freeze,  # of weights that another run may have; those of this one are its own
     )
-    return (
-        f"**{settings.backbone}**, {settings.mode}, weights `{settings.weights}`, {settings.px} px, trained on "
-        f"{counts['train']} photos of `{setup.dataset.manifest['source']['table']}`.\n\n"
-        f"On {counts['test']} test photos, with the weights of epoch {outcome.best['epoch']} of {settings.epochs}: "
-        f"average accuracy **{scores['test/avg/accuracy']:.3f}**, average macro-F1 **{scores['test/avg/f1']:.3f}**, "
-        f"{_averaged(setup.dataset.tasks, scores)}.\n\n"
-        f"| attribute | classes | accuracy | macro-F1 |\n|---|---|---|---|\n{table}\n\n"
-        f"Register it: `fmtl register --run {run.run_id}`"
+    doubtful = suspects.find(
+        found, dataset.targets, dataset.tasks, groups=dataset.table["group"].to_numpy(), seed=settings.seed
+    )
+    return gallery.write(
+        run.folder / "gallery",
+        net=setup.net,
+        dataset=dataset,
+        preprocess=setup.preprocess,
+        test=outcome.test,
+        suspect_labels=doubtful,
+        title=run.name,
     )
 
 

@@ -15,6 +15,7 @@ import mlflow
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from fmtl.errors import EnvironmentFault, Terminated
 from fmtl.tracking import store
@@ -55,6 +56,10 @@ class Run:
         """
         finite = {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
         mlflow.log_metrics(finite, step=step, model_id=model_id)
+
+    def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
+        """A picture of a series: the run page shows the series under its key, with a slider over the steps."""
+        mlflow.log_image(image, key=key, step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})

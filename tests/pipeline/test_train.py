@@ -101,9 +101,17 @@ def test_every_artifact_of_the_contract_is_there(run, dataset):
     slugs = [task.slug for task in dataset.tasks]
     want = {"config.yaml", "tasks.json", "plots/averages.png", "plots/loss.png", "predictions/test.parquet"}
     want |= {f"checkpoints/resnet18_tuned_{which}.pt" for which in ("best", "last")}
-    want |= {f"{kind}/{slug}.{suffix}" for kind in ("confusion", "roc") for slug in slugs for suffix in ("png", "json")}
-    want |= {f"per_class/{slug}.csv" for slug in slugs}
-    assert set(tree()) == want
+    curves = ("confusion", "roc", "precision_recall", "reliability")
+    want |= {f"{kind}/{slug}.{suffix}" for kind in curves for slug in slugs for suffix in ("png", "json")}
+    want |= {f"{kind}/{slug}.csv" for kind in ("per_class", "confusion") for slug in slugs}
+    want |= {f"per_class/{slug}.png" for slug in slugs} | {"plots/history.csv"}
+    want |= {f"plots/{name}.png" for name in ("task_losses", "task_f1", "learning_rates")}
+    want |= {f"gallery/{name}" for name in ("gallery.html", "mistakes.csv", "suspects.csv")}
+    found = set(tree())
+    frames = {path for path in found if path.startswith("images/")}
+    assert found - frames == want
+    for slug in slugs:  # a frame and its small copy for each epoch
+        assert len([path for path in frames if path.startswith(f"images/confusion#{slug}%")]) == 2 * 2
 
 
 def test_the_numbers_in_the_artifacts_agree_with_each_other_and_with_scikit_learn(run, dataset):
@@ -292,10 +300,11 @@ def test_no_plots_and_no_checkpoints_still_leave_every_number_and_the_model(worl
     run_id = train(settings(dataset.folder, epochs=1, extra_plots=False, save_checkpoints=False, freeze=True))
     client = mlflow.MlflowClient()
     assert {i.path for i in client.list_artifacts(run_id)} == {
-        "config.yaml", "tasks.json", "confusion", "roc", "per_class", "predictions",
+        "config.yaml", "tasks.json", "confusion", "roc", "per_class", "predictions", "precision_recall", "reliability",
+        "plots", "gallery",
     }  # fmt: skip
-    for folder in ("confusion", "roc"):
-        assert all(i.path.endswith(".json") for i in client.list_artifacts(run_id, folder))
+    for folder in ("confusion", "roc", "plots", "per_class"):
+        assert all(i.path.endswith((".json", ".csv")) for i in client.list_artifacts(run_id, folder))
     assert mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
 
 

@@ -1,0 +1,220 @@
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+import fmtl
+from fmtl import checkpoints, config
+from fmtl.batches import Batches, Photos
+from fmtl.errors import DataError, UsageError
+from fmtl.pipeline.train import train
+from fmtl.tasks import IGNORE_INDEX
+from fmtl.tracking import registry
+from fmtl.tracking import store as store_module
+from fmtl.transforms import Augmentation, Preprocess
+
+FAST = {"weights": "none", "precision": "fp32", "channels_last": True}
+SCORES = {"accuracy", "f1", "precision", "recall"}
+
+
+class Squares(Dataset):
+    """What a notebook's author writes: colour and size of a square, sometimes unknown."""
+
+    def __init__(self, num, seed):
+        rng = np.random.default_rng(seed)
+        self.colours, self.sizes = rng.integers(0, 3, num), rng.integers(0, 2, num)
+        self.unknown = rng.random(num) < 0.2
+
+    def __len__(self):
+        return len(self.colours)
+
+    def __getitem__(self, i):
+        image, side = torch.zeros(3, 32, 32), 8 + 14 * int(self.sizes[i])
+        image[self.colours[i], :side, :side] = 1.0
+        size = IGNORE_INDEX if self.unknown[i] else int(self.sizes[i])
+        return image - 0.5, {"colour": int(self.colours[i]), "size": size}
+
+
+def loaders():
+    made = [DataLoader(Squares(num, seed), batch_size=16, shuffle=seed == 0) for seed, num in enumerate((96, 40, 41))]
+    return dict(zip(("train_loader", "val_loader", "test_loader"), made, strict=True))
+
+
+def run(**more):
+    given = {
+        "model_name": "resnet18", "num_classes_dict": {"colour": 3, "size": 2}, **loaders(), "device": torch.device("cpu"),
+        "criterions": {"colour": nn.CrossEntropyLoss(), "size": nn.CrossEntropyLoss()}, "label_cols": ["colour", "size"],
+        "epochs": 2, "learning_rate": 0.01, **FAST,
+    }  # fmt: skip
+    return fmtl.train_and_evaluate_model(**given | more)
+
+
+def test_loaders_written_by_hand_are_learnt_from_and_the_result_has_its_shape(store):
+    result = run(epochs=8, learning_rate=0.003, save_checkpoints=True)
+    assert set(result) == {"history", "best_epoch", "val", "test", "confusion", "checkpoints", "run_id"}
+    assert [row["epoch"] for row in result["history"]] == list(range(1, 9))
+    losses = [row["val/loss"] for row in result["history"]]
+    assert result["best_epoch"] == np.argmin(losses) + 1
+    for split in ("val", "test"):
+        assert set(result[split]) == {"colour", "size", "avg"}
+        assert all(set(scores) == SCORES for scores in result[split].values())
+        assert result[split]["avg"]["f1"] == pytest.approx(
+            np.mean([result[split][t]["f1"] for t in ("colour", "size")])
+        )
+    assert result["test"]["colour"]["accuracy"] > 0.8
+    known = ~loaders()["test_loader"].dataset.unknown
+    assert result["confusion"]["colour"].sum() == 41 and result["confusion"]["size"].sum() == known.sum()
+    assert result["checkpoints"] == {w: f"checkpoints/resnet18_tuned_{w}.pt" for w in ("best", "last")}
+    best = checkpoints.load(Path(result["checkpoints"]["best"]))
+    assert best["epoch"] == result["best_epoch"] and best["metrics"]["val/loss"] == min(losses)
+
+
+def test_the_run_is_in_mlflow_unranked_and_not_registrable(store):
+    result = run(extra_plots=True, save_checkpoints=True)
+    record = fmtl_store_record(result["run_id"])
+    assert record.tags["fmtl.kind"] == "train" and record.tags["fmtl.outcome"] == "completed"
+    assert record.metrics["test/avg/f1"] == pytest.approx(result["test"]["avg"]["f1"])
+    assert record.param("backbone") == "resnet18" and record.param("px") == "32" and record.param("data") == ""
+    assert registry.why_not_registrable(record) == "it logged no model"
+    files = {i.path for i in mlflow.MlflowClient().list_artifacts(result["run_id"])}
+    assert {"confusion", "roc", "plots", "predictions", "checkpoints", "per_class", "tasks.json", "images"} <= files
+    table = pd.read_parquet(
+        mlflow.artifacts.download_artifacts(run_id=result["run_id"], artifact_path="predictions/test.parquet")
+    )
+    known = table["size/target"].notna()
+    assert f1_score(table["size/target"][known], table["size"][known], average="macro") == pytest.approx(
+        result["test"]["size"]["f1"]
+    )
+
+
+def fmtl_store_record(run_id):
+    return store_module.get_run(run_id)
+
+
+def test_without_mlflow_nothing_is_logged_or_written(store, tmp_path):
+    before = {p.name for p in tmp_path.iterdir()}
+    result = run(mlflow=False)
+    assert result["run_id"] is None and result["checkpoints"] == {"best": None, "last": None}
+    assert {p.name for p in tmp_path.iterdir()} == before
+    assert mlflow.search_runs(search_all_experiments=True).empty
+
+
+def test_described_loaders_give_a_model_that_can_be_registered(store):
+    preprocess = Preprocess(32, "pad", "#ffffff", 32, (0.5,) * 3, (1.0,) * 3)
+    labels = {"colour": ["red", "green", "blue"], "size": ["small", "large"]}
+    result = run(classes=labels, preprocess=preprocess, data_id="squares-1")
+    record = fmtl_store_record(result["run_id"])
+    assert registry.why_not_registrable(record) is None and record.tags["fmtl.data"] == "squares-1"
+    assert mlflow.pyfunc.load_model(record.model_uri)
+
+
+@pytest.mark.parametrize("mode", ["tuned", "baseline"])
+def test_prepared_batches_give_the_numbers_of_fmtl_train(store, dataset, mode):
+    settings = config.TrainSettings(
+        data=str(dataset.folder), backbone="resnet18", mode=mode, epochs=2, px=48, seed=3, gallery=False,
+        extra_plots=False, save_checkpoints=False, **FAST,
+    )  # fmt: skip
+    theirs = fmtl_store_record(train(settings)).metrics
+    image = dataset.manifest["image"]
+    spec = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    preprocess = Preprocess(dataset.px, image["fit"], image["background"], 48, spec["mean"], spec["std"])
+
+    def batches(split):
+        augmentation = Augmentation(keep_hue=True, keep_colour=True) if mode == "tuned" and split == "train" else None
+        photos = Photos(dataset, preprocess=preprocess, augmentation=augmentation, seed=3)
+        return Batches(photos, dataset.targets, dataset.rows(split), tasks=dataset.tasks, batch_size=32,
+                       shuffle=split == "train", seed=3)  # fmt: skip
+
+    result = fmtl.train_and_evaluate_model(
+        "resnet18", {task.name: task.num_classes for task in dataset.tasks}, batches("train"), batches("val"),
+        batches("test"), "cpu", epochs=2, mode=mode, seed=3, mlflow=False, **FAST,
+    )  # fmt: skip
+    assert result["best_epoch"] == theirs["best/epoch"]
+    assert min(row["val/loss"] for row in result["history"]) == theirs["best/val/loss"]
+    for task in dataset.tasks:
+        for score in SCORES:
+            assert result["test"][task.name][score] == theirs[f"test/{task.slug}/{score}"]
+
+
+def test_the_analysis_compares_every_backbone_in_both_modes(store):
+    given = {"num_classes_dict": {"colour": 3, "size": 2}, **loaders(), "device": "cpu", "epochs": 1, **FAST}
+    analysis = fmtl.run_complete_model_analysis(**given, backbones=["resnet18", "mobilenet_v3_small"], mlflow=False)
+    pairs = {(b, m) for b in ("resnet18", "mobilenet_v3_small") for m in ("tuned", "baseline")}
+    assert set(analysis["runs"]) == pairs
+    table = analysis["table"]
+    assert set(zip(table["model"], table["mode"], strict=True)) == pairs
+    assert table["val/avg/f1"].is_monotonic_decreasing
+    for row in table.to_dict("records"):
+        assert row["test/avg/f1"] == analysis["runs"][row["model"], row["mode"]]["test"]["avg"]["f1"]
+
+
+def test_a_diverging_run_has_a_row_and_does_not_stop_the_others(store):
+    given = {"num_classes_dict": {"colour": 3, "size": 2}, **loaders(), "device": "cpu", "epochs": 1, **FAST}
+
+    def explode(logits, targets):
+        return logits.sum() * (
+            float("nan") if torch.is_grad_enabled() and len(calls) < 3 and not calls.append(1) else 0.0
+        )
+
+    calls = []
+    analysis = fmtl.run_complete_model_analysis(
+        **given, criterions={"colour": explode}, backbones=["resnet18"], mlflow=False
+    )
+    assert len(analysis["runs"]) == 1 and len(analysis["table"]) == 2
+    assert "training loss" in analysis["table"]["status"].iloc[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"label_cols": ["colour", "sise"]}, "label_cols: 'sise' is not in num_classes_dict; did you mean 'size'"),
+        ({"criterions": {"color": nn.CrossEntropyLoss()}}, "criterions: 'color'.*did you mean 'colour'"),
+        ({"batch_size": 3}, "batch_size: the loaders decide"),
+        ({"lerning_rate": 3}, "learning_rate"),
+        ({"mixup": 0.2}, "criterions: they take one target"),
+        ({"classes": {"size": ["a", "b", "c"]}}, "size has 3 labels, expected 2"),
+        ({"model_name": "resnet81"}, "resnet18"),
+        ({"device": "tpu"}, "device"),
+    ],
+)
+def test_wrong_usage_is_named(store, more, message):
+    with pytest.raises(UsageError, match=message):
+        run(mlflow=False, **more)
+
+
+def broken(change):
+    class Broken(Squares):
+        def __getitem__(self, i):
+            return change(*super().__getitem__(i))
+
+    return DataLoader(Broken(40, 1), batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, t: (x, t["colour"]), "val_loader: expected .images, dict of targets."),
+        (lambda x, t: (x[:2], t), "expected images"),
+        (lambda x, t: (x[:, :20], t), "square"),
+        (lambda x, t: (torch.zeros(3, 48, 48), t), "of one size"),
+        (lambda x, t: ((x * 255).byte(), t), "of floats"),
+        (lambda x, t: (x, {"colour": t["colour"]}), "no targets of 'size'"),
+        (lambda x, t: (x, {**t, "size": t["size"] + 7}), "expected 0 to 1"),
+        (lambda x, t: (x, {**t, "colour": -1}), "expected 0 to 2, or -100 where unknown"),
+        (lambda x, t: (x, {**t, "colour": float(t["colour"])}), "class indices"),
+    ],
+)
+def test_loaders_that_can_t_be_trained_on_are_named(store, change, message):
+    with pytest.raises(DataError, match=message):
+        run(mlflow=False, val_loader=broken(change))
+
+
+def test_an_empty_loader_is_named(store):
+    with pytest.raises(DataError, match="test_loader: it gives no batch"):
+        run(mlflow=False, test_loader=[])
