@@ -20,9 +20,9 @@ def heat_maps(net: MultiTaskNet, images: Tensor, chosen: Mapping[str, Tensor]) -
     """How much each place speaks for a class, by task name: ``(N, h, w)`` float32 in [0, 1] on the CPU.
 
     The map is that of the last layer in which every place still counts: the last feature map of a convolutional
-    network, the input of the last attention of a transformer that answers from a class token. Tasks share that layer, so
-    their maps differ only where their classes weigh its channels differently. A map is all 0 where nothing speaks for
-    the class.
+    network, the input of the last attention of a transformer that answers from a class token. Tasks share that layer,
+    so their maps differ only where their classes weigh its channels differently. A map is all 0 where nothing speaks
+    for the class.
 
     Args:
         images: ``(N, 3, H, W)`` float32, on the network's device.

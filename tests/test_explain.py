@@ -40,8 +40,8 @@ def test_a_map_is_the_weighted_sum_of_channels_without_what_speaks_against_it():
 
 @pytest.mark.parametrize(
     "backbone",
-    ["resnet18", "efficientnet_b0", "convnext_atto", "vit_b_32", "swin_t", "tf_efficientnet_lite0", "deit_tiny_patch16_224",
-     "densenet121", "mobilenet_v3_small"],
+    ["resnet18", "efficientnet_b0", "convnext_atto", "vit_b_32", "swin_t", "tf_efficientnet_lite0",
+     "deit_tiny_patch16_224", "densenet121", "mobilenet_v3_small"],
 )  # fmt: skip
 @pytest.mark.parametrize("frozen", [False, True])
 def test_every_kind_of_backbone_has_maps_with_places(backbone, frozen):

@@ -48,9 +48,10 @@ def loaders():
 
 def run(**more):
     given = {
-        "model_name": "resnet18", "num_classes_dict": {"colour": 3, "size": 2}, **loaders(), "device": torch.device("cpu"),
-        "criterions": {"colour": nn.CrossEntropyLoss(), "size": nn.CrossEntropyLoss()}, "label_cols": ["colour", "size"],
-        "epochs": 2, "learning_rate": 0.01, **FAST,
+        "model_name": "resnet18", "num_classes_dict": {"colour": 3, "size": 2}, **loaders(),
+        "device": torch.device("cpu"), "label_cols": ["colour", "size"],
+        "criterions": {"colour": nn.CrossEntropyLoss(), "size": nn.CrossEntropyLoss()}, "epochs": 2,
+        "learning_rate": 0.01, **FAST,
     }  # fmt: skip
     return fmtl.train_and_evaluate_model(**given | more)
 

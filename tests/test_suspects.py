@@ -97,8 +97,8 @@ def test_flipped_labels_of_the_sample_are_found(store, catalogue_table, tmp_path
             flipped.add((table.loc[row, "id"], column))
     table.to_csv(tmp_path / "catalogue.csv", index=False)
     prepare = PrepareSettings(
-        table=str(tmp_path / "catalogue.csv"), images=str(catalogue_table.parent / "images"), out=str(tmp_path / "data"),
-        px=96, label_cols=("kind", "colour", "pattern", "sleeve", "fit"),
+        table=str(tmp_path / "catalogue.csv"), images=str(catalogue_table.parent / "images"),
+        out=str(tmp_path / "data"), px=96, label_cols=("kind", "colour", "pattern", "sleeve", "fit"),
     )  # fmt: skip
     build_dataset(prepare)
     run_id = train(

@@ -18,7 +18,7 @@ from fmtl.hardware import Execution, choose_device, keep_memory
 from fmtl.losses import MultiTaskLoss
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
-from fmtl.preparation import check_sources
+from fmtl.preparation import GROUP, check_sources
 from fmtl.splits import SPLITS
 from fmtl.tasks import check_name
 from fmtl.tracking import serving, store
@@ -312,10 +312,11 @@ def _gallery(setup: Setup, run: Run, outcome: training.Outcome) -> gallery.Galle
         batch_size=settings.batch_size,
         device=setup.device,
         watch=lambda batches, what: training.watch(Paced(batches), what),
-        keep=settings.freeze,  # of weights that another run may have; those of this one are its own
+        keep=settings.freeze
+        and settings.cache_features,  # of weights that another run may have; those of this one are its own
     )
     doubtful = suspects.find(
-        found, dataset.targets, dataset.tasks, groups=dataset.table["group"].to_numpy(), seed=settings.seed
+        found, dataset.targets, dataset.tasks, groups=dataset.table[GROUP].to_numpy(), seed=settings.seed
     )
     return gallery.write(
         run.folder / "gallery",

@@ -111,7 +111,7 @@ def test_every_artifact_of_the_contract_is_there(run, dataset):
     frames = {path for path in found if path.startswith("images/")}
     assert found - frames == want
     for slug in slugs:  # a frame and its small copy for each epoch
-        assert len([path for path in frames if path.startswith(f"images/confusion#{slug}%")]) == 2 * 2
+        assert len([path for path in frames if path.startswith(f"images/confusion~{slug}+step+")]) == 2 * 2
 
 
 def test_the_numbers_in_the_artifacts_agree_with_each_other_and_with_scikit_learn(run, dataset):
@@ -262,8 +262,8 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, monkeypatch):
     resumed, whole = mlflow.get_run(broken.info.run_id), mlflow.get_run(world["tuned"])
     assert resumed.data.tags["fmtl.outcome"] == "completed"
     timing = {"images_per_second", "data_share", "epoch_seconds"}
-    assert {k: v for k, v in resumed.data.metrics.items() if k not in timing} == {
-        k: v for k, v in whole.data.metrics.items() if k not in timing
+    assert {k: v for k, v in resumed.data.metrics.items() if k not in timing and not k.startswith("system/")} == {
+        k: v for k, v in whole.data.metrics.items() if k not in timing and not k.startswith("system/")
     }
     client = mlflow.MlflowClient()
     assert [m.step for m in client.get_metric_history(broken.info.run_id, "val/loss")] == [1, 2]
@@ -344,7 +344,8 @@ def logits_of(run_id):
 
 
 def test_features_computed_once_give_the_predictions_of_features_computed_each_epoch(world, dataset, capsys):
-    common = {"freeze": True, "augment": False, "epochs": 3, "precision": "fp32", "extra_plots": False}
+    common = {"freeze": True, "augment": False, "epochs": 3, "precision": "fp32"}
+    common |= {"extra_plots": False, "gallery": False}
     cached, again, without = (
         train(settings(dataset.folder, **common, **extra)) for extra in ({}, {}, {"cache_features": False})
     )
@@ -358,7 +359,7 @@ def test_features_computed_once_give_the_predictions_of_features_computed_each_e
 @pytest.mark.slow
 def test_cached_features_of_other_weights_or_sizes_are_not_taken(world, dataset, capsys):
     for extra in ({"seed": 5}, {"seed": 5, "px": 64}, {"seed": 6}, {"seed": 5}):
-        train(settings(dataset.folder, freeze=True, epochs=1, extra_plots=False, **extra))
+        train(settings(dataset.folder, freeze=True, epochs=1, extra_plots=False, gallery=False, **extra))
     assert capsys.readouterr().out.count("features: ") == 1  # the last one alone asked for what the first had kept
 
 
@@ -390,13 +391,13 @@ def test_frozen_epochs_first_then_all_weights_and_resuming_in_either_is_as_unbro
 
 
 def test_patience_ends_a_run_that_does_not_get_better(world, dataset, capsys):
-    bold = {"learning_rate": 1.0, "clip_norm": 1.0, "mode": "baseline"}
-    run_id = train(settings(dataset.folder, epochs=12, patience=2, extra_plots=False, save_checkpoints=False, **bold))
+    still = {"learning_rate": 1e-12, "freeze": True, "augment": False}  # steps too small for a float32
+    plain = {"extra_plots": False, "save_checkpoints": False, "gallery": False}
+    run_id = train(settings(dataset.folder, epochs=12, patience=2, **still, **plain))
     assert "stopped: no lower validation loss in 2 epochs" in capsys.readouterr().out
     losses = [m.value for m in mlflow.MlflowClient().get_metric_history(run_id, "val/loss")]
-    assert len(losses) < 12
-    assert losses.index(min(losses)) == len(losses) - 3
-    assert mlflow.get_run(run_id).data.metrics["best/epoch"] == len(losses) - 2
+    assert len(losses) == 3 and len(set(losses)) == 1
+    assert mlflow.get_run(run_id).data.metrics["best/epoch"] == 1
 
 
 def test_every_part_of_a_recipe_can_be_switched_on_together(world, dataset):
