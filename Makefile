@@ -60,7 +60,7 @@ format: setup ## fix style
 
 bench: setup ## run every benchmark; needs a quiet machine
 	mkdir -p docs/benchmarks
-	set -e; for script in prepare prepare_again training; do \
+	set -e; for script in prepare prepare_again training pictures; do \
 	  $(BIN)/python benchmarks/$$script.py --json docs/benchmarks/$$script.json; done
 	$(BIN)/python benchmarks/recipe.py ablation --json docs/benchmarks/ablation.json
 	$(BIN)/python benchmarks/recipe.py equal-time --json docs/benchmarks/equal_time.json

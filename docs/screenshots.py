@@ -23,10 +23,13 @@ from urllib.request import urlopen
 
 import mlflow
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 WIDTH, HEIGHT = 1500, 1000
@@ -40,12 +43,16 @@ class Page:
     Attributes:
         path: Below the UI's address.
         texts: Words that the page shows.
-        frame: Whether they are inside its iframe, where MLflow shows HTML artifacts.
-        scroll_to: A text to scroll to.
+        clicks: Words to click on before that, in order.
+        search: What to type into the search for charts.
+        frame: Whether the texts are inside its iframe, where MLflow shows HTML artifacts.
+        scroll_to: Words to scroll to.
     """
 
     path: str
     texts: tuple[str, ...]
+    clicks: tuple[str, ...] = ()
+    search: str = ""
     frame: bool = False
     scroll_to: str = ""
 
@@ -105,6 +112,15 @@ def visit(driver: WebDriver, address: str, page: Page) -> None:
     driver.switch_to.default_content()
     driver.get("about:blank")
     driver.get(f"{address}/#/{page.path}")
+    for words in page.clicks:
+        WebDriverWait(driver, PATIENCE).until(lambda d, words=words: _words(d, words), words)
+        driver.execute_script("arguments[0].click()", _words(driver, words)[0])
+    if page.search:
+        box = WebDriverWait(driver, PATIENCE).until(
+            lambda d: d.find_elements(By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
+        )
+        box[0].send_keys(Keys.CONTROL, "a")
+        box[0].send_keys(page.search)
     if page.frame:
         WebDriverWait(driver, PATIENCE).until(lambda d: d.find_elements(By.CSS_SELECTOR, "iframe"))
         driver.switch_to.frame(driver.find_element(By.CSS_SELECTOR, "iframe"))
@@ -114,12 +130,31 @@ def visit(driver: WebDriver, address: str, page: Page) -> None:
         )
     WebDriverWait(driver, PATIENCE).until(_pictures_are_loaded)
     if page.scroll_to:
-        where = driver.find_element(By.XPATH, f"//*[contains(text(), {json.dumps(page.scroll_to)})]")
-        driver.execute_script("arguments[0].scrollIntoView()", where)
+        driver.execute_script("arguments[0].scrollIntoView()", _words(driver, page.scroll_to)[0])
+
+
+def _words(driver: WebDriver, words: str) -> list[WebElement]:
+    """Elements whose own text begins with some words, or whose label for the blind does."""
+    quoted = json.dumps(words)
+    return driver.find_elements(
+        By.XPATH, f"//*[starts-with(normalize-space(text()), {quoted}) or starts-with(@aria-label, {quoted})]"
+    )
+
+
+def settle(driver: WebDriver, address: str) -> None:
+    """Close the assistant and choose the side of the UI that shows trainings, once per browser."""
+    driver.get(f"{address}/#/experiments")
+    for words in ("Model training", "Close"):
+        with contextlib.suppress(TimeoutException):  # other versions have neither
+            WebDriverWait(driver, 8).until(lambda d, words=words: _words(d, words))
+            driver.execute_script("arguments[0].click()", _words(driver, words)[0])
+            time.sleep(1)
 
 
 def _pictures_are_loaded(driver: WebDriver) -> bool:
-    return driver.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    # Those that are loaded when they come into sight may be far below.
+    loaded = "i => i.loading === 'lazy' || (i.complete && i.naturalWidth > 0)"
+    return driver.execute_script(f"return [...document.images].every({loaded})")
 
 
 def shoot(driver: WebDriver, address: str, page: Page, file: Path) -> None:
@@ -136,8 +171,11 @@ def pages(first: mlflow.entities.Run, second: mlflow.entities.Run, slug: str) ->
     both = quote(json.dumps([run, second.info.run_id]))
     experiments = quote(json.dumps([experiment]))
     return {
-        "ui_overview": Page(here, ("What is wrong with it", "Parameters", "backbone")),
-        "ui_charts": Page(f"{here}/model-metrics", ("val/avg/f1",)),
+        "ui_overview": Page(
+            here, ("What is wrong with it", "Parameters", "backbone"), clicks=("Show more",), scroll_to="Description"
+        ),
+        "ui_charts": Page(f"{here}/model-metrics", ("val/avg", "precision"), search="^val/avg", scroll_to="val/avg"),
+        "ui_frames": Page(f"{here}/model-metrics", (f"confusion/{slug}",), search="confusion"),
         "ui_confusion": Page(f"{here}/artifacts/confusion/{slug}.png", (f"{slug}.png",)),
         "ui_roc": Page(f"{here}/artifacts/roc/{slug}.png", (f"{slug}.png",)),
         "ui_gallery": Page(f"{here}/artifacts/gallery/gallery.html", ("The most confident mistakes",), frame=True),
@@ -165,6 +203,7 @@ def main() -> None:
     asked = parser.parse_args()
     runs = newest_runs(asked.store.resolve())
     with ui(asked.store.resolve()) as address, chromium() as driver:
+        settle(driver, address)
         for name, page in pages(runs[0], runs[1], asked.task).items():
             shoot(driver, address, page, asked.out / f"{name}.png")
             print(asked.out / f"{name}.png", flush=True)

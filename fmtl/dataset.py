@@ -166,7 +166,7 @@ def is_dataset(folder: Path) -> bool:
         return False
 
 
-def open_dataset(folder: Path, *, verify: bool = True) -> PreparedDataset:
+def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
     """Open a prepared dataset.
 
     Args:
@@ -175,6 +175,7 @@ def open_dataset(folder: Path, *, verify: bool = True) -> PreparedDataset:
     Raises:
         DataError: Nothing is there, it is of another version, or a file was changed.
     """
+    folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")

@@ -1,0 +1,97 @@
+"""What the pictures and the gallery of a run cost, as shares of its training.
+
+    python benchmarks/pictures.py [--epochs 12] [--json FILE]
+
+Needs ``FMTL_REAL_DATA``, a folder with ``fashion/fashion.csv``: six attributes, ``tf_efficientnet_lite0`` at 128 px.
+Both parts of each ratio come from the same run.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import torch
+
+from fmtl import artifacts, gallery, hardware, plots, suspects
+from fmtl.config import PrepareSettings, TrainSettings
+from fmtl.pipeline import train as command
+from fmtl.pipeline.prepare import build_dataset
+from fmtl.tracking.run import Run
+
+
+class Timer:
+    """Seconds spent in functions, by name; calls inside calls count once."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._inside: list[str] = []
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        outermost = not self._inside
+        self._inside.append(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._inside.pop()
+            if outermost:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def watch(self, owner: object, attribute: str, name: str) -> None:
+        function = getattr(owner, attribute)
+
+        def timed(*args: object, **kwargs: object) -> object:
+            with self.timed(name):
+                return function(*args, **kwargs)
+
+        setattr(owner, attribute, timed)
+
+
+def measure(epochs: int) -> dict[str, float]:
+    timer = Timer()
+    for kind in ("curves", "confusion", "per_class", "roc", "precision_recall", "reliability", "save"):
+        timer.watch(artifacts.plots, kind, "pictures")
+    timer.watch(plots.ConfusionFrames, "draw", "pictures")
+    timer.watch(plots.ConfusionFrames, "__init__", "pictures")
+    timer.watch(Run, "log_image", "pictures")
+    timer.watch(command.features, "compute", "gallery")
+    timer.watch(suspects, "find", "gallery")
+    timer.watch(gallery, "write", "gallery")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        table = Path(os.environ["FMTL_REAL_DATA"]).resolve() / "fashion" / "fashion.csv"
+        build_dataset(PrepareSettings(table=str(table), out=f"{folder}/prepared"))
+        settings = TrainSettings(
+            data=f"{folder}/prepared", backbone="tf_efficientnet_lite0", weights="bundled", px=128, epochs=epochs
+        )
+        run_id = command.train(settings)
+        points = mlflow.MlflowClient().get_metric_history(run_id, "epoch_seconds")
+    training = sum(point.value for point in points)
+    return {name: seconds / training for name, seconds in timer.seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    options = parser.parse_args()
+    if "FMTL_REAL_DATA" not in os.environ:
+        print("benchmarks/pictures.py: skipped, FMTL_REAL_DATA is not set")
+        return
+    shares = measure(options.epochs)
+    for name, share in shares.items():
+        print(f"{name} / {options.epochs} epochs of training: {share:.3f}")
+    if options.json:
+        machine = hardware.describe(torch.device("cpu"))
+        options.json.write_text(json.dumps({"epochs": options.epochs, "machine": machine, "shares": shares}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
