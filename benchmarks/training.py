@@ -203,7 +203,7 @@ def resident(bench: Bench, repeats: int) -> dict:
 
 def against_peers(bench: Bench, repeats: int) -> dict:
     found: dict = {}
-    for backbone in ("tf_efficientnet_lite0", "resnet50"):
+    for backbone in BACKBONES.keys() & {"tf_efficientnet_lite0", "resnet50"}:
         work = bench.work(backbone)
         how = bench.ours("train", replace(work, epochs=1))["execution"]
         same = bench.matched(work, how)
@@ -303,7 +303,9 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="of part notebook")
+    parser.add_argument(
+        "--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="of parts notebook and peers"
+    )
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--json", type=Path, help="also write the figures there; other parts in it stay")
     options = parser.parse_args()

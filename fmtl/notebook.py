@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fmtl import artifacts, losses, models, probe, training
+from fmtl import artifacts, losses, models, plots, probe, training
 from fmtl.config import Given, TrainSettings, build
 from fmtl.engine import Loader
 from fmtl.errors import DataError, Diverged, UsageError
@@ -362,17 +362,17 @@ def _show(given: _Given, outcome: Outcome) -> None:
     for _, figure in artifacts.figures(
         history=outcome.history, best_epoch=outcome.best["epoch"], test=outcome.test, tasks=given.tasks
     ):
-        display(figure)
+        display(plots.png(figure))
 
 
-def _display() -> Callable[[object], None] | None:
-    """IPython's, where it runs a notebook's kernel."""
+def _display() -> Callable[[bytes], None] | None:
+    """Shows a PNG, where IPython runs a notebook's kernel."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or not hasattr(shell, "kernel"):
         return None
-    from IPython.display import display
+    from IPython.display import Image, display
 
-    return display
+    return lambda picture: display(Image(picture))
 
 
 def _result(given: _Given, outcome: Outcome, checkpoints: dict[str, str | None], run: Run | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What all figures share: size, colours, fonts, and names that fit."""
 
+import io
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
@@ -66,11 +67,16 @@ def new_figure(width: float, height: float, layout: str = "constrained") -> Figu
     return figure
 
 
-@in_style
 def save(path: Path, figure: Figure) -> None:
     """Write a figure as a PNG."""
-    with durable.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    durable.write_bytes(path, png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context({"font.family": families()}):
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def plain(text: str) -> str:
