@@ -1,6 +1,6 @@
 """The pictures of docs/images that show the MLflow UI, the error gallery and the plots of a run.
 
-    python docs/screenshots.py STORE [--out docs/images]
+    python docs/screenshots.py STORE [--out docs/images] [--only gallery]
 
 STORE is a folder with ``mlflow.db`` that holds two or more completed train runs. Needs Chromium and its driver
 (Debian: ``apt-get install chromium chromium-driver``) and selenium.
@@ -33,6 +33,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 WIDTH, HEIGHT = 1500, 1000
+SHOWN = ("ui_overview", "ui_charts", "ui_confusion", "ui_compare")  # in docs/runs.md
 PATIENCE = 60  # seconds for a page to show what it should
 
 
@@ -160,6 +161,8 @@ def _pictures_are_loaded(driver: WebDriver) -> bool:
 def shoot(driver: WebDriver, address: str, page: Page, file: Path) -> None:
     visit(driver, address, page)
     time.sleep(1.5)  # transitions and charts
+    for where in _words(driver, "Path:"):  # of the store on this machine
+        driver.execute_script("arguments[0].style.visibility = 'hidden'", where)
     file.parent.mkdir(parents=True, exist_ok=True)
     driver.save_screenshot(str(file))
 
@@ -200,23 +203,31 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--task", default="Colour", help="slug of the attribute whose plots are shown")
+    parser.add_argument("--only", choices=["gallery"], help="that picture alone")
     asked = parser.parse_args()
     runs = newest_runs(asked.store.resolve())
-    with ui(asked.store.resolve()) as address, chromium() as driver:
-        settle(driver, address)
-        for name, page in pages(runs[0], runs[1], asked.task).items():
-            shoot(driver, address, page, asked.out / f"{name}.png")
-            print(asked.out / f"{name}.png", flush=True)
+    if asked.only is None:
+        _shoot_ui(asked, runs)
+        _copy_plots(asked, runs[0].info.run_id)
     with chromium(1150, 2400) as driver:
         gallery = mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, artifact_path="gallery/gallery.html")
         driver.get(Path(gallery).resolve().as_uri())
         driver.save_screenshot(str(asked.out / "gallery.png"))
+
+
+def _shoot_ui(asked: argparse.Namespace, runs: list[mlflow.entities.Run]) -> None:
+    with ui(asked.store.resolve()) as address, chromium() as driver:
+        settle(driver, address)
+        for name, page in pages(runs[0], runs[1], asked.task).items():
+            if name in SHOWN:
+                shoot(driver, address, page, asked.out / f"{name}.png")
+                print(asked.out / f"{name}.png", flush=True)
+
+
+def _copy_plots(asked: argparse.Namespace, run_id: str) -> None:
     for kind in ("roc", "precision_recall", "reliability", "per_class"):
-        path = f"{kind}/{asked.task}.png"
-        shutil.copy(
-            mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, artifact_path=path),
-            asked.out / f"plot_{kind}.png",
-        )
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"{kind}/{asked.task}.png")
+        shutil.copy(path, asked.out / f"plot_{kind}.png")
 
 
 if __name__ == "__main__":

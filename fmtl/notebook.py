@@ -227,6 +227,12 @@ def _settings(chosen: dict[str, Any]) -> TrainSettings:
 
 def _check_loader(split: str, loader: Loader, tasks: Sequence[Task]) -> tuple[int, ...]:
     """The shape of the first batch's images."""
+    try:
+        len(loader)
+    except TypeError as error:
+        raise DataError(
+            f"{split}_loader: it has no length, and schedule and progress need the batches' number"
+        ) from error
     batch = next(iter(loader), None)
     if batch is None:
         raise DataError(f"{split}_loader: it gives no batch")

@@ -216,6 +216,11 @@ def test_loaders_that_can_t_be_trained_on_are_named(store, change, message):
         run(mlflow=False, val_loader=broken(change))
 
 
+def test_a_loader_without_a_length_is_named(store):
+    with pytest.raises(DataError, match="train_loader: it has no length"):
+        run(mlflow=False, train_loader=(batch for batch in loaders()["train_loader"]))
+
+
 def test_an_empty_loader_is_named(store):
     with pytest.raises(DataError, match="test_loader: it gives no batch"):
         run(mlflow=False, test_loader=[])

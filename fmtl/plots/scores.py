@@ -108,7 +108,7 @@ def reliability(result: Mapping, *, title: str) -> Figure:
     axes.plot([0, 1], [0, 1], color="#98a2b3", linestyle=":", linewidth=1)
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     if bins:
-        axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+        figure.legend(frameon=False, fontsize=8.5, loc="outside lower center", ncols=2)
     below.bar(middles, [b["images"] for b in bins], width * 0.92, color=PALE)
     below.set(xlabel="confidence", ylabel="images")
     for each in (axes, below):
