@@ -1,6 +1,5 @@
 """The files of a train run's page: numbers always, and a picture beside each where pictures are wanted."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,33 +26,30 @@ def write(
     tasks: Sequence[Task],
     rows: pd.DataFrame,
     draw: bool,
-) -> None:
+) -> list[Path]:
     """Write everything that the run page shows besides checkpoints, gallery and model.
 
     Args:
         history: Metrics per epoch by MLflow name.
         rows: ``id`` and ``path`` of the test images, in the loader's order.
         draw: PNGs as well.
+
+    Returns:
+        The PNGs, those of the whole run first.
     """
     durable.write_json(folder / "tasks.json", tasks_to_json(tasks))
     durable.write_text(folder / "plots" / "history.csv", tables.to_csv(pd.DataFrame(list(history))))
     numbers = {task.name: _numbers(test, task) for task in tasks}
     for task in tasks:
-        for kind, content in _texts(task, numbers[task.name]).items():
-            durable.write_text(folder / kind, content)
+        _write_numbers(folder, task, numbers[task.name])
     table = predictions_table(test, tasks, rows)
     with durable.replacing(folder / "predictions" / "test.parquet") as temporary:
         table.to_parquet(temporary, index=False)
-    if draw:
-        for name, figure in _figures(history, best_epoch, tasks, numbers):
-            plots.save(folder / name, figure)
-
-
-def figures(
-    *, history: History, best_epoch: int, test: Evaluation, tasks: Sequence[Task]
-) -> Iterator[tuple[str, Figure]]:
-    """The pictures of a run, each with its path among the artifacts."""
-    yield from _figures(history, best_epoch, tasks, {task.name: _numbers(test, task) for task in tasks})
+    pictures = []
+    for name, figure in _figures(history, best_epoch, tasks, numbers) if draw else ():
+        plots.save(folder / name, figure)
+        pictures.append(folder / name)
+    return pictures
 
 
 def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
@@ -70,18 +66,14 @@ def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
     }
 
 
-def _texts(task: Task, numbers: Mapping[str, Any]) -> dict[str, str]:
-    """Content of a task's files by path."""
+def _write_numbers(folder: Path, task: Task, numbers: Mapping[str, Any]) -> None:
     counts, classes = numbers["confusion"], list(task.classes)
-    return {
-        f"confusion/{task.slug}.json": json.dumps({"classes": classes, "counts": counts.tolist()}, ensure_ascii=False),
-        f"confusion/{task.slug}.csv": tables.to_csv(metrics.largest_confusions(counts, classes)),
-        f"per_class/{task.slug}.csv": tables.to_csv(numbers["per_class"]),
-        **{
-            f"{kind}/{task.slug}.json": json.dumps(numbers[kind], ensure_ascii=False)
-            for kind in ("roc", "precision_recall", "reliability")
-        },
-    }
+    durable.write_json(folder / "confusion" / f"{task.slug}.json", {"classes": classes, "counts": counts.tolist()})
+    largest = metrics.largest_confusions(counts, classes)
+    durable.write_text(folder / "confusion" / f"{task.slug}.csv", tables.to_csv(largest))
+    durable.write_text(folder / "per_class" / f"{task.slug}.csv", tables.to_csv(numbers["per_class"]))
+    for kind in ("roc", "precision_recall", "reliability"):
+        durable.write_json(folder / kind / f"{task.slug}.json", numbers[kind])
 
 
 def _figures(

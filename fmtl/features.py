@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,14 @@ def compute(
         keep: Read them from the cache where the same weights, pixels, preprocessing and precision were used before,
             and keep them there otherwise.
     """
+    work = partial(_compute, net, dataset, preprocess=preprocess, batch_size=batch_size, device=device, watch=watch)
     if not keep:
-        return _compute(net, dataset, preprocess=preprocess, batch_size=batch_size, device=device, watch=watch)
+        return work()
     file = hardware.cache_dir() / "features" / f"{key(net, dataset, backbone, preprocess, device)}.safetensors"
     if (found := _read(file)) is not None:
         print(f"features: {file}", flush=True)
         return found.to(device)
-    features = _compute(net, dataset, preprocess=preprocess, batch_size=batch_size, device=device, watch=watch)
+    features = work()
     try:
         durable.write_bytes(file, safetensors.torch.save({"features": features.cpu().contiguous()}))
         _prune(file.parent)

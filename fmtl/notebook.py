@@ -6,6 +6,7 @@ N images, K classes of a task.
 import contextlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fmtl import artifacts, losses, models, plots, probe, training
+from fmtl import artifacts, losses, models, probe, training
 from fmtl.config import Given, TrainSettings, build
 from fmtl.engine import Loader
 from fmtl.errors import DataError, Diverged, UsageError
@@ -120,15 +121,13 @@ def train_and_evaluate_model(
         outcome, checkpoints = _train(given, net, run)
         scores = outcome.final_metrics(given.tasks)
         model_id = None
+        _write_artifacts(run, given, outcome, checkpoints)
         if run:
-            _write_artifacts(run, given, outcome, checkpoints)
             if classes and preprocess and data_id:
                 model_id = serving.log_model(
                     net, backbone=model_name, tasks=given.tasks, preprocess=preprocess, epoch=outcome.best["epoch"]
                 )
             run.log_metrics(scores, model_id=model_id)
-        if extra_plots:
-            _show(given, outcome)
     return _result(given, outcome, checkpoints, run)
 
 
@@ -344,31 +343,28 @@ def _targets(loader: Loader) -> Iterator[dict[str, Tensor]]:
     return (targets for _, targets in training.watch(training.Paced(loader), "class counts"))
 
 
-def _write_artifacts(run: Run, given: _Given, outcome: Outcome, checkpoints: Mapping[str, str | None]) -> None:
+def _write_artifacts(run: Run | None, given: _Given, outcome: Outcome, checkpoints: Mapping[str, str | None]) -> None:
+    """The run's files, and its pictures inline where this is a notebook; without a run they are only shown."""
+    display = _display() if given.settings.extra_plots else None
+    if run is None and display is None:
+        return
     num = len(next(iter(outcome.test.targets.values())))
-    artifacts.write(
-        run.folder,
-        history=outcome.history,
-        best_epoch=outcome.best["epoch"],
-        test=outcome.test,
-        tasks=given.tasks,
-        rows=pd.DataFrame({"id": range(num), "path": [""] * num}),  # loaders don't say
-        draw=given.settings.extra_plots,
-    )
-    for path in filter(None, checkpoints.values()):
+    with contextlib.ExitStack() as stack:
+        folder = run.folder if run else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fmtl-")))
+        pictures = artifacts.write(
+            folder,
+            history=outcome.history,
+            best_epoch=outcome.best["epoch"],
+            test=outcome.test,
+            tasks=given.tasks,
+            rows=pd.DataFrame({"id": range(num), "path": [""] * num}),  # loaders don't say
+            draw=given.settings.extra_plots,
+        )
+        for path in pictures if display else ():
+            display(path.read_bytes())
+    for path in filter(None, checkpoints.values() if run else ()):
         (run.folder / "checkpoints").mkdir(exist_ok=True)
         shutil.copy(path, run.folder / "checkpoints")
-
-
-def _show(given: _Given, outcome: Outcome) -> None:
-    """The pictures inline, where this is a notebook."""
-    display = _display()
-    if display is None:
-        return
-    for _, figure in artifacts.figures(
-        history=outcome.history, best_epoch=outcome.best["epoch"], test=outcome.test, tasks=given.tasks
-    ):
-        display(plots.png(figure))
 
 
 def _display() -> Callable[[bytes], None] | None:

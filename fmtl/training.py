@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -175,9 +176,9 @@ class _Progress:
     def watch(self, loader: Paced, what: str) -> Iterator:
         """``watch``, with the losses so far and the time that is left."""
         losses = [row["val/loss"] for row in self.history]
-        note = [f"val loss {losses[-1]:.3f} (best {min(losses):.3f})"] if losses else []
+        note = f"val loss {losses[-1]:.3f} (best {min(losses):.3f}), {self.left}" if losses else ""
         return watch(
-            loader, f"{what}/{self._num_epochs}" if what.startswith("epoch") else what, ", ".join([*note, self.left])
+            loader, f"{what}/{self._num_epochs}" if what.startswith("epoch") else what, note.removesuffix(", ")
         )
 
 
@@ -239,20 +240,23 @@ def _save(
 
 
 def watch(loader: Paced, what: str, note: str = "") -> Iterator:
-    """The loader's batches under a progress bar with images per second and the share of time spent waiting for them.
-
-    A widget in a notebook, a line in a terminal, and nothing where the output is a file.
+    """The loader's batches under a ``bar`` with images per second and the share of time spent waiting for them.
 
     Args:
         note: Shown behind.
     """
-    off = False if issubclass(tqdm, tqdm_notebook) else None  # None: unless it is a terminal
-    with tqdm(total=len(loader), desc=what, unit=" batches", leave=False, disable=off) as bar:
+    with bar(total=len(loader), desc=what, unit=" batches") as shown:
         for batch in loader:
             yield batch
             pace = f"{loader.images_per_second:.0f} images/s, data {loader.data_share:.0%}"
-            bar.set_postfix_str(", ".join(filter(None, (pace, note))), refresh=False)
-            bar.update()
+            shown.set_postfix_str(", ".join(filter(None, (pace, note))), refresh=False)
+            shown.update()
+
+
+def bar(*args: Any, **kwargs: Any) -> tqdm:
+    """A progress bar that goes away: a widget in a notebook, a line in a terminal, nothing in a file."""
+    off = False if issubclass(tqdm, tqdm_notebook) else None  # None: unless it is a terminal
+    return tqdm(*args, **kwargs, leave=False, disable=off)
 
 
 def _duration(seconds: float) -> str:

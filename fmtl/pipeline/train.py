@@ -312,11 +312,16 @@ def _gallery(setup: Setup, run: Run, outcome: training.Outcome) -> gallery.Galle
         batch_size=settings.batch_size,
         device=setup.device,
         watch=lambda batches, what: training.watch(Paced(batches), what),
-        keep=settings.freeze
-        and settings.cache_features,  # of weights that another run may have; those of this one are its own
+        # Only weights that were not trained here may be another run's too.
+        keep=settings.freeze and settings.cache_features,
     )
     doubtful = suspects.find(
-        found, dataset.targets, dataset.tasks, groups=dataset.table[GROUP].to_numpy(), seed=settings.seed
+        found,
+        dataset.targets,
+        dataset.tasks,
+        groups=dataset.table[GROUP].to_numpy(),
+        seed=settings.seed,
+        watch=lambda folds, what: training.bar(folds, desc=what, unit=" folds"),
     )
     return gallery.write(
         run.folder / "gallery",

@@ -1,6 +1,5 @@
 """What all figures share: size, colours, fonts, and names that fit."""
 
-import io
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
@@ -69,14 +68,8 @@ def new_figure(width: float, height: float, layout: str = "constrained") -> Figu
 
 def save(path: Path, figure: Figure) -> None:
     """Write a figure as a PNG."""
-    durable.write_bytes(path, png(figure))
-
-
-def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with mpl.rc_context({"font.family": families()}):
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    with durable.replacing(path) as temporary, mpl.rc_context({"font.family": families()}):
+        figure.savefig(temporary, format="png")
 
 
 def plain(text: str) -> str:
