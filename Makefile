@@ -44,7 +44,7 @@ prepare train compare register predict: setup ## one step; options in ARGS="..."
 ui: setup ## browse the runs on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1
 
-test: setup ## the fast tests, under three minutes on two cores
+test: setup ## the fast tests, about five minutes on two cores
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: setup ## every test; those on real photos need FMTL_REAL_DATA

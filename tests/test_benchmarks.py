@@ -58,7 +58,7 @@ def test_the_notebooks_loop_and_ours_train_on_the_same_work(work, dataset, monke
     peers, its = work
     assert peers.Work.from_json(its.to_json()) == its
     found = peers.notebook(its, "matched")
-    ours = load("ours", monkeypatch).as_peers(its, dataset.folder)
+    ours = load("ours", monkeypatch).train(its, dataset.folder)
     for result in (found, ours):
         assert len(result["images_per_second"]) == 2 and min(result["images_per_second"]) > 0
         assert 0 < result["accuracy"] <= 1 and 0 < result["f1"] <= 1

@@ -2,46 +2,37 @@
 
 import os
 import pty
-import subprocess
-import sys
 import termios
+import time
 
 import pytest
+import torch
 
-from fmtl.training import _duration
-
-SCRIPT = """
-import time, torch
 from fmtl import training
 from fmtl.engine import Paced
-batches = [(torch.zeros(4, 3, 8, 8), {}) for _ in range(5)]
-for batch in training.watch(Paced(batches), "epoch 2/12", "val loss 1.234 (best 1.200), 3 min left"):
-    time.sleep(0.15)
-print("done", flush=True)
-"""
+from fmtl.training import _duration
 
 
-def test_in_a_file_there_is_no_bar():
-    found = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    assert found.stdout == "done\n" and found.stderr == ""
+def go_through_batches():
+    batches = Paced([(torch.zeros(4, 3, 8, 8), {}) for _ in range(5)])
+    for _ in training.watch(batches, "epoch 2/12", "val loss 1.234 (best 1.200), 3 min left"):
+        time.sleep(0.15)
 
 
-def test_in_a_terminal_the_bar_shows_pace_loss_and_what_is_left_and_goes_away():
+def test_in_a_file_there_is_no_bar(capfd):
+    go_through_batches()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_in_a_terminal_the_bar_shows_pace_loss_and_what_is_left_and_goes_away(monkeypatch):
     terminal, inside = pty.openpty()
     termios.tcsetwinsize(inside, (40, 160))
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=inside)
-    os.close(inside)
-    shown = b""
-    while True:
-        try:
-            part = os.read(terminal, 4096)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    assert process.communicate()[0] == b"done\n"
-    text = shown.decode()
+    with os.fdopen(inside, "w") as stderr, monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", stderr)
+        go_through_batches()
+        stderr.flush()
+        text = os.read(terminal, 65536).decode()
+    os.close(terminal)
     assert "epoch 2/12" in text and "images/s" in text and "data " in text
     assert "val loss 1.234 (best 1.200), 3 min left" in text
     assert "5/5" in text or "4/5" in text

@@ -24,7 +24,7 @@ from fmtl.pipeline.register import register
 from fmtl.pipeline.train import train
 from fmtl.tracking import store as runs
 
-SETTINGS = {"backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64}
+SETTINGS = {"backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64, "gallery": False}
 PER_EPOCH = {"train/loss", "val/loss", "learning_rate/backbone", "learning_rate/heads", "images_per_second",
              "data_share", "epoch_seconds"}  # fmt: skip
 SCORES = ("accuracy", "f1", "precision", "recall")
@@ -44,7 +44,8 @@ def world(tmp_path_factory, empty_store, dataset, catalogue_table):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     os.environ["MLFLOW_TRACKING_URI"] = uri
     mlflow.set_tracking_uri(uri)
-    yield {mode: train(settings(dataset.folder, mode=mode)) for mode in ("tuned", "baseline")}
+    modes = {"tuned": {"gallery": True}, "baseline": {}}
+    yield {mode: train(settings(dataset.folder, mode=mode, **more)) for mode, more in modes.items()}
     os.chdir(before)
     os.environ.pop("MLFLOW_TRACKING_URI") if env is None else os.environ.update(MLFLOW_TRACKING_URI=env)
 
@@ -297,7 +298,8 @@ def test_resuming_a_finished_run_does_nothing(world, capsys):
 
 
 def test_no_plots_and_no_checkpoints_still_leave_every_number_and_the_model(world, dataset):
-    run_id = train(settings(dataset.folder, epochs=1, extra_plots=False, save_checkpoints=False, freeze=True))
+    plain = {"extra_plots": False, "save_checkpoints": False, "gallery": True}
+    run_id = train(settings(dataset.folder, epochs=1, freeze=True, **plain))
     client = mlflow.MlflowClient()
     assert {i.path for i in client.list_artifacts(run_id)} == {
         "config.yaml", "tasks.json", "confusion", "roc", "per_class", "predictions", "precision_recall", "reliability",
@@ -345,7 +347,7 @@ def logits_of(run_id):
 
 def test_features_computed_once_give_the_predictions_of_features_computed_each_epoch(world, dataset, capsys):
     common = {"freeze": True, "augment": False, "epochs": 3, "precision": "fp32"}
-    common |= {"extra_plots": False, "gallery": False}
+    common |= {"extra_plots": False}
     cached, again, without = (
         train(settings(dataset.folder, **common, **extra)) for extra in ({}, {}, {"cache_features": False})
     )
@@ -359,7 +361,7 @@ def test_features_computed_once_give_the_predictions_of_features_computed_each_e
 @pytest.mark.slow
 def test_cached_features_of_other_weights_or_sizes_are_not_taken(world, dataset, capsys):
     for extra in ({"seed": 5}, {"seed": 5, "px": 64}, {"seed": 6}, {"seed": 5}):
-        train(settings(dataset.folder, freeze=True, epochs=1, extra_plots=False, gallery=False, **extra))
+        train(settings(dataset.folder, freeze=True, epochs=1, extra_plots=False, **extra))
     assert capsys.readouterr().out.count("features: ") == 1  # the last one alone asked for what the first had kept
 
 
@@ -392,7 +394,7 @@ def test_frozen_epochs_first_then_all_weights_and_resuming_in_either_is_as_unbro
 
 def test_patience_ends_a_run_that_does_not_get_better(world, dataset, capsys):
     still = {"learning_rate": 1e-12, "freeze": True, "augment": False}  # steps too small for a float32
-    plain = {"extra_plots": False, "save_checkpoints": False, "gallery": False}
+    plain = {"extra_plots": False, "save_checkpoints": False}
     run_id = train(settings(dataset.folder, epochs=12, patience=2, **still, **plain))
     assert "stopped: no lower validation loss in 2 epochs" in capsys.readouterr().out
     losses = [m.value for m in mlflow.MlflowClient().get_metric_history(run_id, "val/loss")]
