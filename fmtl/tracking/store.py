@@ -43,9 +43,21 @@ class RunRecord:
 
 
 def choose_experiment(name: str | None) -> None:
-    """Make an experiment the current one: the one named, else the one of ``mlflow run`` or the environment."""
+    """Make an experiment the current one: the one named, else the one of ``mlflow run`` or the environment.
+
+    Raises:
+        DataError: MLFLOW_EXPERIMENT_ID names an experiment of another store.
+    """
     if name is None and CHOSEN_EXPERIMENT_ID:
-        mlflow.set_experiment(experiment_id=CHOSEN_EXPERIMENT_ID)
+        try:
+            mlflow.set_experiment(experiment_id=CHOSEN_EXPERIMENT_ID)
+        except MlflowException as error:
+            if error.error_code not in NOT_FOUND:
+                raise
+            raise DataError(
+                f"MLFLOW_EXPERIMENT_ID={CHOSEN_EXPERIMENT_ID}: no experiment of the store {mlflow.get_tracking_uri()}; "
+                "unset it or set experiment"
+            ) from error
     else:
         mlflow.set_experiment(name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT)
 

@@ -32,11 +32,21 @@ def test_each_of_the_four_backbones_trains_and_logs_every_artifact(store, real_d
     slugs = [task.slug for task in dataset.tasks]
     for backbone in BACKBONES:
         run_id = train(config.TrainSettings(backbone=backbone, weights="none", epochs=1, batch_size=16, px=96))
-        want = {"config.yaml", "tasks.json", "plots/averages.png", "plots/loss.png", "predictions/test.parquet"}
+        want = {"config.yaml", "tasks.json", "predictions/test.parquet", "plots/history.csv"}
+        want |= {f"plots/{name}.png" for name in ("averages", "loss", "task_losses", "task_f1", "learning_rates")}
+        want |= {f"gallery/{name}" for name in ("gallery.html", "mistakes.csv", "suspects.csv")}
         want |= {f"checkpoints/{backbone}_tuned_{which}.pt" for which in ("best", "last")}
-        want |= {f"per_class/{slug}.csv" for slug in slugs}
-        want |= {f"{kind}/{slug}.{end}" for kind in ("confusion", "roc") for slug in slugs for end in ("png", "json")}
-        assert set(artifact_paths(run_id)) == want
+        kinds = ("confusion", "roc", "precision_recall", "reliability")
+        want |= {f"{kind}/{slug}.{end}" for kind in kinds for slug in slugs for end in ("png", "json")}
+        want |= {
+            f"{kind}/{slug}.{end}"
+            for kind, end in (("confusion", "csv"), ("per_class", "csv"), ("per_class", "png"))
+            for slug in slugs
+        }
+        found = set(artifact_paths(run_id))
+        frames = {path for path in found if path.startswith("images/")}  # named by MLflow
+        assert found - frames == want
+        assert {path.split("~")[1].split("+")[0] for path in frames} == set(slugs)
         metrics = mlflow.get_run(run_id).data.metrics
         assert 0 < metrics["test/avg/accuracy"] <= 1
     assert len(compare(config.CompareSettings()).table) == 4

@@ -5,7 +5,7 @@ import sys
 import mlflow
 import pytest
 
-from fmtl.errors import Diverged, EnvironmentFault, Terminated
+from fmtl.errors import DataError, Diverged, EnvironmentFault, Terminated
 from fmtl.tracking.run import open_run
 from fmtl.tracking.store import RunRecord, search_runs
 
@@ -82,6 +82,14 @@ def test_an_experiment_that_a_server_made_stops_the_run_with_the_fix(store):
     with pytest.raises(EnvironmentFault, match="MLFLOW_TRACKING_URI.*--experiment-name"), \
             open_run("train", experiment="ui"):  # fmt: skip
         raise AssertionError("work began")
+
+
+def test_an_experiment_id_left_over_from_another_store_is_named(store, monkeypatch):
+    monkeypatch.setattr("fmtl.tracking.store.CHOSEN_EXPERIMENT_ID", "77")
+    with pytest.raises(DataError, match="MLFLOW_EXPERIMENT_ID=77.*unset it"), open_run("train"):
+        raise AssertionError("work began")
+    with open_run("train", experiment="mine") as run:
+        assert mlflow.get_experiment_by_name("mine").experiment_id == mlflow.get_run(run.run_id).info.experiment_id
 
 
 def test_an_unusable_store_is_an_environment_fault(tmp_path):
