@@ -307,7 +307,7 @@ def main() -> None:
         "--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES), help="of parts notebook and peers"
     )
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--json", type=Path, help="also write the figures there; other parts in it stay")
+    parser.add_argument("--json", type=Path, help="also write the figures there; other parts and rows in it stay")
     options = parser.parse_args()
     if "FMTL_REAL_DATA" not in os.environ:
         print("benchmarks/training.py: skipped, FMTL_REAL_DATA is not set")
@@ -322,7 +322,7 @@ def main() -> None:
         bench = Bench(Path(os.environ["FMTL_REAL_DATA"]).resolve(), Path(temporary))
         for part in options.parts:
             print(f"{part}:", flush=True)
-            figures[part] = PARTS[part](bench, options.repeats)
+            figures[part] = figures.get(part, {}) | PARTS[part](bench, options.repeats)
             if options.json:
                 options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
