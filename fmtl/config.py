@@ -162,6 +162,22 @@ class TrainSettings(Settings):
     run_name: str | None = Field(None, description="[default: BACKBONE-MODE].")
     resume: str | None = Field(None, description="Id of an interrupted train run to continue.")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainSettings":
+        if self.freeze and self.freeze_epochs:
+            raise ValueError("freeze, freeze_epochs: give one of them, not both")
+        if self.freeze_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_epochs: expected fewer than the {self.epochs} epochs, got {self.freeze_epochs}; "
+                "freeze=true trains the heads only in all of them"
+            )
+        return self
+
+    @property
+    def num_frozen(self) -> int:
+        """Epochs that train the heads only: the first ones, or all."""
+        return self.epochs if self.freeze else self.freeze_epochs
+
     def resolved(self) -> "TrainSettings":
         """The same with every default that depends on ``mode`` filled in."""
         chosen = {k: v for k, v in MODES[self.mode].items() if getattr(self, k) is None}

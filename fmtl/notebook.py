@@ -295,8 +295,7 @@ def _train(given: _Given, net: MultiTaskNet, run: Run | None) -> tuple[Outcome, 
     stem = Path("checkpoints") / f"{settings.backbone}_{settings.mode}"
     values = settings.model_dump(mode="json") | {"px": given.px}
     loss = losses.from_settings(values, given.num_classes, counts=_counts(given), criterions=given.criterions)
-    frozen = settings.epochs if settings.freeze else min(settings.freeze_epochs, settings.epochs)
-    parts = [(frozen, True), (settings.epochs - frozen, False)]
+    parts = [(settings.num_frozen, True), (settings.epochs - settings.num_frozen, False)]
     job = Job(
         net=net,
         tasks=given.tasks,

@@ -100,6 +100,18 @@ def test_fractions_must_leave_something_for_training():
                                 "test_fraction": Given("0.4", "--test-fraction")})  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"epochs": 3, "freeze_epochs": 3}, "freeze_epochs: expected fewer than the 3 epochs, got 3"),
+        ({"freeze": True, "freeze_epochs": 2}, "freeze, freeze_epochs: give one"),
+    ],
+)
+def test_frozen_epochs_that_leave_none_for_the_backbone_are_refused(chosen, message):
+    with pytest.raises(UsageError, match=message):
+        build(TrainSettings, {name: Given(value, name) for name, value in chosen.items()})
+
+
 def test_an_option_is_named_as_it_was_typed():
     with pytest.raises(UsageError, match="--epochs: expected a valid integer, got 'x'"):
         build(TrainSettings, {"epochs": Given("x", "--epochs")})

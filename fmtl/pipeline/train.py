@@ -209,7 +209,7 @@ def _stages(setup: Setup, *, done: int) -> list[Stage]:
         done: Epochs of an earlier attempt.
     """
     settings, values = setup.settings, setup.settings.model_dump()
-    num_frozen = settings.epochs if settings.freeze else min(settings.freeze_epochs, settings.epochs)
+    num_frozen = settings.num_frozen
     stages = []
     if num_frozen:
         patience = settings.patience if num_frozen == settings.epochs else 0
@@ -235,7 +235,8 @@ def _frozen_stage(setup: Setup, recipe: Recipe, *, cache: bool) -> Stage:
         watch=lambda batches, what: training.watch(Paced(batches), what),
     )
     source = Features(found)
-    # What mixes images has no meaning for features.
+    if setup.settings.augment or recipe.mixup or recipe.cutmix:
+        print("the photos are not augmented or mixed while features are kept (cache_features=false)", flush=True)
     recipe = replace(recipe, mixup=0.0, cutmix=0.0)
     return _stage(setup, setup.net.heads_alone(), recipe, source, source, frozen=True)
 
