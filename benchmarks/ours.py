@@ -9,6 +9,7 @@ prepared by ``fmtl prepare`` beforehand, in the folder ``--data``, with the work
 import argparse
 import contextlib
 import json
+import re
 import sys
 import tempfile
 import time
@@ -245,7 +246,36 @@ def mlflow_share(work: Work, data: Path) -> dict:
     return {"shares": [seconds / epoch for seconds, epoch in spent]}
 
 
-ARMS = {arm.__name__: arm for arm in (train, resident, frozen, recomputed, tasks, one_by_one, mlflow_share)}
+KINDS = {  # of operators, by what their names hold; the first that fits
+    "matrix products": r"::(addmm|mm|bmm|baddbmm|mkldnn_linear)",
+    "convolutions": r"convolution|conv2d",
+    "attention": r"attention",
+    "norms": r"norm",
+    "casts and copies": r"::(copy_|clone|contiguous|cat|_to_copy)$",
+    "optimizer": r"fused_adam|foreach",
+}
+
+
+def profile(work: Work, data: Path) -> dict:
+    """Share of the processor's time in an epoch's steps by kind of operator."""
+    from torch.profiler import ProfilerActivity
+
+    bench = Bench(work, data)
+    batches, _ = bench.loaders()
+    updater = bench.updater(bench.net, batches)
+    how = {"recipe": bench.recipe, "updater": updater, "loss": bench.loss, "device": CPU}
+    engine.train_one_epoch(bench.net, Paced(batches), **how)
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+        engine.train_one_epoch(bench.net, Paced(batches), **how)
+    shares = dict.fromkeys([*KINDS, "all else"], 0.0)
+    for operator in profiler.key_averages():
+        kind = next((k for k, pattern in KINDS.items() if re.search(pattern, operator.key)), "all else")
+        shares[kind] += operator.self_cpu_time_total
+    total = sum(shares.values())
+    return {"shares": {kind: spent / total for kind, spent in shares.items()}, "execution": bench.execution.to_json()}
+
+
+ARMS = {arm.__name__: arm for arm in (train, resident, frozen, recomputed, tasks, one_by_one, mlflow_share, profile)}
 
 
 def main() -> None:

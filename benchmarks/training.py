@@ -7,6 +7,7 @@ own; arms take turns, in alternating order; ratios are printed with their median
 
 notebook   images per second, data included, against the loop of many notebooks, ten backbones
 resident   an epoch against as many of the same steps on one batch that is in memory already
+profile    shares of the processor's time by kind of operator, one epoch
 peers      against Lightning, Hugging Face Trainer, fastai and timm's script: once as their docs say, and with fmtl's
            precision, layout and decoded pixels
 frozen     ten epochs on a frozen backbone: features kept, features computed each epoch, the notebook's fine-tuning
@@ -53,6 +54,7 @@ BACKBONES = {
     "swin_t": (224, 16, 64),
     "densenet121": (128, 16, 96),
 }
+RESIDENT = ("resnet50", "convnext_tiny", "vit_b_16", "efficientnet_b5", "tf_efficientnet_lite0")
 LABELS = ("Gender", "Category", "SubCategory", "ProductType", "Colour", "Usage", "Brand")
 NUM_VAL = 64
 REPEATS = 3
@@ -194,10 +196,20 @@ def notebook(bench: Bench, repeats: int) -> dict:
 
 def resident(bench: Bench, repeats: int) -> dict:
     found = {}
-    for backbone in ("resnet50", "convnext_tiny", "vit_b_16", "efficientnet_b5", "tf_efficientnet_lite0"):
+    for backbone in RESIDENT:
         values = bench.ours("resident", bench.work(backbone, epochs=2 * repeats))["ratios"]
         found[backbone] = spread(values)
         show(f"{backbone}, end to end / resident", found[backbone])
+    return found
+
+
+def profile(bench: Bench, repeats: int) -> dict:
+    found = {}
+    for backbone in RESIDENT:
+        found[backbone] = bench.ours("profile", bench.work(backbone))["shares"]
+        print(
+            f"  {backbone:22}" + ", ".join(f"{kind} {share:.1%}" for kind, share in found[backbone].items()), flush=True
+        )
     return found
 
 
@@ -293,6 +305,7 @@ PARTS = {
     "limits": limits,
     "notebook": notebook,
     "resident": resident,
+    "profile": profile,
     "peers": against_peers,
     "frozen": frozen,
     "tasks": tasks,

@@ -421,6 +421,6 @@ def _plain(item: Given) -> Given:
     return Given("(a mapping)" if isinstance(node, yaml.MappingNode) else node.value, item.where)
 
 
-def to_yaml(settings: Settings) -> str:
-    """Settings as a YAML file that ``build_from_file`` reads back."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Settings by name, as JSON has them, as a YAML file that ``build_from_file`` reads back."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

@@ -25,7 +25,7 @@ def heat_maps(net: MultiTaskNet, images: Tensor, chosen: Mapping[str, Tensor]) -
     for the class.
 
     Args:
-        images: ``(N, 3, H, W)`` float32, on the network's device.
+        images: ``(N, 3, px, px)`` float32, on the network's device.
         chosen: By task name, the class to explain for each image, ``(N,)`` int64.
 
     Raises:
@@ -65,12 +65,15 @@ class _Outputs:
 
 
 def _places(shape: Sequence[int]) -> tuple[int, int] | None:
-    """Height and width of an output's grid of places; None if it has none.
+    """Height and width of an output's grid of places, which is square as the image is; None if it has none.
 
     ``(N, C, h, w)``, ``(N, h, w, C)`` as torchvision's Swin has it, or ``(N, tokens, C)`` with any class tokens first.
+    The queries of an attention, ``(N, heads, tokens, C)``, have none.
     """
     if len(shape) == 4:
         h, w = shape[1:3] if shape[1] == shape[2] != shape[3] else shape[2:]
+        if h != w:
+            return None
     elif len(shape) == 3:
         h = w = math.isqrt(shape[1])
     else:

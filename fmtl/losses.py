@@ -47,6 +47,8 @@ class MultiTaskLoss(nn.Module):
     ):
         super().__init__()
         self.num_classes, self.criterions = dict(num_classes), dict(criterions or {})
+        # Known to torch, so that weights which they hold move to the device.
+        self._modules_given = nn.ModuleList(c for c in self.criterions.values() if isinstance(c, nn.Module))
         sizes, most = torch.tensor(list(num_classes.values())), max(num_classes.values())
         weights = torch.ones(len(sizes), most)
         for t, name in enumerate(num_classes):
@@ -93,6 +95,8 @@ class MultiTaskLoss(nn.Module):
                 known = targets[:, t] != IGNORE_INDEX
                 chosen = logits[known, t, :size]
                 found = self.criterions[name](chosen, targets[known, t]) if len(chosen) else chosen.sum()
+                if found.ndim:
+                    raise UsageError(f"criterions: {name}: expected one number, got {tuple(found.shape)}; reduce it")
                 parts[t] = found
         return torch.stack(parts)
 

@@ -160,7 +160,8 @@ def precision_recall(probs: np.ndarray, targets: np.ndarray, classes: Sequence[s
 
 
 def _pr_curve(positive: np.ndarray, scores: np.ndarray) -> dict:
-    precision, recall, _ = precision_recall_curve(positive, scores)
+    # Thresholds that find no further positive are dropped: points that are left lie evenly over the recall.
+    precision, recall, _ = precision_recall_curve(positive, scores, drop_intermediate=True)
     average = float(-np.sum(np.diff(recall) * precision[:-1]))
     return {"ap": average, **_thinned(recall=recall, precision=precision)}
 

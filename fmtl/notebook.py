@@ -17,11 +17,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fmtl import artifacts, losses, models, probe, training
-from fmtl.config import Given, TrainSettings, build
+from fmtl import artifacts, durable, losses, models, notes, probe, training
+from fmtl.config import Given, TrainSettings, build, to_yaml
 from fmtl.engine import Loader
-from fmtl.errors import DataError, Diverged, UsageError
+from fmtl.errors import DataError, Diverged, FmtlError, UsageError
 from fmtl.hardware import choose_device, keep_memory
+from fmtl.loaders import Checked
 from fmtl.losses import Criterion
 from fmtl.metrics import NAMES
 from fmtl.models import MultiTaskNet
@@ -34,6 +35,10 @@ from fmtl.transforms import Preprocess
 
 BACKBONES = ("convnext_tiny", "resnet50", "vit_b_16", "efficientnet_b5")
 MODES = ("tuned", "baseline")
+TABLE_COLUMNS = [
+    "model", "mode", *(f"{split}/avg/{name}" for split in ("val", "test") for name in NAMES), "best_epoch", "seconds",
+    "status", "run_id",
+]  # fmt: skip
 # The loaders decide these, or they need a prepared dataset.
 OF_LOADERS = {
     "data", "allow_stale", "batch_size", "augment", "colour_jitter", "colour_tasks", "policy", "px", "cache_features",
@@ -47,7 +52,7 @@ class _Given:
 
     settings: TrainSettings
     tasks: list[Task]
-    loaders: dict[str, Loader]
+    loaders: dict[str, Checked]
     criterions: Mapping[str, Criterion]
     device: torch.device
     px: int
@@ -56,6 +61,12 @@ class _Given:
     @property
     def num_classes(self) -> dict[str, int]:
         return {task.name: task.num_classes for task in self.tasks}
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The settings that had a say, by name, and what was found out about the loaders."""
+        values = self.settings.model_dump(mode="json", exclude=OF_LOADERS | {"run_name", "experiment"})
+        return values | {"px": self.px, "batch_size": self.batch_size, "device": str(self.device)}
 
 
 def train_and_evaluate_model(
@@ -111,11 +122,14 @@ def train_and_evaluate_model(
     chosen |= {"extra_plots": extra_plots, "save_checkpoints": save_checkpoints}
     loaders = {"train": train_loader, "val": val_loader, "test": test_loader}
     names = list(num_classes_dict) if label_cols is None else list(label_cols)
-    given = _check(chosen | settings, num_classes_dict, names, loaders, device, criterions or {}, classes or {})
+    given = _check(
+        chosen | settings, num_classes_dict, names, loaders, device, criterions or {}, classes or {}, preprocess
+    )
     name = given.settings.run_name or f"{given.settings.backbone}-{given.settings.mode}"
     opened = open_run("train", name=name, experiment=given.settings.experiment) if mlflow else contextlib.nullcontext()
     with opened as run:
         net = _network(given)
+        given.loaders["train"].least = 2 if net.has_batch_norm else 1
         if run:
             _log_settings(run, given, net, data_id)
         outcome, checkpoints = _train(given, net, run)
@@ -128,6 +142,7 @@ def train_and_evaluate_model(
                     net, backbone=model_name, tasks=given.tasks, preprocess=preprocess, epoch=outcome.best["epoch"]
                 )
             run.log_metrics(scores, model_id=model_id)
+            run.set_tags({"mlflow.note.content": notes.of_loaders(given.tasks, given.used, outcome, scores)})
     return _result(given, outcome, checkpoints, run)
 
 
@@ -154,8 +169,14 @@ def run_complete_model_analysis(
 
     Returns:
         ``{"runs": {(backbone, mode): result}, "table": DataFrame}``, the table ordered by validation macro-F1. A run
-        whose loss left the finite numbers has a row that says so, and no result.
+        that fails, as one whose loss left the finite numbers or whose weights can't be fetched, has a row that says
+        why, and no result; those of the others stay.
+
+    Raises:
+        UsageError, DataError: As ``train_and_evaluate_model``, by the first run.
     """
+    for backbone in backbones:
+        models.input_spec(backbone)  # a wrong name is an error before hours of training
     runs, rows = {}, []
     for backbone in backbones:
         for mode in modes:
@@ -166,12 +187,16 @@ def run_complete_model_analysis(
                     backbone, num_classes_dict, train_loader, val_loader, test_loader, device, criterions, label_cols,
                     epochs=epochs, learning_rate=learning_rate, mode=mode, **settings,
                 )  # fmt: skip
-            except Diverged as error:
+            except (FmtlError, torch.OutOfMemoryError) as error:
+                if not rows and isinstance(error, UsageError | DataError) and not isinstance(error, Diverged):
+                    raise  # what the first run can't use, no run can
+                print(f"{backbone}, {mode}: {error}", flush=True)
                 rows.append({**row, "status": str(error)})
                 continue
             runs[backbone, mode] = result
             rows.append({**row, **_table_row(result)})
-    table = pd.DataFrame(rows).sort_values("val/avg/f1", ascending=False, ignore_index=True, na_position="last")
+    table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
+    table = table.sort_values("val/avg/f1", ascending=False, ignore_index=True, na_position="last")
     return {"runs": runs, "table": table}
 
 
@@ -195,6 +220,7 @@ def _check(
     device: torch.device | str,
     criterions: Mapping[str, Criterion],
     classes: Mapping[str, Sequence[str]],
+    preprocess: Preprocess | None,
 ) -> _Given:
     settings = _settings({**chosen, "device": str(device)})
     for what, found in (("label_cols", names), ("criterions", criterions), ("classes", classes)):
@@ -204,17 +230,27 @@ def _check(
             raise UsageError(f"{what}: '{unknown[0]}' is not in num_classes_dict; {hint}")
     if criterions and (settings.mixup or settings.cutmix):
         raise UsageError("criterions: they take one target per image, and mixup and cutmix give two; leave one out")
-    tasks = make_tasks({name: classes.get(name, [str(k) for k in range(num_classes[name])]) for name in names})
-    for task in tasks:
-        if task.num_classes != num_classes[task.name]:
-            raise UsageError(f"classes: {task.name} has {task.num_classes} labels, expected {num_classes[task.name]}")
-    shapes = {split: _check_loader(split, loader, tasks) for split, loader in loaders.items()}
+    tasks = make_tasks({name: _labels(name, classes, int(num_classes[name])) for name in names})
+    checked = {split: Checked(split, loader, tasks) for split, loader in loaders.items()}
+    shapes = {split: loader.first_shape() for split, loader in checked.items()}
     sides = {shape[2:] for shape in shapes.values()}
     if len(sides) > 1 or len(set(next(iter(sides)))) > 1:
         raise DataError(f"loaders: images must be square and of one size, got {', '.join(map(str, sorted(sides)))}")
-    return _Given(
-        settings, tasks, loaders, criterions, choose_device(settings.device), shapes["val"][3], shapes["train"][0]
-    )
+    px = shapes["val"][3]
+    if preprocess and preprocess.px != px:
+        raise UsageError(f"preprocess: it makes images of {preprocess.px} px, the loaders give {px}")
+    return _Given(settings, tasks, checked, criterions, choose_device(settings.device), px, shapes["train"][0])
+
+
+def _labels(name: str, classes: Mapping[str, Sequence], num: int) -> list[str]:
+    """A task's labels as plain text; their numbers where none are given."""
+    labels = [str(label) for label in classes.get(name, range(num))]
+    if len(labels) != num:
+        raise UsageError(f"classes: {name} has {len(labels)} labels, expected {num}")
+    if len(set(labels)) < num or not all(label.strip() for label in labels):
+        twice = next((label for label in labels if labels.count(label) > 1), "")
+        raise UsageError(f"classes: {name}: expected different labels, none blank, got '{twice}'")
+    return labels
 
 
 def _settings(chosen: dict[str, Any]) -> TrainSettings:
@@ -222,42 +258,6 @@ def _settings(chosen: dict[str, Any]) -> TrainSettings:
         raise UsageError(f"{', '.join(taken)}: the loaders decide that, or it needs a prepared dataset (fmtl train)")
     given = {name: Given(value, name) for name, value in chosen.items() if value is not None}
     return build(TrainSettings, given).resolved()
-
-
-def _check_loader(split: str, loader: Loader, tasks: Sequence[Task]) -> tuple[int, ...]:
-    """The shape of the first batch's images."""
-    try:
-        len(loader)
-    except TypeError as error:
-        raise DataError(
-            f"{split}_loader: it has no length, and schedule and progress need the batches' number"
-        ) from error
-    batch = next(iter(loader), None)
-    if batch is None:
-        raise DataError(f"{split}_loader: it gives no batch")
-    if not isinstance(batch, Sequence) or len(batch) != 2 or not isinstance(batch[1], Mapping):
-        raise DataError(f"{split}_loader: expected (images, dict of targets), got {type(batch).__name__}")
-    images, targets = batch
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise DataError(
-            f"{split}_loader: expected images (N, 3, px, px) of floats, got {tuple(images.shape)} {images.dtype}"
-        )
-    for task in tasks:
-        if task.name not in targets:
-            raise DataError(f"{split}_loader: no targets of '{task.name}'; it gives {', '.join(targets)}")
-        found = targets[task.name]
-        known = found[found != IGNORE_INDEX]
-        if found.shape != images.shape[:1] or found.is_floating_point():
-            raise DataError(
-                f"{split}_loader: {task.name}: expected ({len(images)},) class indices, got {tuple(found.shape)} "
-                f"{found.dtype}"
-            )
-        if len(known) and not 0 <= int(known.min()) <= int(known.max()) < task.num_classes:
-            raise DataError(
-                f"{split}_loader: {task.name}: targets from {int(known.min())} to {int(known.max())}, expected 0 to "
-                f"{task.num_classes - 1}, or {IGNORE_INDEX} where unknown"
-            )
-    return tuple(images.shape)
 
 
 def _network(given: _Given) -> MultiTaskNet:
@@ -282,10 +282,9 @@ def _network(given: _Given) -> MultiTaskNet:
 
 
 def _log_settings(run: Run, given: _Given, net: MultiTaskNet, data_id: str | None) -> None:
-    values = given.settings.model_dump(mode="json")
-    used = {k: v for k, v in values.items() if k not in OF_LOADERS | {"run_name", "experiment"}}
-    found = net.execution.to_json() | {"px": given.px, "batch_size": given.batch_size, "device": str(given.device)}
-    run.log_params(used | found)
+    values = given.used | net.execution.to_json()
+    durable.write_text(run.folder / "config.yaml", to_yaml(values))
+    run.log_params(values)
     if data_id:
         run.set_tags({"fmtl.data": data_id})
 
@@ -293,23 +292,13 @@ def _log_settings(run: Run, given: _Given, net: MultiTaskNet, data_id: str | Non
 def _train(given: _Given, net: MultiTaskNet, run: Run | None) -> tuple[Outcome, dict[str, str | None]]:
     settings = given.settings
     stem = Path("checkpoints") / f"{settings.backbone}_{settings.mode}"
-    values = settings.model_dump(mode="json") | {"px": given.px}
+    values = given.used
     loss = losses.from_settings(values, given.num_classes, counts=_counts(given), criterions=given.criterions)
     parts = [(settings.num_frozen, True), (settings.epochs - settings.num_frozen, False)]
     job = Job(
         net=net,
         tasks=given.tasks,
-        stages=[
-            Stage(
-                net=net,
-                train=given.loaders["train"],
-                val=given.loaders["val"],
-                recipe=Recipe.of(values, epochs=num, patience=settings.patience if num == settings.epochs else 0),
-                frozen=is_frozen,
-            )
-            for num, is_frozen in parts
-            if num
-        ],
+        stages=[_stage(given, net, num, is_frozen) for num, is_frozen in parts if num],
         test=given.loaders["test"],
         loss=loss,
         device=given.device,
@@ -321,6 +310,12 @@ def _train(given: _Given, net: MultiTaskNet, run: Run | None) -> tuple[Outcome, 
     outcome = training.train(job)
     written = {which: str(job.checkpoint(which)) if settings.save_checkpoints else None for which in ("best", "last")}
     return outcome, written
+
+
+def _stage(given: _Given, net: MultiTaskNet, num_epochs: int, frozen: bool) -> Stage:
+    passing = frozen and num_epochs < given.settings.epochs  # what comes after must have its turn
+    recipe = Recipe.of(given.used, epochs=num_epochs, patience=0 if passing else given.settings.patience)
+    return Stage(net=net, train=given.loaders["train"], val=given.loaders["val"], recipe=recipe, frozen=frozen)
 
 
 def _counts(given: _Given) -> dict[str, Tensor]:

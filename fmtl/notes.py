@@ -1,6 +1,8 @@
 """A train run in ten lines: what it is, how good, what is wrong with it, and how to go on."""
 
+import html
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from fmtl.tasks import Task
 from fmtl.training import Outcome
 
 MAX_TASKS = 12  # in the table
+MAX_NAME, MAX_NAMES = 48, 6  # characters of a name, names in a list
 
 
 def of_training(
@@ -34,26 +37,80 @@ def of_training(
         command: Repeats the run.
     """
     counts, source = dataset.manifest["counts"]["splits"], dataset.manifest["source"]["table"]
+    majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
+    without_photo = {
+        "most frequent class": [majority[task.name] for task in dataset.tasks],
+        "best look-up": [np.nanmax([*column, -math.inf]) for column in lookup.T],
+    }
+    faults = _faults(dataset.tasks, outcome, scores)
+    if errors is not None and len(errors.suspects):
+        faults.append(f"{len(errors.suspects)} labels are doubtful (gallery/gallery.html)")
     return "\n\n".join(
         [
-            f"**{settings['backbone']}**, {settings['mode']}, weights `{settings['weights']}`, {settings['px']} px, "
-            f"trained on {counts['train']} photos of `{source}`.",
-            f"On {counts['test']} test photos, with the weights of epoch {outcome.best['epoch']} of "
-            f"{len(outcome.history)}: average accuracy **{scores['test/avg/accuracy']:.3f}**, average macro-F1 "
-            f"**{scores['test/avg/f1']:.3f}**, {averaged(dataset.tasks, scores)}.",
-            _table(dataset, scores),
-            "What is wrong with it: " + "; ".join(_faults(dataset, outcome, scores, errors)) + ".",
-            f"Repeat it: `{command}`  \nRegister it: `fmtl register --run {run_id}`  \n"
+            f"{_what(settings)}, trained on {counts['train']} photos of {_code(source)}.",
+            _how_good(dataset.tasks, outcome, scores),
+            _table(dataset.tasks, scores, without_photo),
+            _wrong(faults),
+            f"Repeat it: {_code(command)}  \nRegister it: `fmtl register --run {run_id}`  \n"
             f"Use it: `fmtl predict --model {run_id} --images FOLDER`",
         ]
     )
 
 
+def of_loaders(
+    tasks: Sequence[Task], settings: Mapping[str, Any], outcome: Outcome, scores: Mapping[str, float]
+) -> str:
+    """The note of a run on loaders that a notebook brought."""
+    return "\n\n".join(
+        [
+            f"{_what(settings)}, trained in a notebook on loaders of its own.",
+            _how_good(tasks, outcome, scores),
+            _table(tasks, scores, {}),
+            _wrong(_faults(tasks, outcome, scores)),
+        ]
+    )
+
+
+def _what(settings: Mapping[str, Any]) -> str:
+    return (
+        f"**{_text(settings['backbone'])}**, {settings['mode']}, weights {_code(settings['weights'])}, "
+        f"{settings['px']} px"
+    )
+
+
+def _how_good(tasks: Sequence[Task], outcome: Outcome, scores: Mapping[str, float]) -> str:
+    num_images = len(next(iter(outcome.test.targets.values())))
+    return (
+        f"On {num_images} test photos, with the weights of epoch {outcome.best['epoch']} of {len(outcome.history)}: "
+        f"average accuracy **{scores['test/avg/accuracy']:.3f}**, average macro-F1 "
+        f"**{scores['test/avg/f1']:.3f}**, {_text(averaged(tasks, scores), most=400)}."
+    )
+
+
+def _wrong(faults: Sequence[str]) -> str:
+    return "What is wrong with it: " + "; ".join(faults or ["no test label says"]) + "."
+
+
 def averaged(tasks: Sequence[Task], scores: Mapping[str, float]) -> str:
     """Which tasks the averages speak for."""
     without = [task.name for task in tasks if math.isnan(scores[f"test/{task.slug}/f1"])]
-    left_out = f" (without any test label: {', '.join(without)})" if without else ""
+    shown = [*without[:MAX_NAMES], *([f"and {len(without) - MAX_NAMES} more"] if len(without) > MAX_NAMES else [])]
+    left_out = f" (without any test label: {', '.join(shown)})" if without else ""
     return f"mean over {len(tasks) - len(without)} tasks{left_out}"
+
+
+def _text(text: str, most: int = MAX_NAME) -> str:
+    """A catalogue's words, as themselves: neither HTML nor Markdown."""
+    text = " ".join(str(text).split())
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(text, quote=False))
+
+
+def _code(text: str) -> str:
+    """As code, between more backticks than it has in a row."""
+    text = " ".join(str(text).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
 
 
 def command(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
@@ -72,47 +129,37 @@ def _option(value: object) -> str:
     return ",".join(value) if isinstance(value, list | tuple) else str(value)
 
 
-def _table(dataset: PreparedDataset, scores: Mapping[str, float]) -> str:
-    """Scores beside what needs no photo: the most frequent class, and the best look-up from another attribute."""
-    majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
-    lines = [
-        "| attribute | classes | accuracy | most frequent class | best look-up | macro-F1 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for t, task in enumerate(dataset.tasks[:MAX_TASKS]):
-        known = lookup[:, t][~np.isnan(lookup[:, t])]
-        best = f"{known.max():.3f}" if len(known) else "n/a"
+def _table(tasks: Sequence[Task], scores: Mapping[str, float], others: Mapping[str, Sequence[float]]) -> str:
+    """Scores, and accuracies to hold them against, by heading and task; not finite where there is none."""
+    heads = ["attribute", "classes", "accuracy", *others, "macro-F1"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for t, task in enumerate(tasks[:MAX_TASKS]):
         accuracy, f1 = (scores[f"test/{task.slug}/{name}"] for name in ("accuracy", "f1"))
-        lines.append(
-            f"| {task.name} | {task.num_classes} | {accuracy:.3f} | {majority[task.name]:.3f} | {best} | {f1:.3f} |"
-        )
-    if len(dataset.tasks) > MAX_TASKS:
-        lines.append(f"\nand {len(dataset.tasks) - MAX_TASKS} more attributes")
+        numbers = [accuracy, *(values[t] for values in others.values()), f1]
+        shown = [f"{number:.3f}" if math.isfinite(number) else "n/a" for number in numbers]
+        lines.append(f"| {_text(task.name)} | {task.num_classes} | {' | '.join(shown)} |")
+    if len(tasks) > MAX_TASKS:
+        lines.append(f"\nand {len(tasks) - MAX_TASKS} more attributes")
     return "\n".join(lines)
 
 
-def _faults(
-    dataset: PreparedDataset, outcome: Outcome, scores: Mapping[str, float], errors: Gallery | None
-) -> list[str]:
-    """At least one: no model is without."""
+def _faults(tasks: Sequence[Task], outcome: Outcome, scores: Mapping[str, float]) -> list[str]:
     found = []
-    measured = [t for t in dataset.tasks if not math.isnan(scores[f"test/{t.slug}/f1"])]
+    measured = [t for t in tasks if not math.isnan(scores[f"test/{t.slug}/f1"])]
     if measured:
         weakest = min(measured, key=lambda task: scores[f"test/{task.slug}/f1"])
-        found.append(f"weakest attribute {weakest.name} (macro-F1 {scores[f'test/{weakest.slug}/f1']:.3f})")
-    never = _never_right(dataset.tasks, outcome)
+        found.append(f"weakest attribute {_text(weakest.name)} (macro-F1 {scores[f'test/{weakest.slug}/f1']:.3f})")
+    never = _never_right(tasks, outcome)
     if never:
         found.append(f"{never} classes with test photos are never named right")
-    worst = _worst_confusion(dataset.tasks, outcome)
+    worst = _worst_confusion(tasks, outcome)
     if worst:
         found.append(worst)
     if outcome.best["epoch"] == len(outcome.history):
         found.append("the last epoch was the best, so more epochs may help")
     elif outcome.history[-1]["val/loss"] > 1.1 * outcome.best["val/loss"]:
         found.append(f"validation loss rose after epoch {outcome.best['epoch']}: it overfits from there on")
-    if errors is not None and len(errors.suspects):
-        found.append(f"{len(errors.suspects)} labels are doubtful (gallery/gallery.html)")
-    return found or ["no test label says"]
+    return found
 
 
 def _never_right(tasks: Sequence[Task], outcome: Outcome) -> int:
@@ -129,4 +176,5 @@ def _worst_confusion(tasks: Sequence[Task], outcome: Outcome) -> str:
     if not firsts:
         return ""
     name, row = max(firsts, key=lambda item: item[1]["images"])
-    return f"most frequent confusion: {name} '{row['target']}' taken for '{row['prediction']}' ({row['images']} photos)"
+    target, prediction = _text(row["target"]), _text(row["prediction"])
+    return f"most frequent confusion: {_text(name)} '{target}' taken for '{prediction}' ({row['images']} photos)"

@@ -5,12 +5,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from fmtl.errors import UsageError
+from fmtl.errors import DataError, UsageError
 
 IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
 
+AVERAGE = "avg"  # stands beside task names in dicts of scores
 # Words that stand where a task's slug stands in metric names, file names or table columns.
-RESERVED_SLUGS = frozenset({"avg", "loss", "image", "status", "id", "path", "split"})
+RESERVED_SLUGS = frozenset({AVERAGE, "loss", "image", "status", "id", "path", "split"})
 MAX_SLUG_LENGTH = 80  # MLflow allows 250 characters for a whole metric name
 
 
@@ -39,7 +40,13 @@ class Task:
 
 
 def make_tasks(classes: Mapping[str, Sequence[str]]) -> list[Task]:
-    """Tasks with unique slugs from the classes of each attribute, in the order given."""
+    """Tasks with unique slugs from the classes of each attribute, in the order given.
+
+    Raises:
+        DataError: An attribute has the name under which averages are kept.
+    """
+    if AVERAGE in classes:
+        raise DataError(f"attribute '{AVERAGE}': the averages over attributes have that name; rename the column")
     slugs = make_slugs(list(classes))
     return [Task(name, slug, tuple(classes[name])) for name, slug in zip(classes, slugs, strict=True)]
 

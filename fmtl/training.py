@@ -13,10 +13,11 @@ from tqdm.notebook import tqdm_notebook
 
 from fmtl import checkpoints, engine, plots
 from fmtl.engine import EpochResult, Evaluation, Loader, Paced
+from fmtl.errors import DataError
 from fmtl.losses import MultiTaskLoss
 from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe, Updater
-from fmtl.tasks import Task
+from fmtl.tasks import IGNORE_INDEX, Task
 from fmtl.tracking.run import Run
 
 
@@ -103,6 +104,7 @@ def train(job: Job, *, resume: Mapping | None = None) -> Outcome:
 
     Raises:
         Diverged: The loss is not finite.
+        DataError: No validation image has a label.
     """
     job.loss.to(job.device)
     progress = _Progress(job, resume)
@@ -198,6 +200,8 @@ def _train_stage(job: Job, stage: Stage, progress: _Progress, epochs: range) -> 
         watch=progress.watch,
     )
     for result in results:
+        if all((targets == IGNORE_INDEX).all() for targets in result.val.targets.values()):
+            raise DataError("validation: no image has a label of any task, so that no epoch is better than another")
         row = epoch_metrics(result, job.tasks)
         is_best = progress.add(row)
         evaluated = job.net.state_dict() | updater.evaluated.state_dict()  # of heads alone only those

@@ -24,7 +24,7 @@ FLOORS = [
         "depthwise",
     },
     {"checkpoints", "dataset", "losses", "metrics", "models", "shards"},
-    {"optim", "predictor", "plots", "leaderboard", "batches", "workers", "baselines", "probe", "explain"},
+    {"optim", "predictor", "plots", "leaderboard", "batches", "loaders", "workers", "baselines", "probe", "explain"},
     {"config", "engine", "tracking", "report", "decoding", "features"},
     {"training", "standings", "preparation", "artifacts", "gallery", "suspects"},
     {"notes"},

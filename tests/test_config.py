@@ -91,7 +91,7 @@ def test_what_is_given_wins_over_the_mode():
 
 def test_settings_survive_their_own_yaml(tmp_path):
     settings = TrainSettings(learning_rate=3e-5, px=96, mode="baseline", weights="none").resolved()
-    assert from_yaml(tmp_path, to_yaml(settings)) == [settings]
+    assert from_yaml(tmp_path, to_yaml(settings.model_dump(mode="json"))) == [settings]
 
 
 def test_fractions_must_leave_something_for_training():

@@ -6,6 +6,7 @@ from fmtl import explain, models
 from fmtl.hardware import Execution
 from fmtl.models import MultiTaskNet
 
+PLACES = {"vit_b_32": 7, "deit_tiny_patch16_224": 14, "swin_t": 7, "resnet18": 3}  # per side, by their papers
 CPU = torch.device("cpu")
 
 
@@ -30,7 +31,7 @@ def net_of(weights):
 
 def test_a_map_is_the_weighted_sum_of_channels_without_what_speaks_against_it():
     net = net_of([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, -1.0]])
-    images = torch.rand(2, 3, 4, 5)
+    images = torch.rand(2, 3, 5, 5)
     maps = explain.heat_maps(net, images, {"a": torch.tensor([0, 0]), "b": torch.tensor([0, 1])})
     expected = (images[:, 0] - images[:, 1]).relu()
     torch.testing.assert_close(maps["a"], expected / expected.amax((1, 2), keepdim=True))
@@ -52,7 +53,8 @@ def test_every_kind_of_backbone_has_maps_with_places(backbone, frozen):
     images = torch.randn(2, 3, px, px)
     maps = explain.heat_maps(net, images, {"a": torch.tensor([0, 1]), "b": torch.tensor([3, 2])})
     for found in maps.values():
-        assert found.ndim == 3 and len(found) == 2 and min(found.shape[1:]) >= 3
+        assert found.ndim == 3 and len(found) == 2 and found.shape[1] == found.shape[2] >= 3
+        assert found.shape[1] == PLACES.get(backbone, found.shape[1])
         assert found.isfinite().all() and found.min() >= 0 and found.max() <= 1
     assert sum(found.std() > 0 for found in maps.values()) >= 1
     assert all(p.grad is None for p in net.parameters())

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
 
 from fmtl.losses import MultiTaskLoss, class_weights
 from fmtl.packing import Packing
@@ -130,3 +131,10 @@ def test_class_weights_are_scikit_learns_up_to_their_scale():
     half = class_weights(counts, 0.5)
     assert ((half * counts).sum() / counts.sum()).item() == pytest.approx(1)
     assert torch.isfinite(class_weights(torch.tensor([3, 0]), 1.0)).all()
+
+
+def test_a_criterions_own_weights_move_with_the_loss():
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))
+    loss = MultiTaskLoss({"a": 2, "b": 3}, criterions={"a": criterion}).to(torch.float64)
+    assert criterion.weight.dtype == torch.float64
+    assert loss.criterions["a"] is criterion

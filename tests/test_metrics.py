@@ -137,6 +137,20 @@ def test_average_curves_and_precisions_equal_scikit_learns(seed):
         )
 
 
+def test_stored_precision_recall_curves_have_the_area_that_they_state():
+    """Of many photos, most points are left out; those that are kept lie where the recall changes."""
+    rng = np.random.default_rng(0)
+    targets = np.r_[rng.integers(0, 142, 6600), np.arange(142)]
+    probs = rng.dirichlet(np.full(142, 0.05), len(targets))
+    probs[np.arange(len(targets)), targets] += rng.random(len(targets)) * 1.5
+    probs /= probs.sum(axis=1, keepdims=True)
+    found = precision_recall(probs, targets, [f"c{k}" for k in range(142)])
+    for curve in [*found["classes"], found["micro"]]:
+        recall, precision = np.array(curve["recall"]), np.array(curve["precision"])
+        assert len(recall) <= 200
+        assert abs(-np.sum(np.diff(recall) * precision[:-1]) - curve["ap"]) < 0.01
+
+
 def test_the_macro_curve_is_the_mean_of_the_curves():
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
     result = roc(probs, np.array([0, 1, 0, 1]), ("a", "b"))

@@ -171,6 +171,54 @@ def test_a_diverging_run_has_a_row_and_does_not_stop_the_others(store):
     assert "training loss" in analysis["table"]["status"].iloc[1]
 
 
+def test_when_every_run_diverges_the_table_says_so(store):
+    given = {"num_classes_dict": {"colour": 3, "size": 2}, **loaders(), "device": "cpu", "epochs": 1, **FAST}
+    analysis = fmtl.run_complete_model_analysis(
+        **given, criterions={"colour": lambda logits, targets: logits.sum() * np.nan}, backbones=["resnet18"],
+        mlflow=False,
+    )  # fmt: skip
+    assert analysis["runs"] == {} and analysis["table"]["val/avg/f1"].isna().all()
+    assert analysis["table"]["status"].str.contains("training loss is nan").tolist() == [True, True]
+
+
+def test_what_one_backbone_lacks_does_not_cost_the_results_of_others_but_a_wrong_name_is_refused_first(store):
+    given = {"num_classes_dict": {"colour": 3, "size": 2}, **loaders(), "device": "cpu", "epochs": 1, **FAST}
+    given |= {"modes": ["tuned"], "mlflow": False}
+    with pytest.raises(UsageError, match="resnet81"):
+        fmtl.run_complete_model_analysis(
+            **given, criterions={"colour": pytest.fail}, backbones=["resnet18", "resnet81"]
+        )
+    given["weights"] = "bundled"  # there are none of resnet18
+    analysis = fmtl.run_complete_model_analysis(**given, backbones=["tf_efficientnet_lite0", "resnet18"])
+    assert list(analysis["runs"]) == [("tf_efficientnet_lite0", "tuned")]
+    assert analysis["table"]["status"].iloc[0] == "ok" and "bundled" in analysis["table"]["status"].iloc[1]
+
+
+def test_patience_holds_for_the_epochs_after_the_frozen_ones(store):
+    result = run(mlflow=False, epochs=8, patience=1, learning_rate=1e-9, freeze_epochs=1, criterions=None)
+    assert len(result["history"]) < 8
+
+
+def test_without_any_validation_label_no_epoch_is_chosen(store):
+    unknown = broken(lambda x, t: (x, {"colour": IGNORE_INDEX, "size": IGNORE_INDEX}))
+    with pytest.raises(DataError, match="validation: no image has a label"):
+        run(mlflow=False, val_loader=unknown)
+
+
+def test_labels_may_be_numbers_and_the_run_says_what_it_is(store):
+    labels = {"colour": np.arange(3), "size": np.unique(["small", "large"])}
+    result = run(classes=labels, save_checkpoints=True, epochs=1)
+    assert checkpoints.load(Path(result["checkpoints"]["best"]))["epoch"] == 1
+    settings = config.build_from_file(
+        config.TrainSettings,
+        {},
+        Path(mlflow.artifacts.download_artifacts(run_id=result["run_id"], artifact_path="config.yaml")),
+    )
+    assert (settings[0].backbone, settings[0].px, settings[0].batch_size) == ("resnet18", 32, 16)
+    note = fmtl_store_record(result["run_id"]).tags["mlflow.note.content"]
+    assert f"**{result['test']['avg']['f1']:.3f}**" in note and "weakest attribute" in note
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -182,6 +230,9 @@ def test_a_diverging_run_has_a_row_and_does_not_stop_the_others(store):
         ({"classes": {"size": ["a", "b", "c"]}}, "size has 3 labels, expected 2"),
         ({"model_name": "resnet81"}, "resnet18"),
         ({"device": "tpu"}, "device"),
+        ({"classes": {"size": ["a", "a"]}}, "classes: size: expected different labels, none blank, got 'a'"),
+        ({"preprocess": Preprocess(64, "pad", "#ffffff", 64, (0.5,) * 3, (1.0,) * 3)}, "of 64 px, the loaders give 32"),
+        ({"criterions": {"size": nn.CrossEntropyLoss(reduction="none")}}, "criterions: size: expected one number"),
     ],
 )
 def test_wrong_usage_is_named(store, more, message):
@@ -200,7 +251,7 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, t: (x, t["colour"]), "val_loader: expected .images, dict of targets."),
+        (lambda x, t: (x, t["colour"]), "val_loader, batch 1: expected .images, dict of targets."),
         (lambda x, t: (x[:2], t), "expected images"),
         (lambda x, t: (x[:, :20], t), "square"),
         (lambda x, t: (torch.zeros(3, 48, 48), t), "of one size"),

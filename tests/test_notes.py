@@ -23,6 +23,18 @@ def test_averages_say_which_tasks_they_leave_out():
     assert found == "mean over 1 tasks (without any test label: b)"
 
 
+def test_names_are_neither_html_nor_markdown():
+    assert notes._text("<img src=x>|a_b*c`\nd") == "&lt;img src=x&gt;\\|a\\_b\\*c\\` d"
+    assert len(notes._text("x" * 500)) == notes.MAX_NAME
+    assert notes._code("a ``b` c") == "``` a ``b` c ```" and notes._code("plain") == "`plain`"
+
+
+def test_only_the_first_of_many_tasks_without_labels_are_named():
+    tasks = make_tasks({f"t{k}": ["x", "y"] for k in range(40)})
+    found = notes.averaged(tasks, {f"test/t{k}/f1": math.nan for k in range(40)})
+    assert "t5, and 34 more)" in found and "t6" not in found
+
+
 @pytest.mark.parametrize("epochs", [1])
 def test_the_note_says_how_good_what_is_wrong_and_how_to_go_on(store, dataset, epochs):
     run_id = train(

@@ -189,3 +189,12 @@ def test_one_epoch_is_enough_for_a_plot(tmp_path):
     figure = plots.curves({"train": [1.0]}, epochs=[1], best_epoch=1, title="t", unit="loss")
     figure.savefig(tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 5000
+
+
+def test_odd_names_are_drawn_and_stay_in_the_legend():
+    names = {"_size": [0.1, 0.2], "two\nlines": [0.3, 0.4], "$5$": [0.5, 0.6]}
+    figure = plots.curves(names, epochs=[1, 2], best_epoch=2, title="a\nb", unit="score")
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [text.strip().rsplit(" ", 1)[0] for text in shown] == ["_size", "two lines", r"\$5\$"]
+    frames = plots.ConfusionFrames("a\nb", ("two\nlines", "_x"))
+    assert frames.draw(np.eye(2, dtype=np.int64), epoch=1).size[0] > 100

@@ -1,5 +1,8 @@
 import re
 
+import pytest
+
+from fmtl.errors import DataError
 from fmtl.tasks import IGNORE_INDEX, RESERVED_SLUGS, make_slugs, make_tasks, tasks_from_json, tasks_to_json
 
 
@@ -23,3 +26,8 @@ def test_a_safe_name_is_its_own_slug():
 def test_tasks_survive_json():
     tasks = make_tasks({"Men's": ["a", "b"], "x": ["1"]})
     assert tasks_from_json(tasks_to_json(tasks)) == tasks
+
+
+def test_the_name_of_the_averages_is_refused():
+    with pytest.raises(DataError, match="attribute 'avg'.*rename the column"):
+        make_tasks({"season": ["a", "b"], "avg": ["c", "d"]})

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import termios
 import time
 
@@ -31,7 +32,9 @@ def test_in_a_terminal_the_bar_shows_pace_loss_and_what_is_left_and_goes_away(mo
         patched.setattr("sys.stderr", stderr)
         go_through_batches()
         stderr.flush()
-        text = os.read(terminal, 65536).decode()
+        text = ""
+        while select.select([terminal], [], [], 1.0)[0]:
+            text += os.read(terminal, 65536).decode()
     os.close(terminal)
     assert "epoch 2/12" in text and "images/s" in text and "data " in text
     assert "val loss 1.234 (best 1.200), 3 min left" in text

@@ -20,7 +20,7 @@ from fmtl.models import MultiTaskNet
 from fmtl.optim import Recipe
 from fmtl.preparation import GROUP, check_sources
 from fmtl.splits import SPLITS
-from fmtl.tasks import check_name
+from fmtl.tasks import IGNORE_INDEX, check_name
 from fmtl.tracking import serving, store
 from fmtl.tracking.run import Run, open_run
 from fmtl.training import Stage
@@ -80,6 +80,8 @@ def _set_up(settings: TrainSettings) -> Setup:
     for split in SPLITS:
         if len(dataset.rows(split)) == 0:
             raise DataError(f"{dataset.folder}: the {split} split is empty; prepare more images or another fraction")
+        if split != "test" and (dataset.targets[dataset.rows(split)] == IGNORE_INDEX).all():
+            raise DataError(f"{dataset.folder}: no image of the {split} split has a label")
     if len(dataset.rows("train")) < 2:
         raise DataError(f"{dataset.folder}: 1 training image; BatchNorm needs 2 at least")
     spec = models.input_spec(settings.backbone)
@@ -145,7 +147,7 @@ def _train(setup: Setup, run: Run, *, resume: dict | None = None) -> str:
     if resume:
         setup.net.load_state_dict(resume["model"])
     values = settings.model_dump(mode="json")
-    durable.write_text(run.folder / "config.yaml", to_yaml(settings))
+    durable.write_text(run.folder / "config.yaml", to_yaml(values))
     run.log_params({k: v for k, v in values.items() if k not in ("resume", "run_name", "experiment")})
     run.set_tags({"fmtl.data": dataset.digest})
     if resume is None:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fmtl.plots.style import INK, shortened
+from fmtl.plots.style import INK, one_line, shortened
 
 SIDE = 640  # pixels of the matrix, about
 LARGEST_CELL, SMALLEST_CELL = 44, 1
@@ -29,7 +29,7 @@ class ConfusionFrames:
     """
 
     def __init__(self, title: str, classes: Sequence[str]):
-        self._title, self._num = title, len(classes)
+        self._title, self._num = one_line(title), len(classes)
         self.cell = max(SMALLEST_CELL, min(LARGEST_CELL, SIDE // len(classes)))
         self._font = _font(min(12, max(8, self.cell - 2)))
         named = self.cell >= READABLE_CELL
@@ -84,6 +84,7 @@ def _blues() -> np.ndarray:
 
 def _name(font: ImageFont.FreeTypeFont, number: int, name: str) -> str:
     """A short name, or ``#number`` where the font lacks one of its characters."""
+    name = one_line(name)
     missing = font.getmask("\uffff")
     lacking = any(bytes(font.getmask(c)) == bytes(missing) for c in set(name) if not c.isspace())
     return f"#{number}" if lacking else shortened(name, LABEL_CHARS)

@@ -73,9 +73,18 @@ def save(path: Path, figure: Figure) -> None:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib takes as it is: between two dollar signs it would read mathematics."""
+    """Text that matplotlib takes as it is.
+
+    Between two dollar signs it would read mathematics, and it leaves names with an underscore in front out of legends.
+    """
+    text = one_line(text)
+    text = f" {text}" if text.startswith("_") else text
     drawable = "".join(character if is_drawable(character) else "□" for character in text)
     return drawable.replace("$", r"\$")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def shortened(text: str, most: int = MAX_LABEL_CHARS) -> str:

@@ -59,7 +59,7 @@ class Run:
 
     def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
         """A picture of a series: the run page shows the series under its key, with a slider over the steps."""
-        mlflow.log_image(image, key=key, step=step)
+        mlflow.log_image(image, key=key, step=step, synchronous=True)  # else a failure is only logged
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})
