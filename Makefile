@@ -44,8 +44,8 @@ prepare train compare register predict: setup ## one step; options in ARGS="..."
 ui: setup ## browse the runs on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1
 
-test: setup ## the fast tests, about three minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+test: setup ## the fast tests on all cores, about three minutes on two
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-all: setup ## every test; those on real photos need FMTL_REAL_DATA
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
