@@ -104,6 +104,7 @@ def test_signals_have_their_exit_codes(sig, code, tmp_path):
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+        preexec_fn=lambda: signal.signal(sig, signal.SIG_DFL),  # a job in the background is started to ignore SIGINT
     )  # fmt: skip
     assert process.stdout.readline() == "up\n"
     time.sleep(0.2)
