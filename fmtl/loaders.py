@@ -21,16 +21,12 @@ class Checked:
         loader: Of ``(images, dict of targets)``; with a length.
         tasks: Those whose targets are needed.
 
-    Attributes:
-        least: Images that a batch must have; BatchNorm trains on 2 at least.
-
     Raises:
         DataError: It has no length; or, of its batches while they come, one that can't be used.
     """
 
     def __init__(self, split: str, loader: Iterable, tasks: Sequence[Task]):
         self._name, self._loader, self._tasks = f"{split}_loader", loader, tasks
-        self.least = 1
         try:
             len(loader)
         except TypeError as error:
@@ -72,11 +68,6 @@ class Checked:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise DataError(
                 f"{where}: expected images (N, 3, px, px) of floats, got {tuple(images.shape)} {images.dtype}"
-            )
-        if len(images) < self.least:
-            raise DataError(
-                f"{where}: {len(images)} image, and BatchNorm needs {self.least}; DataLoader(..., drop_last=True) "
-                "leaves such a rest out"
             )
         return images.float()
 

@@ -62,10 +62,6 @@ class MultiTaskNet(nn.Module):
     def num_classes(self) -> dict[str, int]:
         return self.packing.num_classes
 
-    @property
-    def has_batch_norm(self) -> bool:
-        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
-
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits ``(N, K)`` by task name."""
         return self.packing.split(self.logits(images))

@@ -129,7 +129,6 @@ def train_and_evaluate_model(
     opened = open_run("train", name=name, experiment=given.settings.experiment) if mlflow else contextlib.nullcontext()
     with opened as run:
         net = _network(given)
-        given.loaders["train"].least = 2 if net.has_batch_norm else 1
         if run:
             _log_settings(run, given, net, data_id)
         outcome, checkpoints = _train(given, net, run)
@@ -307,7 +306,15 @@ def _train(given: _Given, net: MultiTaskNet, run: Run | None) -> tuple[Outcome, 
         run=run,
         draw=settings.extra_plots,
     )
-    outcome = training.train(job)
+    try:
+        outcome = training.train(job)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch's words, of BatchNorm
+            raise
+        raise DataError(
+            "train_loader: a batch has 1 image, of which BatchNorm sees one value per channel; "
+            "DataLoader(..., drop_last=True) leaves such a rest out"
+        ) from error
     written = {which: str(job.checkpoint(which)) if settings.save_checkpoints else None for which in ("best", "last")}
     return outcome, written
 

@@ -54,14 +54,6 @@ def test_what_can_t_be_trained_on_is_named(given, message):
         list(Checked("test", [given], TASKS))
 
 
-def test_a_rest_that_batch_norm_can_t_take_is_named():
-    loader = Checked("train", [(IMAGES[:1], {"colour": [0], "size": [0]})], TASKS)
-    assert len(list(loader)) == 1
-    loader.least = 2
-    with pytest.raises(DataError, match="batch 1: 1 image.*drop_last=True"):
-        list(loader)
-
-
 def test_a_loader_that_counts_epochs_is_told_them():
     class Counting(list):
         def set_epoch(self, epoch):

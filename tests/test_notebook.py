@@ -272,6 +272,12 @@ def test_a_loader_without_a_length_is_named(store):
         run(mlflow=False, train_loader=(batch for batch in loaders()["train_loader"]))
 
 
+def test_a_rest_that_batch_norm_can_t_take_is_named(store):
+    rest = DataLoader(Squares(33, 0), batch_size=16)  # at 32 px resnet18 ends in one place per channel
+    with pytest.raises(DataError, match="train_loader: a batch has 1 image.*drop_last=True"):
+        run(mlflow=False, train_loader=rest)
+
+
 def test_an_empty_loader_is_named(store):
     with pytest.raises(DataError, match="test_loader: it gives no batch"):
         run(mlflow=False, test_loader=[])
