@@ -5,11 +5,13 @@ python benchmarks/chart.py
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
+from fmtl import tables
 from fmtl.plots import style
 
 ROOT = Path(__file__).parent.parent
@@ -38,10 +40,8 @@ def draw(rows: dict[str, dict]) -> Figure:
     return figure
 
 
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tables.to_markdown(pd.DataFrame(rows, columns=heads)) + "\n"
 
 
 def cells(row: dict) -> list[str]:

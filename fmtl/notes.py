@@ -12,6 +12,7 @@ import numpy as np
 from fmtl import baselines, metrics
 from fmtl.dataset import PreparedDataset
 from fmtl.gallery import Gallery
+from fmtl.plots.style import one_line, shortened
 from fmtl.tasks import Task
 from fmtl.training import Outcome
 
@@ -101,14 +102,13 @@ def averaged(tasks: Sequence[Task], scores: Mapping[str, float]) -> str:
 
 def _text(text: str, most: int = MAX_NAME) -> str:
     """A catalogue's words, as themselves: neither HTML nor Markdown."""
-    text = " ".join(str(text).split())
-    text = text if len(text) <= most else f"{text[: most - 1]}…"
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(text, quote=False))
+    text = html.escape(shortened(one_line(text), most), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
 
 
 def _code(text: str) -> str:
     """As code, between more backticks than it has in a row."""
-    text = " ".join(str(text).split())
+    text = one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
 
