@@ -62,8 +62,8 @@ bench: setup ## run every benchmark; needs a quiet machine
 	mkdir -p docs/benchmarks
 	set -e; for script in prepare prepare_again training pictures; do \
 	  $(BIN)/python benchmarks/$$script.py --json docs/benchmarks/$$script.json; done
-	$(BIN)/python benchmarks/recipe.py ablation --json docs/benchmarks/ablation.json
-	$(BIN)/python benchmarks/recipe.py equal-time --json docs/benchmarks/equal_time.json
+	set -e; for study in ablation equal-time tuned; do \
+	  $(BIN)/python benchmarks/recipe.py $$study --json docs/benchmarks/$${study/-/_}.json; done
 
 clean: ## remove what the commands and tests made, except .venv, data and runs
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache leaderboard predictions.csv

@@ -52,7 +52,10 @@ class _Outputs:
         self._network, self._handles = network, []
 
     def __enter__(self) -> "_Outputs":
-        self._handles = [m.register_forward_hook(self._keep) for m in self._network.modules() if m is not self._network]
+        for module in self._network.modules():
+            # An identity has nothing of its own; inside an attention it holds queries, which may look like a square.
+            if module is not self._network and not isinstance(module, nn.Identity):
+                self._handles.append(module.register_forward_hook(self._keep))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -160,6 +161,22 @@ def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: in
     else:
         full.reset_classifier(0)
     return MultiTaskNet(full, _num_features(backbone, full, px), num_classes)
+
+
+def from_settings(settings: Mapping[str, Any], num_classes: Mapping[str, int], *, px: int) -> MultiTaskNet:
+    """The network that settings ask for by ``backbone``, ``weights``, ``freeze`` and ``grad_checkpointing``.
+
+    Torch's generator is seeded with ``seed`` first: equal settings give equal heads, and the same training after.
+
+    Raises:
+        UsageError, DataError, EnvironmentFault: As ``build``.
+    """
+    torch.manual_seed(settings["seed"])
+    net = build(settings["backbone"], num_classes, weights=settings["weights"], px=px)
+    if settings["grad_checkpointing"]:
+        net.checkpoint_gradients()
+    net.freeze_backbone(settings["freeze"])
+    return net
 
 
 def _is_torchvision(backbone: str) -> bool:

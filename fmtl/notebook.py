@@ -261,22 +261,9 @@ def _settings(chosen: dict[str, Any]) -> TrainSettings:
 
 def _network(given: _Given) -> MultiTaskNet:
     keep_memory()
-    settings = given.settings
-    torch.manual_seed(settings.seed)
-    net = models.build(settings.backbone, given.num_classes, weights=settings.weights, px=given.px)
-    if settings.grad_checkpointing:
-        net.checkpoint_gradients()
-    net.freeze_backbone(settings.freeze)
-    execution = probe.choose_execution(
-        net,
-        given.device,
-        backbone=settings.backbone,
-        px=given.px,
-        batch_size=given.batch_size,
-        precision=settings.precision,
-        channels_last=settings.channels_last,
-        compile=settings.compile,
-    )
+    values = given.settings.model_dump()
+    net = models.from_settings(values, given.num_classes, px=given.px)
+    execution = probe.from_settings(values, net, given.device, px=given.px, batch_size=given.batch_size)
     return net.run_on(given.device, execution)
 
 

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -59,6 +60,17 @@ def test_every_kind_of_backbone_has_maps_with_places(backbone, frozen):
     assert sum(found.std() > 0 for found in maps.values()) >= 1
     assert all(p.grad is None for p in net.parameters())
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_the_keys_of_an_attention_are_no_places():
+    """64 patches and 64 channels per head: keys (N, heads, 64, 64), the last that every patch has a part in."""
+    vit = timm.models.VisionTransformer(
+        img_size=128, patch_size=16, embed_dim=128, depth=1, num_heads=2, class_token=False, global_pool="map",
+        num_classes=0,
+    )  # fmt: skip
+    net = MultiTaskNet(vit, 128, {"a": 2}).run_on(CPU, Execution("fp32"))
+    found = explain.heat_maps(net, torch.randn(2, 3, 128, 128), {"a": torch.tensor([0, 1])})
+    assert found["a"].shape == (2, 8, 8)
 
 
 def test_a_network_that_only_looks_at_one_place_is_seen_to():

@@ -86,12 +86,8 @@ def _set_up(settings: TrainSettings) -> Setup:
         raise DataError(f"{dataset.folder}: 1 training image; BatchNorm needs 2 at least")
     spec = models.input_spec(settings.backbone)
     settings = settings.model_copy(update={"px": _px(settings, dataset, spec.px)})
-    torch.manual_seed(settings.seed)
     num_classes = {task.name: task.num_classes for task in dataset.tasks}
-    net = models.build(settings.backbone, num_classes, weights=settings.weights, px=settings.px)
-    if settings.grad_checkpointing:
-        net.checkpoint_gradients()
-    net.freeze_backbone(settings.freeze)
+    net = models.from_settings(settings.model_dump(), num_classes, px=settings.px)
     settings = _on_this_machine(settings, net, device, len(dataset.rows("train")))
     net.run_on(device, Execution(settings.precision, settings.channels_last, settings.compile))
     image = dataset.manifest["image"]
@@ -114,16 +110,7 @@ def _px(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> i
 def _on_this_machine(settings: TrainSettings, net: MultiTaskNet, device: torch.device, num_images: int):
     """The settings with precision, memory layout and batch size filled in: what is fastest here, by trial."""
     known = settings.batch_size if settings.batch_size != "auto" else 32
-    execution = probe.choose_execution(
-        net,
-        device,
-        backbone=settings.backbone,
-        px=settings.px,
-        batch_size=known,
-        precision=settings.precision,
-        channels_last=settings.channels_last,
-        compile=settings.compile,
-    )
+    execution = probe.from_settings(settings.model_dump(), net, device, px=settings.px, batch_size=known)
     chosen = {"precision": execution.precision, "channels_last": execution.channels_last}
     if settings.batch_size == "auto":
         chosen["batch_size"] = probe.choose_batch_size(net, device, execution, px=settings.px, num_images=num_images)

@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
@@ -24,6 +26,7 @@ for _name in ("alembic", "mlflow"):  # or a new store prints its whole history o
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 MAX_TAG_LENGTH = 5000  # the strictest of MLflow's stores
+MOST_WAITING = 64  # pictures not written yet, a megabyte each; beyond, training waits for the store
 
 
 class Run:
@@ -35,11 +38,13 @@ class Run:
             store itself; else a staging folder that is uploaded when the run closes.
     """
 
-    def __init__(self, active: mlflow.ActiveRun, folder: Path):
+    def __init__(self, active: mlflow.ActiveRun, folder: Path, background: Executor):
         self.run_id = active.info.run_id
         self.name = active.info.run_name
         self.folder = folder
         self._given_params = set(active.data.params)
+        self._background = background
+        self._waiting: deque[Future] = deque()
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; what ``mlflow run`` has logged already stands, since params can't be changed."""
@@ -58,8 +63,20 @@ class Run:
         mlflow.log_metrics(finite, step=step, model_id=model_id)
 
     def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
-        """A picture of a series: the run page shows the series under its key, with a slider over the steps."""
-        mlflow.log_image(image, key=key, step=step, synchronous=True)  # else a failure is only logged
+        """A picture of a series: the run page shows the series under its key, with a slider over the steps.
+
+        It is written in the background, so that training goes on while a distant store takes its time. A failure is
+        raised by a later call or at the end of the run; MLflow's own background writing would only print it.
+        """
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MOST_WAITING):
+            self._waiting.popleft().result()
+        write = mlflow.MlflowClient().log_image
+        self._waiting.append(self._background.submit(write, self.run_id, image, key=key, step=step, synchronous=True))
+
+    def finish(self) -> None:
+        """Wait until all pictures are written."""
+        while self._waiting:
+            self._waiting.popleft().result()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})
@@ -104,8 +121,11 @@ def open_run(
         mlflow.set_tags({"fmtl.kind": kind})
         if "fmtl.error" in active.data.tags:  # of the attempt that this one continues
             mlflow.delete_tag("fmtl.error")
-        run = Run(active, local or Path(staging.enter_context(tempfile.TemporaryDirectory(prefix="fmtl-"))))
+        folder = local or Path(staging.enter_context(tempfile.TemporaryDirectory(prefix="fmtl-")))
+        background = staging.enter_context(ThreadPoolExecutor(max_workers=1))  # one: a series in its order
+        run = Run(active, folder, background)
         yield run
+        run.finish()
         if local is None:
             mlflow.log_artifacts(str(run.folder))
         mlflow.set_tags({"fmtl.outcome": "completed"})

@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+import threading
 
 import mlflow
 import pytest
+from PIL import Image
 
 from fmtl.errors import DataError, Diverged, EnvironmentFault, Terminated
-from fmtl.tracking.run import open_run
+from fmtl.tracking.run import MOST_WAITING, open_run
 from fmtl.tracking.store import RunRecord, search_runs
 
 
@@ -44,6 +46,42 @@ def test_what_is_not_finite_is_not_logged(store):
     with open_run("train") as run:
         run.log_metrics({"nan": float("nan"), "inf": float("inf"), "none": None, "ok": 0.5}, step=1)
     assert mlflow.get_run(run.run_id).data.metrics == {"ok": 0.5}
+
+
+def test_training_goes_on_while_a_picture_is_written(store):
+    may_be_saved = threading.Event()
+    picture = Image.new("RGB", (8, 8))
+    save = picture.save
+    picture.save = lambda *args, **kwargs: may_be_saved.wait(60) and save(*args, **kwargs)
+    with open_run("train") as run:
+        run.log_image(picture, key="confusion/a", step=1)
+        run.log_image(Image.new("RGB", (8, 8), "red"), key="confusion/a", step=2)
+        assert not list(run.folder.glob("images/*.png"))
+        may_be_saved.set()
+    assert sorted(path.name[:18] for path in run.folder.glob("images/*.png")) == [
+        "confusion~a+step+1", "confusion~a+step+2",
+    ]  # fmt: skip
+
+
+def test_a_picture_that_cant_be_written_fails_the_run(store):
+    with pytest.raises(OSError, match="images"), open_run("train") as run:
+        (run.folder / "images").write_text("a file where the folder of pictures should be")
+        run.log_image(Image.new("RGB", (8, 8)), key="confusion/a", step=1)
+    assert mlflow.get_run(run.run_id).data.tags["fmtl.outcome"] == "failed"
+
+
+def test_pictures_wait_for_the_store_in_a_queue_that_ends(store):
+    """The first can't be saved until the queue is full and the next one asked for room."""
+    held, lock = Image.new("RGB", (8, 8)), threading.Event()
+    save = held.save
+    held.save = lambda *args, **kwargs: lock.wait(60) and save(*args, **kwargs)
+    with open_run("train") as run:
+        for step in range(MOST_WAITING):
+            run.log_image(held if step == 0 else Image.new("RGB", (8, 8)), key="a", step=step)
+        threading.Timer(0.5, lock.set).start()
+        run.log_image(Image.new("RGB", (8, 8)), key="a", step=MOST_WAITING)
+        assert lock.is_set()
+    assert len(list(run.folder.glob("images/*.png"))) == MOST_WAITING + 1
 
 
 def test_the_run_of_mlflow_run_is_adopted_and_its_params_stand(store, monkeypatch):
