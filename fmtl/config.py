@@ -196,7 +196,7 @@ MODES: dict[str, dict[str, Any]] = {
         "warmup": 0.3,
         "clip_norm": 1.0,
         "ema_decay": 0.0,
-        "label_smoothing": 0.0,
+        "label_smoothing": 0.1,
         "class_weights": 0.5,
         "augment": True,
         "colour_jitter": 0.0,
