@@ -8,6 +8,7 @@ export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/cache
 export MPLCONFIGDIR := $(XDG_CACHE_HOME)/matplotlib
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+export MLFLOW_DISABLE_TELEMETRY ?= true
 # Options of a command, e.g. make train ARGS="--backbone vit_b_16"
 ARGS ?=
 

@@ -65,7 +65,6 @@ def measure(epochs: int) -> dict[str, float]:
     timer.watch(plots.ConfusionFrames, "draw", "pictures")
     timer.watch(plots.ConfusionFrames, "__init__", "pictures")
     timer.watch(Run, "log_image", "pictures")
-    timer.watch(Run, "finish", "pictures")
     timer.watch(mlflow.MlflowClient, "log_image", "pictures")
     timer.watch(command.features, "compute", "gallery")
     timer.watch(suspects, "find", "gallery")

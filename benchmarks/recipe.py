@@ -5,7 +5,7 @@
     python benchmarks/recipe.py tuned [--json FILE]         experiments/real_photos.yaml (12 epochs, px 128), 3 seeds
 
 Needs ``FMTL_REAL_DATA``, a folder with ``fashion/fashion.csv``. Split seed 0 throughout; the seeds are those of
-initialisation, order and augmentation. Runs that a JSON file holds already are not repeated.
+initialisation, order and augmentation. Runs that a JSON file holds already, of the same settings, are not repeated.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from fmtl.config import TrainSettings
 
 BACKBONE = {
     "backbone": "tf_efficientnet_lite0",
@@ -101,26 +103,32 @@ def prepare(data: Path, folder: str) -> None:
 
 
 class Results:
-    """Metrics by name and seed, written after each run."""
+    """Settings by name, and metrics by name and seed, written after each run."""
 
     def __init__(self, file: Path | None, facts: dict):
         self.file = file
         kept = json.loads(file.read_text()) if file and file.is_file() else {}
-        self.content = {**facts, **{name: kept[name] for name in ("runs", "epochs") if name in kept}}
-        self.content.setdefault("runs", {})
+        self.content = {"runs": {}, "recipes": {}, "epochs": {}} | kept | facts
 
-    def __contains__(self, key: tuple[str, int]) -> bool:
-        return str(key[1]) in self.content["runs"].get(key[0], {})
-
-    def add(self, name: str, seed: int, metrics: dict[str, float]) -> None:
+    def make(self, name: str, seed: int, settings: dict, folder: str) -> None:
+        """Train with these settings, unless that is done. Runs under this name with others are forgotten."""
+        recipe = TrainSettings(**settings).resolved().model_dump(mode="json", exclude={"data", "device"})
+        if self.content["recipes"].get(name) != recipe:
+            self.content["recipes"][name], self.content["runs"][name] = recipe, {}
+        if str(seed) in self.content["runs"][name]:
+            return
+        metrics = run(settings | {"seed": seed}, folder)
         kept = {k: v for k, v in metrics.items() if k.startswith(("test/avg/", "best/")) or k == "epoch_seconds"}
-        self.content["runs"].setdefault(name, {})[str(seed)] = kept
+        self.content["runs"][name][str(seed)] = kept
         if self.file:
             self.file.write_text(json.dumps(self.content, indent=1, sort_keys=True) + "\n")
         print(f"{name}, seed {seed}: F1 {kept['test/avg/f1']:.3f}", flush=True)
 
+    def by_seed(self, name: str, metric: str) -> dict[str, float]:
+        return {seed: found[metric] for seed, found in sorted(self.content["runs"].get(name, {}).items())}
+
     def values(self, name: str, metric: str) -> list[float]:
-        return [found[metric] for _, found in sorted(self.content["runs"].get(name, {}).items())]
+        return list(self.by_seed(name, metric).values())
 
 
 def spread(values: list[float]) -> str:
@@ -131,37 +139,33 @@ def spread(values: list[float]) -> str:
 def ablation(folder: str, results: Results, seeds: tuple[int, ...], only: list[str]) -> None:
     for seed in seeds:
         for name in only or CHANGES:
-            if (name, seed) not in results:
-                base = {} if CHANGES[name].get("mode") == "baseline" else REFERENCE
-                settings = {**BACKBONE, **ABLATION, **base, **CHANGES[name], "seed": seed}
-                results.add(name, seed, run(settings, folder))
+            base = {} if CHANGES[name].get("mode") == "baseline" else REFERENCE
+            results.make(name, seed, {**BACKBONE, **ABLATION, **base, **CHANGES[name]}, folder)
 
 
 def show_ablation(results: Results) -> None:
-    reference = results.values("reference", "test/avg/f1")
+    reference = results.by_seed("reference", "test/avg/f1")
     print("\n| change | macro-F1 | against the reference, same seeds | accuracy | lowest validation loss |")
     print("|---|---|---|---|---|")
     for name in CHANGES:
-        f1 = results.values(name, "test/avg/f1")
-        if f1:
-            gains = [a - b for a, b in zip(f1, reference, strict=False)]
+        f1 = results.by_seed(name, "test/avg/f1")
+        if gains := [f1[seed] - reference[seed] for seed in f1 if seed in reference]:
             others = [spread(results.values(name, metric)) for metric in ("test/avg/accuracy", "best/val/loss")]
-            print(f"| {name} | {spread(f1)} | {statistics.mean(gains):+.3f} | {' | '.join(others)} |")
+            print(f"| {name} | {spread(list(f1.values()))} | {statistics.mean(gains):+.3f} | {' | '.join(others)} |")
 
 
 def equal_time(folder: str, results: Results, seeds: tuple[int, ...]) -> None:
     """Each arm gets as many epochs as fit into the time, by the seconds of its own second epoch."""
-    epochs = results.content.setdefault("epochs", {})
-    for name, settings in EQUAL_TIME_ARMS.items():
-        if name not in epochs:
+    epochs = results.content["epochs"]
+    if epochs.keys() != EQUAL_TIME_ARMS.keys():  # all of them on one machine
+        for name, settings in EQUAL_TIME_ARMS.items():
             seconds = run({**BACKBONE, "px": EQUAL_TIME["px"], **settings, "epochs": 2}, folder)["epoch_seconds"]
             epochs[name] = int(EQUAL_TIME["minutes"] * 60 / seconds)
     print(f"epochs in {EQUAL_TIME['minutes']:g} minutes: {epochs}", flush=True)
     for seed in seeds:
         for name in list(EQUAL_TIME_ARMS)[:: 1 if seed % 2 else -1]:
-            if (name, seed) not in results:
-                settings = {**EQUAL_TIME_ARMS[name], "px": EQUAL_TIME["px"], "epochs": epochs[name], "seed": seed}
-                results.add(name, seed, run({**BACKBONE, **settings}, folder))
+            settings = {**EQUAL_TIME_ARMS[name], "px": EQUAL_TIME["px"], "epochs": epochs[name]}
+            results.make(name, seed, {**BACKBONE, **settings}, folder)
     for name in EQUAL_TIME_ARMS:
         f1, accuracy = (spread(results.values(name, f"test/avg/{metric}")) for metric in ("f1", "accuracy"))
         print(f"{name}: macro-F1 {f1}, accuracy {accuracy}")
@@ -169,8 +173,7 @@ def equal_time(folder: str, results: Results, seeds: tuple[int, ...]) -> None:
 
 def tuned(folder: str, results: Results, seeds: tuple[int, ...]) -> None:
     for seed in seeds:
-        if ("tuned", seed) not in results:
-            results.add("tuned", seed, run({**BACKBONE, **TUNED, "seed": seed}, folder))
+        results.make("tuned", seed, {**BACKBONE, **TUNED}, folder)
     for metric in ("f1", "accuracy"):
         print(f"tuned, {TUNED['epochs']} epochs: {metric} {spread(results.values('tuned', f'test/avg/{metric}'))}")
 

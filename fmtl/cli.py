@@ -34,7 +34,7 @@ def command(kind: type[Settings], *, takes_config: bool = False) -> Callable:
             given = {k: Given(v, option_name(k)) for k, v in values.items() if v is not None}
             function(*_settings(kind, given, config))
 
-        options: list[click.Parameter] = [_option(name, field) for name, field in kind.model_fields.items()]
+        options: list[click.Parameter] = [_option(kind, name) for name in kind.model_fields]
         if takes_config:
             options.append(
                 click.Option(["--config"], metavar="FILE", help="YAML file of settings; options win over it.")
@@ -52,18 +52,15 @@ def option_name(setting: str) -> str:
     return "--" + setting.replace("_", "-")
 
 
-def _option(name: str, field) -> click.Option:
+def _option(kind: type[Settings], name: str) -> click.Option:
+    field = kind.model_fields[name]
     is_bool = field.annotation is bool or field.annotation == (bool | None)
-    default = field.get_default()
-    shown = (
-        ""
-        if field.is_required() or default in (None, ())
-        else f" [default: {str(default).lower() if is_bool else default}]"
-    )
+    default, allowed = config.default_text(kind, name), config.allowed_text(kind, name)
+    facts = "; ".join(filter(None, ("required" if field.is_required() else default and f"default: {default}", allowed)))
     return click.Option(
         [option_name(name)],
         metavar="BOOL" if is_bool else "VALUE",
-        help=field.description + shown + (" [required]" if field.is_required() else ""),
+        help=f"{field.description} [{facts}]" if facts else field.description,
         # An option whose value may be left out: the bare flag means true.
         **({"is_flag": False, "flag_value": "true"} if is_bool else {}),
     )
@@ -84,7 +81,7 @@ def prepare(settings: config.PrepareSettings) -> None:
 
 @command(config.TrainSettings, takes_config=True)
 def train(*variants: config.TrainSettings) -> None:
-    """Train one network on a prepared dataset and log everything to one MLflow run."""
+    """Train a network on a prepared dataset, or one per variant of --config; each is logged to an MLflow run."""
     from fmtl.pipeline.train import train_variants
 
     train_variants(variants)

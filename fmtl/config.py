@@ -4,11 +4,13 @@ Values arrive as text from the command line and from YAML alike and are read by 
 is a number and ``no`` stays text wherever text is expected.
 """
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +32,7 @@ ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+LARGE = 1e6  # a limit beyond is of the format and not worth a word
 DEFAULT_MODEL_NAME = "fashion-attributes"
 DEFAULT_ALIAS = "champion"
 
@@ -49,7 +52,7 @@ class PrepareSettings(Settings):
     id_col: str | None = Field(None, description="Column of product ids [default: id or product id, else image path].")
     image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
     label_cols: Names = Field((), description="Label columns, comma list [default: all that are suitable].")
-    preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns of a known catalogue.")
+    preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
     missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
     encoding: str | None = Field(None, description="Of a CSV [default: UTF-8, or UTF-16 by its mark].")
     quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
@@ -91,30 +94,30 @@ class TrainSettings(Settings):
     allow_stale: bool = Field(False, description="Train although table or photos changed since prepare.")
     backbone: str = Field("convnext_tiny", description="A torchvision or timm classification model.")
     mode: Literal["tuned", "baseline"] = Field(
-        "tuned", description="tuned: AdamW, OneCycle, two rates, clipping; baseline: Adam at one constant rate."
+        "tuned",
+        description="tuned: AdamW, OneCycle, two rates, clipping, crops, rare classes weighted, labels smoothed; "
+        "baseline: Adam at one constant rate.",
     )
     epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training images.")
     batch_size: Annotated[int, Field(ge=2, le=65_536)] | Literal["auto"] = Field(
         32, description="Images per batch, 2 at least for BatchNorm; auto: found by trial."
     )
     accumulate: int = Field(1, ge=1, le=1024, description="Batches whose gradients make one step.")
-    learning_rate: float | None = Field(
-        None, gt=0, le=10, description="The heads' peak rate [tuned: 3e-3; baseline: 1e-3]."
-    )
-    backbone_lr_scale: float | None = Field(
-        None, gt=0, le=1, description="The backbone's rate over the heads' [tuned: 0.1; baseline: 1]."
-    )
+    learning_rate: float | None = Field(None, gt=0, le=10, description="The heads' peak rate.")
+    backbone_lr_scale: float | None = Field(None, gt=0, le=1, description="The backbone's rate over the heads'.")
     layer_decay: float | None = Field(
         None, gt=0, le=1, description="Rate of a backbone layer over that of the next one; 1: none."
     )
-    optimizer: Literal["adamw", "adam"] | None = Field(None, description="[tuned: adamw; baseline: adam].")
-    weight_decay: float | None = Field(None, ge=0, le=10, description="[tuned: 1e-4; baseline: 0].")
+    optimizer: Literal["adamw", "adam"] | None = Field(None, description="What moves the weights.")
+    weight_decay: float | None = Field(
+        None, ge=0, le=10, description="AdamW's pull of the weights to zero; with adam, L2."
+    )
     decay_norms: bool | None = Field(None, description="Norms and biases decay too.")
     schedule: Literal["onecycle", "cosine", "constant"] | None = Field(
-        None, description="Learning rate over the steps [tuned: onecycle; baseline: constant]."
+        None, description="Learning rate over the steps."
     )
     warmup: float | None = Field(None, ge=0, lt=1, description="Share of the steps in which the rates rise.")
-    clip_norm: float | None = Field(None, ge=0, description="Largest gradient norm, 0: none [tuned: 1; baseline: 0].")
+    clip_norm: float | None = Field(None, ge=0, description="Largest gradient norm; 0: none.")
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="Moving average of the weights, which is what is evaluated and kept; 0: none."
     )
@@ -126,12 +129,13 @@ class TrainSettings(Settings):
     task_weights: str = Field(
         "equal", description="equal, uncertainty (learnt), or factors of tasks, such as 'Colour=2,Usage=0.5'."
     )
-    augment: bool | None = Field(None, description="Random crops and mirror images [tuned: true; baseline: false].")
+    augment: bool | None = Field(None, description="Random crops and mirror images.")
     colour_jitter: float | None = Field(
         None, ge=0, le=1, description="Strength: brightness, contrast, saturation, hue; needs augment. 0: none."
     )
     colour_tasks: Names | None = Field(
-        None, description="Attributes that are colours: hues stay as they are [default: named colour or color]."
+        None,
+        description="Attributes that are colours: hues stay as they are; or none [default: named colour or color].",
     )
     policy: Literal["none", "trivial", "rand"] | None = Field(
         None, description="TrivialAugment or RandAugment; needs augment; with colour tasks, of shapes only."
@@ -146,7 +150,7 @@ class TrainSettings(Settings):
     )
     px: Px | Literal["auto"] | None = Field(
         None,
-        description="Side of the network's input; auto: no more than the photos hold "
+        description="Side of the network's input; auto: the median of the photos' sides, in steps of 32 "
         "[default: the smaller of stored side and the weights' own].",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: the fastest here, by trial.")
@@ -154,12 +158,14 @@ class TrainSettings(Settings):
     compile: bool = Field(False, description="torch.compile the backbone: minutes before the first step.")
     grad_checkpointing: bool = Field(False, description="Less memory for a third more time.")
     extra_plots: bool = Field(True, description="Draw plots; the numbers are written either way.")
-    gallery: bool = Field(True, description="Error gallery and label suspects; takes a third of an epoch and more.")
+    gallery: bool = Field(True, description="Error gallery and label suspects; takes most of an epoch.")
     save_checkpoints: bool = Field(True, description="Keep best and last checkpoints; false keeps the best in memory.")
     seed: Seed = Field(0, description="Seed of initialisation, order and augmentation.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
-    experiment: str | None = Field(None, description="MLflow experiment [default: MLFLOW_EXPERIMENT_NAME, else fmtl].")
-    run_name: str | None = Field(None, description="[default: BACKBONE-MODE].")
+    experiment: str | None = Field(
+        None, description="MLflow experiment [default: MLFLOW_EXPERIMENT_ID or _NAME, else fmtl]."
+    )
+    run_name: str | None = Field(None, description="Name of the run [default: BACKBONE-MODE].")
     resume: str | None = Field(None, description="Id of an interrupted train run to continue.")
 
     @model_validator(mode="after")
@@ -287,6 +293,44 @@ class MainSettings(Settings):
     data: str = Field("data/sample", description="Folder for the prepared sample.")
     out: str = Field("leaderboard", description="Folder of the leaderboard files.")
     seed: Seed = Field(0, description="Seed of everything.")
+
+
+def default_text(kind: type[Settings], name: str) -> str:
+    """A setting's default as help and docs show it; empty where there is none, or its description says it."""
+    if kind is TrainSettings and name in MODES["tuned"]:
+        by_mode = {mode: _as_typed(values[name]) for mode, values in MODES.items()}
+        if len(set(by_mode.values())) > 1:
+            return ", ".join(f"{value} ({mode})" for mode, value in by_mode.items())
+        return by_mode["tuned"]
+    field = kind.model_fields[name]
+    return "" if field.is_required() or field.default in (None, ()) else _as_typed(field.default)
+
+
+def allowed_text(kind: type[Settings], name: str) -> str:
+    """The values a setting may have, such as ``2 to 65536, auto``; empty for free text and for yes or no."""
+    schema = _schema(kind)[name]
+    return ", ".join(filter(None, map(_allowed, schema.get("anyOf", [schema]))))
+
+
+@functools.cache
+def _schema(kind: type[Settings]) -> dict[str, dict]:
+    return kind.model_json_schema()["properties"]
+
+
+def _allowed(part: Mapping[str, Any]) -> str:
+    """One of a setting's types, as JSON Schema has it."""
+    if "enum" in part or "const" in part:
+        return ", ".join(part.get("enum") or [part["const"]])
+    low = {"minimum": "{:g}", "exclusiveMinimum": "above {:g}"}
+    high = {"maximum": "to {:g}", "exclusiveMaximum": "to below {:g}"}
+    bounds = [text.format(part[name]) for name, text in (low | high).items() if part.get(name, inf) < LARGE]
+    return " ".join(bounds) if len(bounds) != 1 else f"{bounds[0]} or more"
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def describe(
         table: Content of ``table.parquet``.
         image: ``px``, ``fit`` and ``background`` of the stored pixels, and what else decides them.
         pixels: Hash of each shard by name, in order.
-        facts: What else the manifest says: ``counts``, ``source``, ``settings``.
+        facts: What else the manifest says: ``counts``, ``source``, ``settings``, ``notes``.
     """
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha} for name, sha in pixels.items()}
     content = {

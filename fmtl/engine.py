@@ -193,15 +193,15 @@ def train_one_epoch(
         if mix:
             images, targets = mix(images, net.packing.one_hot(targets))
         value, _ = loss(net.packing.pad(net.logits(images)), targets)
-        (value / recipe.accumulate).backward()
+        value.backward()
         total += value.detach() * len(images)
         num_images += len(images)
         waiting += 1
         if waiting == recipe.accumulate:
-            updater.step()
+            updater.step(waiting)
             waiting = 0
-    if waiting:  # gradients of the last batches, fewer than the others
-        updater.step()
+    if waiting:  # the last batches, fewer than the others
+        updater.step(waiting)
     return total.item() / max(num_images, 1)
 
 

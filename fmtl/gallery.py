@@ -72,7 +72,7 @@ def write(
 
 
 def _mistakes(dataset: PreparedDataset, test: Evaluation) -> pd.DataFrame:
-    """Columns row, id, path, task, target, prediction, confidence, target_confidence."""
+    """Columns row, id, path, split, task, target, prediction, confidence, target_confidence."""
     parts, rows = [], dataset.rows("test")
     for task in dataset.tasks:
         probs, targets = test.probs[task.name], test.targets[task.name]

@@ -96,18 +96,18 @@ def train_and_evaluate_model(
         num_classes_dict: K by task name.
         train_loader, val_loader, test_loader: Of ``(images, targets)``: ``(N, 3, px, px)`` float32, normalised, and a
             dict of ``(N,)`` int64 by task name, -100 where unknown. Their order and augmentation are theirs.
-        device: ``auto``, or as torch names it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         criterions: A loss by task name, called with the logits ``(n, K)`` and targets ``(n,)`` of the rows that have
-            the label; the other tasks use cross-entropy with the classes weighed as the settings say.
+            the label; the other tasks use cross-entropy, classes weighed and labels smoothed as the settings say.
         label_cols: The tasks to train, in order; all of ``num_classes_dict`` if not given.
         learning_rate: The heads' peak rate; the mode's own if None.
         extra_plots: Pictures: shown in a notebook, and logged to the MLflow run.
         save_checkpoints: Write ``checkpoints/<model_name>_<mode>_best.pt`` and ``_last.pt`` in the working directory.
         mlflow: Log a train run.
         classes: The K labels by task name, in index order; numbers if not given.
-        preprocess: How images become network input. With it, ``classes`` and ``data_id`` the model is logged and can be
-            registered.
-        data_id: Names the photos and their split; runs with the same one are ranked together.
+        preprocess: How images become network input.
+        data_id: Names the photos and their split. With it, ``classes`` and ``preprocess`` the model is logged and can be
+            registered, and runs with the same one are ranked together.
         settings: Of ``fmtl train``, by their own names, such as ``mode="baseline"`` or ``weights="none"``.
 
     Returns:

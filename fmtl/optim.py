@@ -157,8 +157,12 @@ class Updater:
             rates[group["name"]] = max(group["lr"], rates.get(group["name"], 0.0))
         return rates
 
-    def step(self) -> None:
-        """Apply the gradients, and clear them."""
+    def step(self, num_batches: int = 1) -> None:
+        """Apply the mean of the gradients that so many batches have added up, and clear them."""
+        if num_batches > 1:
+            for parameter in self._trained:
+                if parameter.grad is not None:
+                    parameter.grad /= num_batches
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self._trained, self.recipe.clip_norm)
         self.optimizer.step()

@@ -21,7 +21,7 @@ FIRST_IMAGES = 2  # BatchNorm can't train on one
 STEP_SECONDS, ROUNDS = 0.25, 1  # aimed at for a timed step, and how many, to see who is far off
 LAST_STEP_SECONDS, LAST_ROUNDS = 1.0, 2  # the same, to decide
 FAR_OFF, HOPELESS = 2.5, 1.25  # times as long as the fastest: out of the race after the first look, after a race
-LARGEST_BATCH = 512
+FIRST_BATCH, LARGEST_BATCH = 8, 512
 WORTHWHILE = 1.05  # gain in images per second for which a batch is doubled
 MEMORY_SHARE = 0.5  # of the free memory that a step may take
 
@@ -95,17 +95,28 @@ def fastest(
     """Index of the fastest candidate: forward and backward passes, interleaved, the hopeless dropped early.
 
     A few images tell who is far off; between those that are close, the layouts above all, only a batch of the real
-    size decides.
+    size decides. Where no candidate has the memory for that, the largest number of images that was tried does.
+
+    Raises:
+        EnvironmentFault: The memory does not suffice for two images.
     """
     with torch.random.fork_rng(devices=[]):
         steps = [_step(copy.deepcopy(net).run_on(device, candidate), device, px) for candidate in candidates]
         first = [step(FIRST_IMAGES) for step in steps]  # makes kernels ready as well
-        left = [i for i, seconds in enumerate(first) if seconds < FAR_OFF * min(first)]
-        per_image = min(first) / FIRST_IMAGES
+        best, times = min(first), dict(enumerate(first))
+        if math.isinf(best):
+            raise EnvironmentFault(
+                f"{device}: the memory does not suffice for a step on {FIRST_IMAGES} images of {px} px; "
+                "lower px, or choose a smaller backbone"
+            )
+        left = [i for i, seconds in enumerate(first) if seconds < FAR_OFF * best]
+        per_image = best / FIRST_IMAGES
         for step_seconds, rounds in ((STEP_SECONDS, ROUNDS), (LAST_STEP_SECONDS, LAST_ROUNDS)):
             size = min(max(int(step_seconds / per_image), FIRST_IMAGES), batch_size)
-            times = _race(steps, left, size, rounds)
-            best = min(times.values())
+            found = _race(steps, left, size, rounds)
+            if math.isinf(best := min(found.values())):
+                break
+            times = found
             left = [i for i in left if times[i] < HOPELESS * best]
             per_image = best / size
             if len(left) == 1 or size == batch_size:
@@ -150,7 +161,7 @@ def _wait(device: torch.device) -> None:
 def choose_batch_size(
     net: MultiTaskNet, device: torch.device, execution: Execution, *, px: int, num_images: int
 ) -> int:
-    """The smallest power of two from 8 on whose double is hardly faster, or does not fit into memory.
+    """The smallest power of two from 8 on whose double is hardly faster or too large; less if 8 do not fit into memory.
 
     Args:
         num_images: In the training split; a batch is at most an eighth of it.
@@ -159,21 +170,21 @@ def choose_batch_size(
     kept = [torch.empty_like(p, device=device) for p in net.parameters() if p.requires_grad for _ in range(3)]
     with torch.random.fork_rng(devices=[]):
         step = _step(copy.deepcopy(net).run_on(device, execution), device, px)
-        size = _doubled(step, device, limit=min(LARGEST_BATCH, max(num_images // 8, 8)))
+        size = _doubled(step, device, limit=min(LARGEST_BATCH, max(num_images // 8, FIRST_BATCH)))
     del kept
     return size
 
 
 def _doubled(step: Callable[[int], float], device: torch.device, *, limit: int) -> int:
-    size, rate = 8, 0.0
-    while True:
-        found = _rate(step, size, device)
-        if found == 0 or found < rate * WORTHWHILE:
-            return max(size // 2, FIRST_IMAGES)
-        rate = found
-        if size * 2 > limit:
-            return size
-        size *= 2
+    size = FIRST_BATCH
+    while not (rate := _rate(step, size, device)) and size > FIRST_IMAGES:
+        size //= 2
+    while size * 2 <= limit:
+        doubled = _rate(step, size * 2, device)
+        if doubled < rate * WORTHWHILE:
+            break
+        size, rate = size * 2, doubled
+    return size
 
 
 def _rate(step: Callable[[int], float], size: int, device: torch.device) -> float:

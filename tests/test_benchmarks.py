@@ -73,3 +73,14 @@ def test_the_peers_scores_are_scikit_learns_over_known_targets(monkeypatch):
         {"accuracy": accuracy_score([0, 1, 2], [0, 1, 0]),
          "f1": f1_score([0, 1, 2], [0, 1, 0], average="macro", zero_division=0)}
     )  # fmt: skip
+
+
+def test_a_study_repeats_no_run_and_forgets_those_of_other_settings(monkeypatch, tmp_path):
+    recipe, made = load("recipe", monkeypatch), []
+    monkeypatch.setattr(recipe, "run", lambda settings, folder: made.append(settings) or {"test/avg/f1": 0.5})
+    for epochs, seeds in ((2, (0, 1)), (2, (0, 1)), (3, (1,))):
+        results = recipe.Results(tmp_path / "study.json", {})
+        for seed in seeds:
+            results.make("tuned", seed, {"epochs": epochs, "mode": "tuned"}, "folder")
+    assert [(found["epochs"], found["seed"]) for found in made] == [(2, 0), (2, 1), (3, 1)]
+    assert results.by_seed("tuned", "test/avg/f1") == {"1": 0.5}

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from fmtl import cli, config
 from fmtl.config import MODES, TrainSettings
+from fmtl.report import REASONS
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
@@ -38,15 +40,36 @@ def test_mlprojects_comments_list_every_other_setting():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_in_the_readme_and_every_setting_in_the_docs(command):
     assert re.search(rf"\b(fmtl|-e|make) {command}\b|`{command}`", (ROOT / "README.md").read_text())
-    text = (ROOT / "docs" / "configuration.md").read_text()
-    section = text.split(f"## {command}\n")[1].split("\n## ")[0]
-    for setting, field in getattr(config, f"{command.capitalize()}Settings").model_fields.items():
-        (row,) = [
-            line for line in section.splitlines() if line.startswith(f"| `{setting}` |") and field.description in line
-        ]
-        default = field.get_default()
-        shown = str(default).lower() if isinstance(default, bool) else str(default)
-        assert field.is_required() or default in (None, ()) or f"| `{shown}` |" in row, row
+    kind = getattr(config, f"{command.capitalize()}Settings")
+    section = (ROOT / "docs" / "configuration.md").read_text().split(f"## {command}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [row_of(kind, name) for name in kind.model_fields]
+
+
+def row_of(kind, name):
+    field = kind.model_fields[name]
+    default = "required" if field.is_required() else config.default_text(kind, name)
+    allowed = config.allowed_text(kind, name).replace("|", "\\|")
+    return f"| `{name}` | {default} | {allowed} | {field.description} |"
+
+
+def test_help_says_what_a_setting_may_be_and_what_it_is_by_default():
+    text = " ".join(subprocess.run([sys.executable, "-m", "fmtl", "train", "--help"], capture_output=True, text=True,
+                                   check=True, cwd=ROOT).stdout.split())  # fmt: skip
+    for said in (
+        "[default: 0.1 (tuned), 0 (baseline); 0 to below 1]",
+        "[default: 32; 2 to 65536, auto]",
+        "[default: auto; auto, fp32, bf16]",
+        "[default: none; none, trivial, rand]",
+        "[default: 0.003 (tuned), 0.001 (baseline); above 0 to 10]",
+        "[default: 0; 0 or more]",
+    ):
+        assert said in text, said
+
+
+def test_every_reason_for_a_reject_is_in_the_docs():
+    text = (ROOT / "docs" / "catalogues.md").read_text()
+    assert [reason for reason in REASONS if f"`{reason}`" not in text] == []
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

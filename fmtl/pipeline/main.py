@@ -1,4 +1,4 @@
-"""``main``: the whole pipeline on the sample catalogue, every step a child of one MLflow run."""
+"""``main``: the whole pipeline on the sample catalogue; what it records are children of one MLflow run."""
 
 from fmtl import config
 from fmtl.config import DEFAULT_ALIAS, DEFAULT_MODEL_NAME, MainSettings

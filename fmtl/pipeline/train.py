@@ -96,7 +96,7 @@ def _set_up(settings: TrainSettings) -> Setup:
 
 
 def _px(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> int:
-    """Side of the input. ``auto`` takes no more pixels than half of the photos have, in steps of 32."""
+    """Side of the input. ``auto``: the median side of the photos, rounded up to a multiple of 32."""
     most = min(dataset.px, weights_px)
     if settings.px == "auto":
         return min(most, -(-dataset.source_px // 32) * 32)

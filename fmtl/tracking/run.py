@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,12 @@ class Run:
         while self._waiting:
             self._waiting.popleft().result()
 
+    def give_up(self) -> None:
+        """Drop the pictures that wait: an interrupt ends the run at once, and a store that is lost stays so."""
+        self._background.shutdown(wait=False, cancel_futures=True)
+        if dropped := sum(picture.cancelled() for picture in self._waiting):
+            print(f"{dropped} pictures of the last epochs were not written", file=sys.stderr, flush=True)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})
 
@@ -143,11 +150,15 @@ def open_run(
             raise store.fault(error) from error
         raise
     finally:
-        if status != "FINISHED" and run is not None and local is None:
-            with contextlib.suppress(MlflowException):  # save what there is; the first error is the one to report
-                mlflow.log_artifacts(str(run.folder))
-        staging.close()
-        _end(status)
+        try:
+            if status != "FINISHED" and run is not None:
+                run.give_up()
+                if local is None:
+                    with contextlib.suppress(Exception):  # save what there is; the first error is the one to report
+                        mlflow.log_artifacts(str(run.folder))
+            staging.close()
+        finally:  # a second interrupt too leaves no run that looks alive
+            _end(status)
 
 
 def _end(status: str) -> None:

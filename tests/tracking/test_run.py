@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -82,6 +83,25 @@ def test_pictures_wait_for_the_store_in_a_queue_that_ends(store):
         run.log_image(Image.new("RGB", (8, 8)), key="a", step=MOST_WAITING)
         assert lock.is_set()
     assert len(list(run.folder.glob("images/*.png"))) == MOST_WAITING + 1
+
+
+def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_them(store, capsys):
+    """The second interrupt comes while the picture in work is waited for."""
+    held, begun, lock = Image.new("RGB", (8, 8)), threading.Event(), threading.Event()
+    save = held.save
+    held.save = lambda *args, **kwargs: begun.set() or lock.wait(60) and save(*args, **kwargs)
+    interrupt = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    threading.Timer(1, lock.set).start()
+    with pytest.raises(KeyboardInterrupt), open_run("train") as run:
+        for step in range(10):
+            run.log_image(held, key="a", step=step)
+        assert begun.wait(60)
+        interrupt.start()
+        raise KeyboardInterrupt
+    found = mlflow.get_run(run.run_id)
+    assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("KILLED", "interrupted")
+    assert mlflow.active_run() is None
+    assert "9 pictures of the last epochs were not written" in capsys.readouterr().err
 
 
 def test_the_run_of_mlflow_run_is_adopted_and_its_params_stand(store, monkeypatch):
