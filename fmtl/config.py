@@ -109,9 +109,7 @@ class TrainSettings(Settings):
         None, gt=0, le=1, description="Rate of a backbone layer over that of the next one; 1: none."
     )
     optimizer: Literal["adamw", "adam"] | None = Field(None, description="What moves the weights.")
-    weight_decay: float | None = Field(
-        None, ge=0, le=10, description="AdamW's pull of the weights to zero; with adam, L2."
-    )
+    weight_decay: float | None = Field(None, ge=0, le=10, description="Pull of the weights to zero; with adam, L2.")
     decay_norms: bool | None = Field(None, description="Norms and biases decay too.")
     schedule: Literal["onecycle", "cosine", "constant"] | None = Field(
         None, description="Learning rate over the steps."

@@ -106,8 +106,8 @@ def train_and_evaluate_model(
         mlflow: Log a train run.
         classes: The K labels by task name, in index order; numbers if not given.
         preprocess: How images become network input.
-        data_id: Names the photos and their split. With it, ``classes`` and ``preprocess`` the model is logged and can be
-            registered, and runs with the same one are ranked together.
+        data_id: Names the photos and their split. With it, ``classes`` and ``preprocess`` the model is logged and can
+            be registered, and runs with the same one are ranked together.
         settings: Of ``fmtl train``, by their own names, such as ``mode="baseline"`` or ``weights="none"``.
 
     Returns:

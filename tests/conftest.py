@@ -15,6 +15,7 @@ from fmtl.dataset import PreparedDataset
 from fmtl.pipeline.prepare import build_dataset
 
 ROOT = Path(__file__).parent.parent
+NO_STORE = "sqlite:////proc/no-test-may-use-a-store-it-did-not-ask-for"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,6 +42,7 @@ def empty_store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.set_tracking_uri(f"sqlite:///{path}")
     mlflow.search_experiments()
+    mlflow.set_tracking_uri(NO_STORE)
     return path
 
 
@@ -57,6 +59,7 @@ def store(tmp_path, empty_store, monkeypatch) -> Path:
     yield tmp_path
     while mlflow.active_run():
         mlflow.end_run()
+    mlflow.set_tracking_uri(NO_STORE)
 
 
 @pytest.fixture(scope="session")

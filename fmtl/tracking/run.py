@@ -79,11 +79,18 @@ class Run:
         while self._waiting:
             self._waiting.popleft().result()
 
-    def give_up(self) -> None:
-        """Drop the pictures that wait: an interrupt ends the run at once, and a store that is lost stays so."""
+    def give_up(self, *, upload: bool) -> None:
+        """Save the files there are, and drop the pictures that wait: an interrupt ends the run soon.
+
+        Args:
+            upload: ``folder`` is a staging folder.
+        """
         self._background.shutdown(wait=False, cancel_futures=True)
         if dropped := sum(picture.cancelled() for picture in self._waiting):
             print(f"{dropped} pictures of the last epochs were not written", file=sys.stderr, flush=True)
+        if upload:
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                mlflow.log_artifacts(str(self.folder))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})
@@ -152,10 +159,7 @@ def open_run(
     finally:
         try:
             if status != "FINISHED" and run is not None:
-                run.give_up()
-                if local is None:
-                    with contextlib.suppress(Exception):  # save what there is; the first error is the one to report
-                        mlflow.log_artifacts(str(run.folder))
+                run.give_up(upload=local is None)
             staging.close()
         finally:  # a second interrupt too leaves no run that looks alive
             _end(status)

@@ -269,7 +269,7 @@ def test_when_a_catalogue_grows_every_image_keeps_its_split(shop, tmp_path):
     assert added["train"] == pytest.approx(0.7, abs=0.1)
 
 
-def test_training_on_a_dataset_whose_source_has_changed_is_refused(shop, tmp_path):
+def test_training_on_a_dataset_whose_source_has_changed_is_refused(shop, store, tmp_path):
     shutil.copytree(shop / "images", tmp_path / "images")
     table = tmp_path / "table.csv"
     shutil.copy(shop / "old.csv", table)

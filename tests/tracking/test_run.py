@@ -89,7 +89,7 @@ def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_the
     """The second interrupt comes while the picture in work is waited for."""
     held, begun, lock = Image.new("RGB", (8, 8)), threading.Event(), threading.Event()
     save = held.save
-    held.save = lambda *args, **kwargs: begun.set() or lock.wait(60) and save(*args, **kwargs)
+    held.save = lambda *args, **kwargs: begun.set() or (lock.wait(60) and save(*args, **kwargs))
     interrupt = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
     threading.Timer(1, lock.set).start()
     with pytest.raises(KeyboardInterrupt), open_run("train") as run:
