@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fmtl import hardware, probe
+from fmtl.errors import EnvironmentFault
 from fmtl.hardware import Execution
 from fmtl.models import MultiTaskNet
 
@@ -92,3 +93,26 @@ def test_a_batch_is_doubled_while_that_is_worth_it_and_never_beyond_an_eighth_of
     assert probe.choose_batch_size(net, CPU, Execution(), px=32, num_images=130) == 16
     rates[16] = 0  # out of memory
     assert probe.choose_batch_size(net, CPU, Execution(), px=32, num_images=10_000) == 8
+
+
+class Small(nn.Module):
+    """A backbone whose device holds so many images and no more; CUDA raises the same."""
+
+    def __init__(self, holds):
+        super().__init__()
+        self.conv, self.holds = nn.Conv2d(3, 4, 3), holds
+
+    def forward(self, images):
+        if len(images) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.conv(images).mean((2, 3))
+
+
+def test_where_a_batch_does_not_fit_a_smaller_one_decides_and_is_found():
+    given = {"px": 16, "batch_size": 4096}
+    found = probe.choose_execution(net_of(Small(6)), CPU, backbone="holds 6", **given)
+    assert found.precision in ("fp32", "bf16")
+    assert probe.choose_batch_size(net_of(Small(6)), CPU, found, px=16, num_images=400) == 4
+    assert probe.choose_batch_size(net_of(Small(20)), CPU, found, px=16, num_images=400) in (8, 16)
+    with pytest.raises(EnvironmentFault, match="2 images of 16 px.*lower px"):
+        probe.choose_execution(net_of(Small(1)), CPU, backbone="holds 1", **given)
