@@ -67,9 +67,9 @@ def new_figure(width: float, height: float, layout: str = "constrained") -> Figu
 
 
 def save(path: Path, figure: Figure) -> None:
-    """Write a figure as a PNG."""
+    """Write a figure of ``new_figure`` as a PNG."""
     with durable.replacing(path) as temporary, mpl.rc_context({"font.family": families()}):
-        figure.savefig(temporary, format="png")
+        figure.canvas.print_png(temporary)  # savefig draws twice, for formats that need it
 
 
 def plain(text: str) -> str:
