@@ -149,9 +149,11 @@ def show_ablation(results: Results) -> None:
     print("|---|---|---|---|---|")
     for name in CHANGES:
         f1 = results.by_seed(name, "test/avg/f1")
-        if gains := [f1[seed] - reference[seed] for seed in f1 if seed in reference]:
+        if f1:
+            gains = [f1[seed] - reference[seed] for seed in f1 if seed in reference]
+            gain = f"{statistics.mean(gains):+.3f}" if gains else "no seed in common"
             others = [spread(results.values(name, metric)) for metric in ("test/avg/accuracy", "best/val/loss")]
-            print(f"| {name} | {spread(list(f1.values()))} | {statistics.mean(gains):+.3f} | {' | '.join(others)} |")
+            print(f"| {name} | {spread(list(f1.values()))} | {gain} | {' | '.join(others)} |")
 
 
 def equal_time(folder: str, results: Results, seeds: tuple[int, ...]) -> None:

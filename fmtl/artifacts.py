@@ -60,7 +60,7 @@ def _young_garbage() -> Iterator[None]:
     """Collect only what is made inside.
 
     Figures hold themselves in cycles, so that drawing sets off collections, which would go through all objects of torch
-    and MLflow each time: a quarter of what the pictures cost.
+    and MLflow each time.
     """
     gc.freeze()
     try:

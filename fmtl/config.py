@@ -319,10 +319,13 @@ def _allowed(part: Mapping[str, Any]) -> str:
     """One of a setting's types, as JSON Schema has it."""
     if "enum" in part or "const" in part:
         return ", ".join(part.get("enum") or [part["const"]])
-    low = {"minimum": "{:g}", "exclusiveMinimum": "above {:g}"}
-    high = {"maximum": "to {:g}", "exclusiveMaximum": "to below {:g}"}
-    bounds = [text.format(part[name]) for name, text in (low | high).items() if part.get(name, inf) < LARGE]
-    return " ".join(bounds) if len(bounds) != 1 else f"{bounds[0]} or more"
+    low = _bounds(part, minimum="{:g}", exclusiveMinimum="above {:g}")
+    high = _bounds(part, maximum="to {:g}", exclusiveMaximum="to below {:g}")
+    return f"{low} {high}".strip() if high or not low else f"{low} or more"
+
+
+def _bounds(part: Mapping[str, Any], **texts: str) -> str:
+    return "".join(text.format(part[name]) for name, text in texts.items() if part.get(name, inf) < LARGE)
 
 
 def _as_typed(value: Any) -> str:

@@ -236,6 +236,14 @@ def test_accumulated_batches_are_one_step_of_their_mean_gradient_and_so_are_the_
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_the_last_batches_make_a_step_too_when_they_are_fewer():
+    net, plan = make_net(), recipe(epochs=1, accumulate=4)
+    loss = MultiTaskLoss(net.num_classes)
+    updater = Updater(net, loss, plan, num_batches=6)
+    train_one_epoch(net, make_batches(6), recipe=plan, updater=updater, loss=loss, device=CPU)
+    assert updater.schedule.last_epoch == 2
+
+
 def test_the_average_of_the_weights_is_what_is_evaluated():
     net, batches, plan = make_net(), make_batches(), recipe(epochs=2, ema_decay=0.9)
     loss = MultiTaskLoss(net.num_classes)

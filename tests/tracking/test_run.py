@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -85,23 +86,35 @@ def test_pictures_wait_for_the_store_in_a_queue_that_ends(store):
     assert len(list(run.folder.glob("images/*.png"))) == MOST_WAITING + 1
 
 
-def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_them(store, capsys):
-    """The second interrupt comes while the picture in work is waited for."""
-    held, begun, lock = Image.new("RGB", (8, 8)), threading.Event(), threading.Event()
+def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_them(store, monkeypatch):
+    """The second interrupt comes while the picture in work is waited for, which can't end before it."""
+    held, begun, lock, told = Image.new("RGB", (8, 8)), threading.Event(), threading.Event(), threading.Event()
     save = held.save
     held.save = lambda *args, **kwargs: begun.set() or (lock.wait(60) and save(*args, **kwargs))
-    interrupt = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
-    threading.Timer(1, lock.set).start()
+
+    class Screen(io.StringIO):
+        def flush(self):
+            if "9 pictures of the last epochs were not written" in self.getvalue():
+                told.set()
+
+    def interrupt():
+        if told.wait(60):
+            signal.raise_signal(signal.SIGINT)
+        lock.set()
+
+    monkeypatch.setattr(sys, "stderr", Screen())
+    second = threading.Thread(target=interrupt)
+    second.start()
     with pytest.raises(KeyboardInterrupt), open_run("train") as run:
         for step in range(10):
             run.log_image(held, key="a", step=step)
         assert begun.wait(60)
-        interrupt.start()
         raise KeyboardInterrupt
+    second.join()
     found = mlflow.get_run(run.run_id)
     assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("KILLED", "interrupted")
     assert mlflow.active_run() is None
-    assert "9 pictures of the last epochs were not written" in capsys.readouterr().err
+    assert told.is_set()
 
 
 def test_the_run_of_mlflow_run_is_adopted_and_its_params_stand(store, monkeypatch):
