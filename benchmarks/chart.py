@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fmtl import tables
-from fmtl.plots import style
+from fmtl.reports.plots import style
+from fmtl.storage import tables
 
 ROOT = Path(__file__).parent.parent
 FIGURES, PICTURE = ROOT / "docs" / "benchmarks" / "training.json", ROOT / "docs" / "images" / "speed.png"

@@ -23,14 +23,18 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fmtl import engine, hardware, models
-from fmtl.batches import Batches, Photos
-from fmtl.engine import Paced
-from fmtl.hardware import Execution
-from fmtl.losses import MultiTaskLoss
-from fmtl.optim import Recipe, Updater
+from fmtl import hardware
+from fmtl.loading.augment import Augmentation
+from fmtl.loading.batches import Batches
+from fmtl.loading.preprocess import Preprocess
+from fmtl.loading.sources import Photos
+from fmtl.model import backbones
+from fmtl.model.execution import Execution
 from fmtl.tasks import make_tasks
-from fmtl.transforms import Augmentation, Preprocess
+from fmtl.training import engine
+from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.engine import Paced
+from fmtl.training.optim import Recipe, Updater
 
 # Per image of a training step: operations in GFLOP, and bytes in MB read and written with every pointwise operation
 # fused into its neighbour. Derived from layer shapes, at the side in the first column.
@@ -71,7 +75,7 @@ class Arm:
         classes = {task.name: task.num_classes for task in tasks}
         px = photos.px * 7 // 8
         torch.manual_seed(0)
-        self.net = models.build(backbone, classes, weights="none", px=px).run_on(self.device, execution)
+        self.net = backbones.build(backbone, classes, weights="none", px=px).run_on(self.device, execution)
         self.loss = MultiTaskLoss(classes).to(self.device)
         self.recipe = Recipe(
             epochs=1000, learning_rate=1e-3, backbone_lr_scale=0.1, optimizer="adamw", weight_decay=1e-4,

@@ -20,16 +20,20 @@ import torch
 from peers import Work
 from torch import Tensor
 
-from fmtl import engine, features, hardware, models, probe
-from fmtl.batches import Batches, Features, Photos
-from fmtl.dataset import open_dataset
-from fmtl.engine import Paced
-from fmtl.hardware import Execution
-from fmtl.losses import MultiTaskLoss
-from fmtl.models import MultiTaskNet
-from fmtl.optim import Recipe, Updater
+from fmtl import hardware
+from fmtl.dataset.prepared import open_dataset
+from fmtl.loading.augment import Augmentation
+from fmtl.loading.batches import Batches
+from fmtl.loading.preprocess import Preprocess
+from fmtl.loading.sources import Features, Photos
+from fmtl.model import autotune, backbones, feature_cache
+from fmtl.model.execution import Execution
+from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import Task
-from fmtl.transforms import Augmentation, Preprocess
+from fmtl.training import engine
+from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.engine import Paced
+from fmtl.training.optim import Recipe, Updater
 
 CPU = torch.device("cpu")
 TUNED = {"schedule": "onecycle", "clip_norm": 1.0, "backbone_lr_scale": 0.1, "decay_norms": False}
@@ -50,7 +54,7 @@ class Bench:
         chosen = [t for t, task in enumerate(self.dataset.tasks) if tasks is None or task.name in tasks]
         self.tasks: list[Task] = [self.dataset.tasks[t] for t in chosen]
         self.targets = self.dataset.targets[:, chosen]
-        spec = models.input_spec(work.backbone)
+        spec = backbones.input_spec(work.backbone)
         self.preprocess = Preprocess(self.dataset.px, "pad", "#ffffff", work.px, spec.mean, spec.std)
         self.net = self._net()
         self.execution = self._execution()
@@ -64,7 +68,7 @@ class Bench:
     def _net(self) -> MultiTaskNet:
         torch.manual_seed(self.work.seed)
         classes = {task.name: task.num_classes for task in self.tasks}
-        net = models.build(self.work.backbone, classes, weights="none", px=self.work.px)
+        net = backbones.build(self.work.backbone, classes, weights="none", px=self.work.px)
         if self.work.weights:
             net.backbone.load_state_dict(torch.load(self.work.weights, weights_only=True))
         return net
@@ -73,7 +77,7 @@ class Bench:
         work = self.work
         if work.pixels:  # lane "matched": what was chosen for all
             return Execution(work.precision, work.channels_last)
-        return probe.choose_execution(self.net, CPU, backbone=work.backbone, px=work.px, batch_size=work.batch_size)
+        return autotune.choose_execution(self.net, CPU, backbone=work.backbone, px=work.px, batch_size=work.batch_size)
 
     def rows(self, split: str) -> np.ndarray:
         paths = {path: row for row, path in enumerate(self.dataset.table["path"])}
@@ -146,7 +150,7 @@ def frozen(work: Work, data: Path, *, cached: bool = True) -> dict:
     bench.net.freeze_backbone()
     started = time.perf_counter()
     if cached:
-        found = features.compute(
+        found = feature_cache.compute(
             bench.net, bench.dataset, backbone=work.backbone, preprocess=bench.preprocess,
             batch_size=work.batch_size, device=CPU, watch=lambda batches, what: batches,
         )  # fmt: skip
@@ -186,7 +190,7 @@ def tasks(work: Work, data: Path) -> dict:
 def _steps(bench: Bench, num_classes: dict[str, int]):
     """A function of a number: seconds of so many steps with heads of these sizes."""
     torch.manual_seed(0)
-    net = models.build(bench.work.backbone, num_classes, weights="none", px=bench.work.px)
+    net = backbones.build(bench.work.backbone, num_classes, weights="none", px=bench.work.px)
     net.run_on(CPU, bench.execution)
     loss = MultiTaskLoss(num_classes)
     batches = _one_batch(bench, num_classes)
@@ -222,8 +226,8 @@ def one_by_one(work: Work, data: Path) -> dict:
 
 def mlflow_share(work: Work, data: Path) -> dict:
     """Share of an ``fmtl train`` run's epochs that goes to MLflow: the time of its calls over that of the epochs."""
-    from fmtl.config import TrainSettings
-    from fmtl.pipeline.train import train as run_train
+    from fmtl.commands.train import train as run_train
+    from fmtl.settings.train import TrainSettings
     from fmtl.tracking.run import Run
 
     spent: list[tuple[int, float]] = []

@@ -19,10 +19,14 @@ from pathlib import Path
 import mlflow
 import torch
 
-from fmtl import artifacts, gallery, hardware, plots, suspects
-from fmtl.config import PrepareSettings, TrainSettings
-from fmtl.pipeline import train as command
-from fmtl.pipeline.prepare import build_dataset
+from fmtl import hardware
+from fmtl.commands import train as command
+from fmtl.commands.prepare import build_dataset
+from fmtl.evaluation import label_issues
+from fmtl.model import feature_cache
+from fmtl.reports import error_gallery, plots, run_page
+from fmtl.settings.schema import PrepareSettings
+from fmtl.settings.train import TrainSettings
 from fmtl.tracking.run import Run
 
 
@@ -61,14 +65,14 @@ class Timer:
 def measure(epochs: int) -> dict[str, float]:
     timer = Timer()
     for kind in ("curves", "confusion", "per_class", "roc", "precision_recall", "reliability", "save"):
-        timer.watch(artifacts.plots, kind, "pictures")
+        timer.watch(run_page.plots, kind, "pictures")
     timer.watch(plots.ConfusionFrames, "draw", "pictures")
     timer.watch(plots.ConfusionFrames, "__init__", "pictures")
     timer.watch(Run, "log_image", "pictures")
     timer.watch(mlflow.MlflowClient, "log_image", "pictures")
-    timer.watch(command.features, "compute", "gallery")
-    timer.watch(suspects, "find", "gallery")
-    timer.watch(gallery, "write", "gallery")
+    timer.watch(feature_cache, "compute", "gallery")
+    timer.watch(label_issues, "find", "gallery")
+    timer.watch(error_gallery, "write", "gallery")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         table = Path(os.environ["FMTL_REAL_DATA"]).resolve() / "fashion" / "fashion.csv"

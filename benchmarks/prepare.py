@@ -28,7 +28,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as tv
 
-from fmtl import decoding, images, shards, workers
+from fmtl.dataset import decode, images, shards, workers
 
 PX = 256
 REPEATS = 7
@@ -68,7 +68,7 @@ def decode_only(folder: Path, names: list[str]) -> None:
 
 
 def jobs(folder: Path, names: list[str], into: Path) -> list[shards.Job]:
-    sources = decoding.scan(names, images.ImageFolder(folder))
+    sources = decode.scan(names, images.ImageFolder(folder))
     how = shards.decoding(PX, "pad", "#ffffff")
     return [
         shards.Job(str(into / f"{start}"), sources[start : start + 128], {}, {}, str(folder), how)

@@ -29,7 +29,8 @@ from tqdm import tqdm
 NUM_ROWS, NUM_MORE, PX = 50_000, 100, 224
 LABELS = {"kind": 40, "colour": 30, "season": 4, "usage": 6}
 RUN = (
-    "import sys, time; from fmtl.config import PrepareSettings; from fmtl.pipeline.prepare import build_dataset;"
+    "import sys, time; from fmtl.settings.schema import PrepareSettings;"
+    "from fmtl.commands.prepare import build_dataset;"
     "start = time.perf_counter();"
     "dataset, news = build_dataset(PrepareSettings(table=sys.argv[1], out=sys.argv[2], px=int(sys.argv[3])));"
     "print(len(dataset.table), time.perf_counter() - start, *news)"

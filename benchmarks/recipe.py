@@ -18,7 +18,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from fmtl.config import TrainSettings
+from fmtl.settings.train import TrainSettings
 
 BACKBONE = {
     "backbone": "tf_efficientnet_lite0",
@@ -81,8 +81,8 @@ def run(settings: dict, folder: str) -> dict[str, float]:
         environment.pop("MLFLOW_RUN_ID", None)
         code = (
             "import json, sys, mlflow\n"
-            "from fmtl.config import TrainSettings\n"
-            "from fmtl.pipeline.train import train\n"
+            "from fmtl.settings.train import TrainSettings\n"
+            "from fmtl.commands.train import train\n"
             "run_id = train(TrainSettings(**json.loads(sys.argv[1])))\n"
             "print(json.dumps(mlflow.get_run(run_id).data.metrics))\n"
         )
@@ -96,8 +96,8 @@ def run(settings: dict, folder: str) -> dict[str, float]:
 
 
 def prepare(data: Path, folder: str) -> None:
-    from fmtl.config import PrepareSettings
-    from fmtl.pipeline.prepare import build_dataset
+    from fmtl.commands.prepare import build_dataset
+    from fmtl.settings.schema import PrepareSettings
 
     build_dataset(PrepareSettings(table=str(data / "fashion" / "fashion.csv"), out=folder))
 
@@ -112,7 +112,7 @@ class Results:
 
     def make(self, name: str, seed: int, settings: dict, folder: str) -> None:
         """Train with these settings, unless that is done. Runs under this name with others are forgotten."""
-        recipe = TrainSettings(**settings).resolved().model_dump(mode="json", exclude={"data", "device"})
+        recipe = TrainSettings(**settings).with_mode().model_dump(mode="json", exclude={"data", "device"})
         if self.content["recipes"].get(name) != recipe:
             self.content["recipes"][name], self.content["runs"][name] = recipe, {}
         if str(seed) in self.content["runs"][name]:

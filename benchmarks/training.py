@@ -36,9 +36,10 @@ import peers
 import torch
 from peers import Work
 
-from fmtl import hardware, models
-from fmtl.config import PrepareSettings
-from fmtl.pipeline.prepare import build_dataset
+from fmtl import hardware
+from fmtl.commands.prepare import build_dataset
+from fmtl.model import backbones
+from fmtl.settings.schema import PrepareSettings
 
 HERE = Path(__file__).parent
 # Backbone: side, batch, photos of an epoch. An epoch has whole batches of all arms.
@@ -99,9 +100,9 @@ class Bench:
         """One start for all arms: the bundled weights where there are some, else random ones."""
         file = self.folder / f"{backbone}.pt"
         if not file.exists():
-            weights = "bundled" if backbone in models.BUNDLED else "none"
+            weights = "bundled" if backbone in backbones.BUNDLED else "none"
             torch.manual_seed(0)
-            torch.save(models.build(backbone, {"a": 2}, weights=weights, px=px).backbone.state_dict(), file)
+            torch.save(backbones.build(backbone, {"a": 2}, weights=weights, px=px).backbone.state_dict(), file)
         return file
 
     def matched(self, work: Work, execution: dict) -> Work:

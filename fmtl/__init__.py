@@ -1,14 +1,27 @@
 """Fashion Multi-TaskNet: one shared backbone, one head per product attribute, driven and recorded by MLflow."""
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING
 
-_OF_NOTEBOOKS = ("run_complete_model_analysis", "train_and_evaluate_model")
+if TYPE_CHECKING:
+    from fmtl.commands.library import train
+    from fmtl.notebook import run_complete_model_analysis, train_and_evaluate_model
+
+__version__ = "0.1.0"
+__all__ = ["run_complete_model_analysis", "train", "train_and_evaluate_model"]
+
+_HOMES = {"train": "commands.library"} | dict.fromkeys(
+    ("run_complete_model_analysis", "train_and_evaluate_model"), "notebook"
+)
 
 
 def __getattr__(name: str) -> object:
-    """The functions for notebooks, imported when they are asked for: torch takes seconds."""
-    if name in _OF_NOTEBOOKS:
-        from fmtl import notebook
+    """The public functions, imported when they are asked for: torch takes seconds."""
+    if name in _HOMES:
+        from importlib import import_module
 
-        return getattr(notebook, name)
+        return getattr(import_module(f"fmtl.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'fmtl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,6 +1,7 @@
 """The command line: options are made from the settings classes, so that each has one name everywhere."""
 
 import errno
+import logging
 import signal
 import sys
 import traceback
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import click
 
-from fmtl import __version__, config
-from fmtl.config import Given, Settings
-from fmtl.errors import EnvironmentFault, FmtlError, Terminated
+from fmtl import __version__
+from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError
+from fmtl.settings import reading, schema, wording
+from fmtl.settings.fields import Settings
+from fmtl.settings.reading import Given
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -30,7 +33,8 @@ def command(kind: type[Settings], *, takes_config: bool = False) -> Callable:
     """Register a function of settings as a command with an option per setting."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        def callback(debug: str | None, config: str | None = None, **values: str | None) -> None:
+        def callback(debug: bool, quiet: bool, verbose: bool, config: str | None = None, **values: str | None) -> None:
+            _listen(quiet, verbose)
             given = {k: Given(v, option_name(k)) for k, v in values.items() if v is not None}
             function(*_settings(kind, given, config))
 
@@ -39,7 +43,11 @@ def command(kind: type[Settings], *, takes_config: bool = False) -> Callable:
             options.append(
                 click.Option(["--config"], metavar="FILE", help="YAML file of settings; options win over it.")
             )
-        options.append(click.Option(["--debug"], is_flag=True, help="Show tracebacks."))
+        options += [
+            _switch("quiet", "Say no more than warnings and what came of it."),
+            _switch("verbose", "Say more of what is done."),
+            click.Option(["--debug"], is_flag=True, help="Show tracebacks."),
+        ]
         help_text = (function.__doc__ or "").strip()
         made = click.Command(function.__name__.strip("_"), callback=callback, params=options, help=help_text)
         cli.add_command(made)
@@ -55,7 +63,7 @@ def option_name(setting: str) -> str:
 def _option(kind: type[Settings], name: str) -> click.Option:
     field = kind.model_fields[name]
     is_bool = field.annotation is bool or field.annotation == (bool | None)
-    default, allowed = config.default_text(kind, name), config.allowed_text(kind, name)
+    default, allowed = wording.default_text(kind, name), wording.allowed_text(kind, name)
     facts = "; ".join(filter(None, ("required" if field.is_required() else default and f"default: {default}", allowed)))
     return click.Option(
         [option_name(name)],
@@ -66,55 +74,79 @@ def _option(kind: type[Settings], name: str) -> click.Option:
     )
 
 
+def _switch(name: str, help_text: str) -> click.Option:
+    """An option that is no setting; as every yes or no, the bare flag means true."""
+    return click.Option(
+        [option_name(name)], type=click.BOOL, default=False, is_flag=False, flag_value="true", metavar="BOOL",
+        help=help_text, show_default=False,
+    )  # fmt: skip
+
+
+class _Terminal(logging.Handler):
+    """What modules have to say: to standard output, warnings to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+
+def _listen(quiet: bool, verbose: bool) -> None:
+    if quiet and verbose:
+        raise UsageError("quiet, verbose: give one of them, not both")
+    log = logging.getLogger("fmtl")
+    if not any(isinstance(handler, _Terminal) for handler in log.handlers):
+        log.addHandler(_Terminal())
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
 def _settings(kind: type[Settings], given: dict[str, Given], file: str | None) -> list[Settings]:
     """One per variant of the config file; one without a file. Precedence: command line, file, default."""
-    return [config.build(kind, given)] if file is None else config.build_from_file(kind, given, Path(file))
+    return [reading.build(kind, given)] if file is None else reading.build_from_file(kind, given, Path(file))
 
 
-@command(config.PrepareSettings)
-def prepare(settings: config.PrepareSettings) -> None:
+@command(schema.PrepareSettings)
+def prepare(settings: schema.PrepareSettings) -> None:
     """Turn a product table and its photos into a prepared dataset."""
-    from fmtl.pipeline.prepare import prepare
+    from fmtl.commands.prepare import prepare
 
     prepare(settings)
 
 
-@command(config.TrainSettings, takes_config=True)
-def train(*variants: config.TrainSettings) -> None:
+@command(schema.TrainSettings, takes_config=True)
+def train(*variants: schema.TrainSettings) -> None:
     """Train a network on a prepared dataset, or one per variant of --config; each is logged to an MLflow run."""
-    from fmtl.pipeline.train import train_variants
+    from fmtl.commands.train import train_variants
 
     train_variants(variants)
 
 
-@command(config.CompareSettings)
-def compare(settings: config.CompareSettings) -> None:
+@command(schema.CompareSettings)
+def compare(settings: schema.CompareSettings) -> None:
     """Rank the train runs and write the leaderboard; with --register, register the best."""
-    from fmtl.pipeline.compare import compare
+    from fmtl.commands.compare import compare
 
     compare(settings)
 
 
-@command(config.RegisterSettings)
-def register(settings: config.RegisterSettings) -> None:
+@command(schema.RegisterSettings)
+def register(settings: schema.RegisterSettings) -> None:
     """Register a train run's model and move the alias to it."""
-    from fmtl.pipeline.register import register
+    from fmtl.commands.register import register
 
     register(settings)
 
 
-@command(config.PredictSettings)
-def predict(settings: config.PredictSettings) -> None:
+@command(schema.PredictSettings)
+def predict(settings: schema.PredictSettings) -> None:
     """Label images with a model."""
-    from fmtl.pipeline.predict import predict
+    from fmtl.commands.predict import predict
 
     predict(settings)
 
 
-@command(config.MainSettings)
-def _main(settings: config.MainSettings) -> None:
+@command(schema.MainSettings)
+def _main(settings: schema.MainSettings) -> None:
     """Run the whole pipeline on the sample catalogue."""
-    from fmtl.pipeline.main import main
+    from fmtl.commands.main import main
 
     main(settings)
 

@@ -10,6 +10,12 @@
     Terminated               exit 143 SIGTERM, raised where the main thread stands
 """
 
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+
+TABLE = "table"  # where an error is that a room raises which does not know the table's file
+
 
 class FmtlError(Exception):
     """A failure whose message alone tells the user what to do.
@@ -36,9 +42,19 @@ class Diverged(UsageError):
 
 
 class DataError(FmtlError):
-    """Input that can't be used: table, image, prepared dataset, checkpoint or run."""
+    """Input that can't be used: table, image, prepared dataset, checkpoint or run.
+
+    Attributes:
+        message: What was expected, what was found, and what to do.
+        where: The file, or whatever else is at fault; the text of the error begins with it.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, where: str | None = None):
+        between = "" if message.startswith("\n") else " "
+        super().__init__(f"{where}:{between}{message}" if where else message)
+        self.message, self.where = message, where
 
 
 class EnvironmentFault(FmtlError):
@@ -53,8 +69,32 @@ class Terminated(BaseException):
     exit_code = 143
 
 
-def first_ten(problems: list[str]) -> str:
+@contextlib.contextmanager
+def located(table: str) -> Iterator[None]:
+    """Errors about the table get the name of its file."""
+    try:
+        yield
+    except DataError as error:
+        if error.where != TABLE:
+            raise
+        raise DataError(error.message, where=table) from error
+
+
+def first_ten(problems: Sequence[str]) -> str:
     """The first ten problems, one per line, and how many there are in all."""
     shown = "\n".join(f"  - {problem}" for problem in problems[:10])
     rest = f"\n  ... {len(problems)} in all" if len(problems) > 10 else ""
     return shown + rest
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], *, otherwise: str = "", most: int = 1, cutoff: float = 0.6, quote: str = "'"
+) -> str:
+    """``did you mean 'x'?`` where something known is spelt alike, else ``otherwise``.
+
+    Args:
+        most: Suggestions.
+        cutoff: How alike, from 0 to 1: see ``difflib.get_close_matches``.
+    """
+    near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"did you mean {' or '.join(f'{quote}{found}{quote}' for found in near)}?" if near else otherwise

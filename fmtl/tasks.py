@@ -3,9 +3,8 @@
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from fmtl.errors import DataError, UsageError
+from fmtl.errors import DataError, UsageError, did_you_mean
 
 IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
 
@@ -39,7 +38,29 @@ class Task:
         return [IGNORE_INDEX if label is None else index.get(label, IGNORE_INDEX) for label in labels]
 
 
-def make_tasks(classes: Mapping[str, Sequence[str]]) -> list[Task]:
+class Tasks(tuple[Task, ...]):
+    """The tasks of one network, in the order of its heads."""
+
+    __slots__ = ()
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self]
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """K by task name."""
+        return {task.name: task.num_classes for task in self}
+
+    def to_json(self) -> list[dict]:
+        return [{"name": t.name, "slug": t.slug, "classes": list(t.classes)} for t in self]
+
+    @classmethod
+    def from_json(cls, items: Sequence[Mapping]) -> "Tasks":
+        return cls(Task(item["name"], item["slug"], tuple(item["classes"])) for item in items)
+
+
+def make_tasks(classes: Mapping[str, Sequence[str]]) -> Tasks:
     """Tasks with unique slugs from the classes of each attribute, in the order given.
 
     Raises:
@@ -48,7 +69,7 @@ def make_tasks(classes: Mapping[str, Sequence[str]]) -> list[Task]:
     if AVERAGE in classes:
         raise DataError(f"attribute '{AVERAGE}': the averages over attributes have that name; rename the column")
     slugs = make_slugs(list(classes))
-    return [Task(name, slug, tuple(classes[name])) for name, slug in zip(classes, slugs, strict=True)]
+    return Tasks(Task(name, slug, tuple(classes[name])) for name, slug in zip(classes, slugs, strict=True))
 
 
 def make_slugs(names: Sequence[str]) -> list[str]:
@@ -76,14 +97,5 @@ def check_name(setting: str, name: str, names: Collection[str]) -> None:
         UsageError: A setting names a task that there is not.
     """
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"the tasks are {', '.join(names)}"
+        hint = did_you_mean(name, names, otherwise=f"the tasks are {', '.join(names)}")
         raise UsageError(f"{setting}: there is no task '{name}'; {hint}")
-
-
-def tasks_to_json(tasks: Sequence[Task]) -> list[dict]:
-    return [{"name": t.name, "slug": t.slug, "classes": list(t.classes)} for t in tasks]
-
-
-def tasks_from_json(items: Sequence[Mapping]) -> list[Task]:
-    return [Task(item["name"], item["slug"], tuple(item["classes"])) for item in items]

@@ -1,5 +1,7 @@
 """Shared fixtures: real temporary MLflow stores, and a small prepared sample."""
 
+import contextlib
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -9,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmtl import sample
-from fmtl.config import PrepareSettings
-from fmtl.dataset import PreparedDataset
-from fmtl.pipeline.prepare import build_dataset
+from fmtl.catalogue import sample
+from fmtl.commands.prepare import build_dataset
+from fmtl.dataset.prepared import PreparedDataset
+from fmtl.settings.schema import PrepareSettings
 
 ROOT = Path(__file__).parent.parent
 NO_STORE = "sqlite:////proc/no-test-may-use-a-store-it-did-not-ask-for"
@@ -91,3 +93,32 @@ def write_catalogue(tmp_path):
         return table
 
     return write
+
+
+class Interrupt(logging.Handler):
+    """Ctrl-C when a training has said that it did an epoch."""
+
+    def __init__(self, epoch: int):
+        super().__init__()
+        self._said = f"epoch {epoch}/"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(self._said):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def interrupted_after(caplog):
+    """Within it, a training is interrupted after an epoch, and the interrupt is expected."""
+
+    @contextlib.contextmanager
+    def interrupted(epoch: int):
+        handler, log = Interrupt(epoch), logging.getLogger("fmtl")
+        log.addHandler(handler)
+        try:
+            with caplog.at_level(logging.INFO, "fmtl"), pytest.raises(KeyboardInterrupt):
+                yield
+        finally:
+            log.removeHandler(handler)
+
+    return interrupted

@@ -9,8 +9,8 @@ import mlflow
 import pytest
 from PIL import Image
 
-from fmtl import config
-from fmtl.pipeline.train import train
+from fmtl.commands.train import train
+from fmtl.settings import schema
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "screenshots.py"
 
@@ -32,7 +32,7 @@ def screenshots():
 def test_a_run_page_answers_in_a_browser(store, dataset, screenshots, tmp_path):
     for mode in ("tuned", "baseline"):
         train(
-            config.TrainSettings(
+            schema.TrainSettings(
                 data=str(dataset.folder), backbone="resnet18", mode=mode, weights="none", epochs=2, px=48
             )
         )

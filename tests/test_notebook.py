@@ -10,14 +10,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import fmtl
-from fmtl import checkpoints, config
-from fmtl.batches import Batches, Photos
+from fmtl.commands.train import train
 from fmtl.errors import DataError, UsageError
-from fmtl.pipeline.train import train
+from fmtl.loading.augment import Augmentation
+from fmtl.loading.batches import Batches
+from fmtl.loading.preprocess import Preprocess
+from fmtl.loading.sources import Photos
+from fmtl.settings import reading, schema
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking import registry
 from fmtl.tracking import store as store_module
-from fmtl.transforms import Augmentation, Preprocess
+from fmtl.training import checkpoints
 
 FAST = {"weights": "none", "precision": "fp32", "channels_last": True}
 SCORES = {"accuracy", "f1", "precision", "recall"}
@@ -117,7 +120,7 @@ def test_described_loaders_give_a_model_that_can_be_registered(store):
 
 @pytest.mark.parametrize("mode", ["tuned", "baseline"])
 def test_prepared_batches_give_the_numbers_of_fmtl_train(store, dataset, mode):
-    settings = config.TrainSettings(
+    settings = schema.TrainSettings(
         data=str(dataset.folder), backbone="resnet18", mode=mode, epochs=2, px=48, seed=3, gallery=False,
         extra_plots=False, save_checkpoints=False, **FAST,
     )  # fmt: skip
@@ -209,8 +212,8 @@ def test_labels_may_be_numbers_and_the_run_says_what_it_is(store):
     labels = {"colour": np.arange(3), "size": np.unique(["small", "large"])}
     result = run(classes=labels, save_checkpoints=True, epochs=1)
     assert checkpoints.load(Path(result["checkpoints"]["best"]))["epoch"] == 1
-    settings = config.build_from_file(
-        config.TrainSettings,
+    settings = reading.build_from_file(
+        schema.TrainSettings,
         {},
         Path(mlflow.artifacts.download_artifacts(run_id=result["run_id"], artifact_path="config.yaml")),
     )

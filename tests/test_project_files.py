@@ -1,5 +1,6 @@
 """What users read agrees with what the program does."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,47 +10,62 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fmtl import cli, config
-from fmtl.config import MODES, TrainSettings
-from fmtl.report import REASONS
+from fmtl import cli
+from fmtl.catalogue.reasons import Reason
+from fmtl.settings import reading
+from fmtl.settings.train import MODES, TrainSettings
 
 ROOT = Path(__file__).parent.parent
+
+
+def load_generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+generate = load_generator()
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 COMMANDS = sorted(cli.cli.commands)
 
 
 def test_mlproject_has_every_command_and_declares_only_what_is_required():
     project = yaml.safe_load((ROOT / "MLproject").read_text())
-    assert sorted(project["entry_points"]) == COMMANDS
+    assert sorted(project["entry_points"]) == COMMANDS == sorted(generate.KINDS)
     for name, entry in project["entry_points"].items():
-        kind = getattr(config, f"{name.capitalize()}Settings")
-        required = {k for k, field in kind.model_fields.items() if field.is_required()}
+        required = {k for k, field in generate.KINDS[name].model_fields.items() if field.is_required()}
         assert set(entry.get("parameters", {})) == required
         assert re.fullmatch(r"python -m fmtl (\w+)( --\w+ \{\w+\})*", entry["command"]).group(1) == name
 
 
-def test_mlprojects_comments_list_every_other_setting():
-    text = (ROOT / "MLproject").read_text()
+def test_the_tables_of_settings_are_those_that_make_docs_writes():
+    text = generate.CONFIGURATION.read_text()
+    assert generate.configuration(text) == text
+    for kind in generate.KINDS.values():
+        for name, field in kind.model_fields.items():
+            assert f"| `{name}` | " in text and field.description in text
+
+
+def test_mlprojects_comments_are_those_that_make_docs_writes():
+    text = generate.MLPROJECT.read_text()
+    assert generate.mlproject(text) == text
     for name in COMMANDS:
-        kind = getattr(config, f"{name.capitalize()}Settings")
         comment = re.search(rf"((?:  #.*\n)+)  {name}:", text).group(1)
-        for setting, field in kind.model_fields.items():
+        for setting, field in generate.KINDS[name].model_fields.items():
             assert field.is_required() or re.search(rf"\b{setting}\b", comment), f"{name}: {setting}"
 
 
+def test_a_setting_that_changed_changes_the_docs():
+    text = generate.CONFIGURATION.read_text().replace("| `seed` | 0 |", "| `seed` | 1 |")
+    assert generate.configuration(text) == generate.CONFIGURATION.read_text() != text
+    project = generate.MLPROJECT.read_text()
+    assert generate.mlproject(project.replace("weight_decay, ", "")) == project
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_in_the_readme_and_every_setting_in_the_docs(command):
+def test_every_command_is_in_the_readme(command):
     assert re.search(rf"\b(fmtl|-e|make) {command}\b|`{command}`", (ROOT / "README.md").read_text())
-    kind = getattr(config, f"{command.capitalize()}Settings")
-    section = (ROOT / "docs" / "configuration.md").read_text().split(f"## {command}\n")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| `")]
-    assert rows == [row_of(kind, name) for name in kind.model_fields]
-
-
-def row_of(kind, name):
-    field = kind.model_fields[name]
-    default = "required" if field.is_required() else config.default_text(kind, name)
-    return f"| `{name}` | {default} | {config.allowed_text(kind, name)} | {field.description} |"
 
 
 def test_help_says_what_a_setting_may_be_and_what_it_is_by_default():
@@ -68,12 +84,12 @@ def test_help_says_what_a_setting_may_be_and_what_it_is_by_default():
 
 def test_every_reason_for_a_reject_is_in_the_docs():
     text = (ROOT / "docs" / "catalogues.md").read_text()
-    assert [reason for reason in REASONS if f"`{reason}`" not in text] == []
+    assert [reason for reason in Reason if f"`{reason}`" not in text] == []
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_loads_and_says_its_command_time_and_result(path):
-    assert config.build_from_file(TrainSettings, {}, path)
+    assert reading.build_from_file(TrainSettings, {}, path)
     header = path.read_text().split("\nbackbone")[0]
     assert f"fmtl train --config {path.relative_to(ROOT)}" in header
     assert f"mlflow run . -e train -P config={path.relative_to(ROOT)}" in header
@@ -83,7 +99,7 @@ def test_every_experiment_loads_and_says_its_command_time_and_result(path):
 
 @pytest.mark.parametrize("mode", ["tuned", "baseline"])
 def test_the_notebooks_recipes_pin_every_value_of_their_mode(mode):
-    (settings,) = config.build_from_file(TrainSettings, {}, ROOT / "experiments" / f"notebook_{mode}.yaml")
+    (settings,) = reading.build_from_file(TrainSettings, {}, ROOT / "experiments" / f"notebook_{mode}.yaml")
     assert set(MODES[mode]) <= settings.model_fields_set
 
 

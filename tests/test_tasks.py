@@ -3,7 +3,7 @@ import re
 import pytest
 
 from fmtl.errors import DataError
-from fmtl.tasks import IGNORE_INDEX, RESERVED_SLUGS, make_slugs, make_tasks, tasks_from_json, tasks_to_json
+from fmtl.tasks import IGNORE_INDEX, RESERVED_SLUGS, Tasks, make_slugs, make_tasks
 
 
 def test_a_label_becomes_its_index_and_an_unknown_one_is_ignored():
@@ -25,7 +25,7 @@ def test_a_safe_name_is_its_own_slug():
 
 def test_tasks_survive_json():
     tasks = make_tasks({"Men's": ["a", "b"], "x": ["1"]})
-    assert tasks_from_json(tasks_to_json(tasks)) == tasks
+    assert Tasks.from_json(tasks.to_json()) == tasks
 
 
 def test_the_name_of_the_averages_is_refused():

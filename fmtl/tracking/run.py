@@ -5,12 +5,12 @@ import importlib.util
 import logging
 import math
 import os
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
@@ -25,6 +25,8 @@ from fmtl.tracking import store
 
 for _name in ("alembic", "mlflow"):  # or a new store prints its whole history of schemas
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+log = logging.getLogger(__name__)
 
 MAX_TAG_LENGTH = 5000  # the strictest of MLflow's stores
 MOST_WAITING = 64  # pictures not written yet, a megabyte each; beyond, training waits for the store
@@ -87,7 +89,7 @@ class Run:
         """
         self._background.shutdown(wait=False, cancel_futures=True)
         if dropped := sum(picture.cancelled() for picture in self._waiting):
-            print(f"{dropped} pictures of the last epochs were not written", file=sys.stderr, flush=True)
+            log.warning("%d pictures of the last epochs were not written", dropped)
         if upload:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 mlflow.log_artifacts(str(self.folder))
@@ -120,7 +122,7 @@ def open_run(
     adopted = "MLFLOW_RUN_ID" in os.environ and not nested
     with store.reachable():
         if adopted and experiment:
-            print(f"experiment={experiment} is ignored: 'mlflow run' has chosen one (--experiment-name)")
+            log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
         if not (nested or adopted or resume):
             store.choose_experiment(experiment)
         metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
@@ -197,3 +199,49 @@ def _local_artifact_folder(active: mlflow.ActiveRun) -> Path | None:
     except OSError as error:
         raise EnvironmentFault(f"{folder}: the run's artifact folder can't be made ({error.strerror})") from error
     return folder
+
+
+class Recorded(Protocol):
+    """What a training writes to: a ``Run``, or ``Unrecorded``."""
+
+    run_id: str | None
+    folder: Path
+
+    def log_params(self, params: Mapping[str, object]) -> None: ...
+
+    def log_metrics(
+        self, metrics: Mapping[str, float | None], step: int | None = None, model_id: str | None = None
+    ) -> None: ...
+
+    def log_image(self, image: Image.Image, *, key: str, step: int) -> None: ...
+
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+
+
+class Unrecorded:
+    """What ``Run`` offers, for those who want nothing recorded; files go to a folder that is removed at the end."""
+
+    run_id: str | None = None
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        pass
+
+    def log_metrics(
+        self, metrics: Mapping[str, float | None], step: int | None = None, model_id: str | None = None
+    ) -> None:
+        pass
+
+    def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
+        pass
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[Unrecorded]:
+    with tempfile.TemporaryDirectory(prefix="fmtl-") as folder:
+        yield Unrecorded(Path(folder))

@@ -1,4 +1,4 @@
-import io
+import logging
 import os
 import signal
 import subprocess
@@ -86,15 +86,15 @@ def test_pictures_wait_for_the_store_in_a_queue_that_ends(store):
     assert len(list(run.folder.glob("images/*.png"))) == MOST_WAITING + 1
 
 
-def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_them(store, monkeypatch):
+def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_them(store):
     """The second interrupt comes while the picture in work is waited for, which can't end before it."""
     held, begun, lock, told = Image.new("RGB", (8, 8)), threading.Event(), threading.Event(), threading.Event()
     save = held.save
     held.save = lambda *args, **kwargs: begun.set() or (lock.wait(60) and save(*args, **kwargs))
 
-    class Screen(io.StringIO):
-        def flush(self):
-            if "9 pictures of the last epochs were not written" in self.getvalue():
+    class Screen(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() == "9 pictures of the last epochs were not written":
                 told.set()
 
     def interrupt():
@@ -102,7 +102,8 @@ def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_the
             signal.raise_signal(signal.SIGINT)
         lock.set()
 
-    monkeypatch.setattr(sys, "stderr", Screen())
+    screen = Screen()
+    logging.getLogger("fmtl").addHandler(screen)
     second = threading.Thread(target=interrupt)
     second.start()
     with pytest.raises(KeyboardInterrupt), open_run("train") as run:
@@ -111,6 +112,7 @@ def test_an_interrupt_ends_the_run_without_the_pictures_that_wait_and_counts_the
         assert begun.wait(60)
         raise KeyboardInterrupt
     second.join()
+    logging.getLogger("fmtl").removeHandler(screen)
     found = mlflow.get_run(run.run_id)
     assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("KILLED", "interrupted")
     assert mlflow.active_run() is None
@@ -179,7 +181,7 @@ def test_a_store_that_is_lost_in_mid_run_is_one_message(tmp_path):
         "    with open_run('train') as run:\n"
         "        mlflow.set_tracking_uri('http://127.0.0.1:9')\n"
         "        run.log_metrics({'x': 1.0})\n"
-        "import fmtl.pipeline.train as t; t.train_variants = lose\n"
+        "import fmtl.commands.train as t; t.train_variants = lose\n"
         "sys.exit(cli.main(['train']))"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
@@ -200,7 +202,7 @@ def test_an_unreachable_store_is_not_taken_for_missing_data(tmp_path, argv):
 
 def test_telemetry_is_off_whichever_room_is_entered_first(tmp_path):
     code = (
-        "import importlib, sys; importlib.import_module(f'fmtl.pipeline.{sys.argv[1]}')\n"
+        "import importlib, sys; importlib.import_module(f'fmtl.commands.{sys.argv[1]}')\n"
         "from mlflow.telemetry import get_telemetry_client; sys.exit(get_telemetry_client() is not None)"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}

@@ -1,0 +1,1 @@
+"""A product table as it was found to clean rows and rejects. No torch."""

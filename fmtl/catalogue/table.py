@@ -1,0 +1,69 @@
+"""The raw product table: every line read becomes one row of text or one reject, with its line number."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from fmtl.catalogue.notes import Note
+from fmtl.catalogue.reasons import Reason
+from fmtl.errors import DataError
+
+ID_NAMES = ("id", "product_id", "productid")  # of a column, whatever its case
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that was left out. ``line`` counts from 1, the header included (Parquet: the row number)."""
+
+    line: int
+    id: str
+    reason: Reason | str
+    detail: str
+
+
+@dataclass
+class Catalogue:
+    """A product table as text.
+
+    Attributes:
+        frame: One row per readable line, cells stripped, None where blank; the index is the line number.
+        rejects: The lines that could not become a row.
+        notes: What was repaired or assumed, for the user to read.
+        blanks: Per column, how often each spelling of a blank occurs.
+        unusable: Columns that can't be text, and their Parquet type.
+        image_cells: The column whose cells hold the images themselves; ``frame`` has their paths there.
+        cells: By line, where such an image lies: Parquet file, row group, row in it.
+    """
+
+    frame: pd.DataFrame
+    rejects: list[Reject] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    blanks: dict[str, dict[str, int]] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
+    image_cells: str | None = None
+    cells: dict[int, tuple[str, int, int]] = field(default_factory=dict)
+
+    @property
+    def num_rows_read(self) -> int:
+        return len(self.frame) + len(self.rejects)
+
+    def ignore_image_cells(self) -> None:
+        """The images lie elsewhere: the column of bytes is none that can be used."""
+        if self.image_cells is not None:
+            self.unusable[self.image_cells] = "binary"
+            self.frame = self.frame.drop(columns=self.image_cells)
+            self.image_cells, self.cells = None, {}
+
+
+def checked_columns(path: Path, columns: list[str]) -> list[str]:
+    doubled = sorted({c for c in columns if columns.count(c) > 1})
+    if doubled:
+        raise DataError(f"line 1: duplicate column names {doubled}; rename all but one of each", where=str(path))
+    return columns
+
+
+def id_position(columns: list[str], id_col: str | None) -> int:
+    """Where the ids are; beyond the columns if nowhere."""
+    wanted = (id_col.casefold(),) if id_col else ID_NAMES
+    return next((at for at, column in enumerate(columns) if column.casefold() in wanted), len(columns))

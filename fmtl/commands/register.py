@@ -1,0 +1,22 @@
+"""``register``: a train run's model to a registered version and its alias."""
+
+from fmtl.commands.selection import best_run, other_groups, rank_runs
+from fmtl.commands.selection import register as register_run
+from fmtl.settings.schema import RegisterSettings
+from fmtl.tracking import store
+from fmtl.tracking.run import adopted_run
+
+
+def register(settings: RegisterSettings) -> None:
+    """Run the whole command; prints what was registered."""
+    with adopted_run("register"):
+        if settings.run == "best":
+            records = store.search_runs("train", experiment=settings.experiment)
+            board = rank_runs(records, metric=settings.metric)
+            record = best_run(records, board)
+            if others := other_groups(board):
+                print(others)
+        else:
+            record = store.get_run(settings.run)
+        print(register_run(record, name=settings.name, alias=settings.alias))
+        print(f"use it: fmtl predict --model models:/{settings.name}@{settings.alias} --images FOLDER")

@@ -1,0 +1,1 @@
+"""Rows and photos to a verified folder: the prepared dataset. No torch."""

@@ -1,0 +1,261 @@
+"""One decode policy: from an image file to a square of uint8 pixels, or the reason why not."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageColor, UnidentifiedImageError
+
+from fmtl.catalogue.photos import ImageError
+from fmtl.catalogue.reasons import Reason
+
+SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+}
+FORMATS = tuple(SUFFIXES)
+MAX_PIXELS = 100_000_000  # a 100-megapixel photo decodes to 300 MB
+MIN_SIDE, MAX_ASPECT = 8, 50  # below and beyond, nothing can be seen
+SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.transpose(1, 0, 2),
+    6: lambda rgb: rgb.transpose(1, 0, 2)[:, ::-1],
+    7: lambda rgb: rgb.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda rgb: rgb.transpose(1, 0, 2)[::-1],
+}
+_FOREIGN = (  # (first bytes, where, name)
+    (b"%!PS", 0, "PostScript"), (b"%PDF", 0, "PDF"), (b"SIMPLE  =", 0, "FITS"),
+    (b"8BPS", 0, "Photoshop"), (b"ftypheic", 4, "HEIC"), (b"ftypheix", 4, "HEIC"), (b"ftypmif1", 4, "HEIF"),
+    (b"ftypavif", 4, "AVIF"), (b"\x00\x00\x01\x00", 0, "ICO"), (b"PK\x03\x04", 0, "ZIP"),
+)  # fmt: skip
+_METADATA = (b"Exif\0\0", b"MPF\0")  # of a JPEG: may tell of a rotation, or of further pictures
+_KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an image file was, beside its pixels.
+
+    Attributes:
+        format: One of ``FORMATS``.
+        mode: Pillow's name of the pixel layout, such as ``RGB`` or ``CMYK``.
+        notes: Of ``rotated``, ``transparent``, ``first_frame``.
+        width: Pixels, upright.
+        height: Pixels, upright.
+    """
+
+    format: str
+    mode: str
+    notes: tuple[str, ...]
+    width: int
+    height: int
+
+
+def decode(content: bytes, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
+    """``decode_into`` a new ``(px, px, 3)`` uint8 array."""
+    out = np.empty((px, px, 3), np.uint8)
+    decode_into(out, content, fit=fit, background=background)
+    return out
+
+
+def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str) -> Facts:
+    """Decode in full and fit into a square.
+
+    EXIF rotation is applied, transparency laid on ``background``, grey and palette images become RGB,
+    16-bit ones are scaled by their range, and of several frames the first is taken. JPEGs are decoded at the
+    smallest of libjpeg-turbo's scales (eighths) that is not below the target.
+
+    Args:
+        out: ``(px, px, 3)`` uint8, filled with RGB.
+        content: The file's bytes.
+        fit: ``pad`` keeps all and fills with ``background``; ``crop`` keeps the middle; ``stretch`` distorts.
+        background: A colour as Pillow reads it, such as ``#ffffff``.
+
+    Raises:
+        ImageError: With the reason.
+    """
+    if not content:
+        raise ImageError(Reason.EMPTY, "0 bytes")
+    return _decode_plain_jpeg(out, content, fit, background) or _decode_any(out, content, fit, background)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings of odd metadata: the pixels decide.
+
+    Enter it once around many images, not per image: it changes state that threads share.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(Reason.TOO_LARGE, f"{width}x{height} pixels, more than {MAX_PIXELS}")
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(Reason.DEGENERATE, f"{width}x{height} pixels; nothing can be seen in it")
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG":
+        image.load()  # its metadata may follow its pixels
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged metadata: the pixels decide
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _has_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame may be damaged
+        return True
+
+
+def _geometry(size: tuple[int, int], px: int, fit: str) -> tuple[tuple[int, int], tuple[float, ...]]:
+    """Size of the scaled picture, and which part of it is shown: left, top, right, bottom as shares."""
+    width, height = size
+    if fit == "stretch":
+        return (px, px), (0, 0, 1, 1)
+    if fit == "pad":
+        scale = px / max(size)
+        return (max(1, round(width * scale)), max(1, round(height * scale))), (0, 0, 1, 1)
+    scale = px / min(size)
+    left, top = (1 - min(1, height / width)) / 2, (1 - min(1, width / height)) / 2
+    return (max(px, round(width * scale)), max(px, round(height * scale))), (left, top, 1 - left, 1 - top)
+
+
+def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: str) -> Facts | None:
+    """The common case without Pillow's overhead; None for all that needs a closer look."""
+    if not content.startswith(b"\xff\xd8\xff") or any(name in content for name in _METADATA):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    if colours not in ("YCbCr", "Gray"):
+        return None
+    _check_size(width, height)
+    if b"\xff\xd9" not in content:  # zeros in place of the rest, as broken downloads have them, decode to grey
+        raise ImageError(Reason.TRUNCATED, "no end marker")
+    target, box = _geometry((width, height), len(out), fit)
+    rgb = _scaled(content, width, height, target)
+    if rgb is None:
+        return None
+    _place(out, rgb, target, box, background)
+    return Facts("JPEG", "L" if colours == "Gray" else "RGB", (), width, height)
+
+
+def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str) -> Facts:
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(*image.size)
+            orientation = _orientation(image)
+            notes = ["rotated"] * (orientation > 1)
+            if image.format == "TIFF":
+                orientation = 1  # Pillow turns these itself, their size included
+            turned = orientation > 4
+            size = image.size[::-1] if turned else image.size
+            target, box = _geometry(size, len(out), fit)
+            least = target[::-1] if turned else target
+            if _has_frames(image):
+                notes.append("first_frame")
+            rgb = None
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                rgb = _scaled(content, *image.size, least)
+            if rgb is None:
+                rgb = _any(image, least, background, notes)
+            if orientation > 1:
+                rgb = _UPRIGHT[orientation](rgb)
+            facts = Facts("JPEG" if image.format == "MPO" else image.format, image.mode, tuple(notes), *size)
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(Reason.TOO_LARGE, f"more than {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError as error:
+        raise _not_an_image(content) from error
+    except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
+        reason = Reason.TRUNCATED if "truncated" in str(error).lower() else Reason.DAMAGED
+        raise ImageError(reason, str(error)) from error
+    _place(out, rgb, target, box, background)
+    return facts
+
+
+def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> np.ndarray | None:
+    """A JPEG at the smallest scale not below ``least``, strictly; None where Pillow should decide."""
+    try:
+        return simplejpeg.decode_jpeg(content, min_width=min(least[0], width), min_height=min(least[1], height))
+    except ValueError:  # harmless oddities as well as damage
+        return None
+
+
+def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str]) -> np.ndarray:
+    image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
+    image.load()
+    if image.mode in SIXTEEN_BIT_MODES:
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        top = 65535.0 if image.mode.startswith("I;16") else _range(values.max(initial=0))
+        grey = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if "A" in image.getbands() or "transparency" in image.info:
+        notes.append("transparent")
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
+    return np.asarray(image.convert("RGB"))
+
+
+def _range(highest: float) -> float:
+    """White of a picture in 32-bit numbers, which say nothing of it: the smallest usual range that holds them all."""
+    return next((top for top in (1.0, 255.0, 65535.0) if highest <= 1.01 * top), float(highest))
+
+
+def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple, background: str) -> None:
+    px = len(out)
+    size = (min(target[0], px), min(target[1], px))
+    height, width = rgb.shape[:2]
+    if (width, height) != size or box != (0, 0, 1, 1):
+        part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+        rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, box=part))
+    if size != (px, px):
+        np.copyto(out, _canvas(px, background))
+    left, top = (px - size[0]) // 2, (px - size[1]) // 2
+    lines = out[top : top + size[1]].reshape(size[1], -1)  # copied line by line, twice as fast as pixel by pixel
+    lines[:, 3 * left : 3 * (left + size[0])] = rgb.reshape(size[1], -1)
+
+
+@lru_cache(maxsize=4)
+def _canvas(px: int, background: str) -> np.ndarray:
+    return np.full((px, px, 3), ImageColor.getrgb(background)[:3], np.uint8)
+
+
+def _not_an_image(content: bytes) -> ImageError:
+    head = content[:64].lstrip().lower()
+    foreign = next((name for start, at, name in _FOREIGN if content.startswith(start, at)), None)
+    if foreign is None and b"<svg" in content[:512].lower():
+        foreign = "SVG"
+    if foreign:
+        return ImageError(Reason.FORMAT, f"{foreign}; expected one of {', '.join(FORMATS)}")
+    if content.startswith(_KNOWN_STARTS):
+        return ImageError(Reason.TRUNCATED, f"its header is cut short or damaged ({len(content)} bytes)")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return ImageError(Reason.NOT_AN_IMAGE, "a web page, not an image")
+    if head.startswith(b"version https://git-lfs"):
+        return ImageError(Reason.NOT_AN_IMAGE, "a git-lfs pointer; run 'git lfs pull'")
+    return ImageError(Reason.NOT_AN_IMAGE, f"no known image format (first bytes {content[:8]!r})")

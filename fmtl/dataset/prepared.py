@@ -1,0 +1,207 @@
+"""The prepared dataset: one folder on disk.
+
+Layout: ``manifest.json`` (the commit mark), ``table.parquet`` (a row per kept image), ``pixels-NNNNN.bin``
+(memory-mapped uint8, ``(rows, px, px, 3)``), ``images.parquet`` (a row per image that was looked at: what it was
+and where its pixels lie), ``rejects.csv``, ``duplicates.csv``, ``report.html``.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fmtl.dataset.splits import SPLITS
+from fmtl.errors import DataError
+from fmtl.storage import durable
+from fmtl.tasks import Tasks
+
+FORMAT, VERSION = "fmtl-dataset", 2
+MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
+REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
+MOST_OPEN = 256  # shards; each holds a file descriptor, of which many systems give a process 1,024
+GROUP = "duplicate group"  # a column name that no task's slug can be
+
+
+def shard_name(number: int) -> str:
+    return f"pixels-{number:05d}.bin"
+
+
+def shard_names(manifest: Mapping) -> list[str]:
+    """File names of a dataset's shards, in order."""
+    return [name for name in manifest["files"] if name.startswith("pixels-")]
+
+
+def describe(
+    folder: Path,
+    table: pd.DataFrame,
+    *,
+    tasks: Tasks,
+    image: Mapping,
+    pixels: Mapping[str, str],
+    **facts: Mapping | Sequence,
+) -> "PreparedDataset":
+    """The dataset that the files of ``folder`` make up, before its manifest is written by ``seal``.
+
+    Args:
+        table: Content of ``table.parquet``.
+        image: ``px``, ``fit`` and ``background`` of the stored pixels, and what else decides them.
+        pixels: Hash of each shard by name, in order.
+        facts: What else the manifest says: ``counts``, ``source``, ``settings``, ``notes``.
+    """
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha} for name, sha in pixels.items()}
+    content = {
+        "tasks": tasks.to_json(),
+        "image": {name: image[name] for name in ("px", "fit", "background")},
+        # Not the Parquet file's own hash: that changes with the version of its writer.
+        "table": hashlib.sha256(table.to_csv(index=False).encode()).hexdigest(),
+        "pixels": list(pixels.values()),
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]  # MLflow takes 36
+    manifest = {"format": FORMAT, "version": VERSION, "digest": digest, "tasks": content["tasks"], **facts}
+    return PreparedDataset(folder, manifest | {"image": dict(image), "files": files}, tasks, table)
+
+
+def seal(dataset: "PreparedDataset") -> None:
+    """Write the manifest, which names every file with its hash; files added since ``describe`` are hashed now."""
+    files = dataset.manifest["files"]
+    files |= {p.name: _file_entry(p) for p in sorted(dataset.folder.iterdir()) if p.name not in files}
+    durable.write_json(dataset.folder / MANIFEST, dataset.manifest)
+
+
+def _file_entry(path: Path) -> dict:
+    return {"bytes": path.stat().st_size, "sha256": durable.sha256(path)}
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared dataset, opened for reading.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: Content of ``manifest.json``.
+        tasks: One per attribute.
+        table: A row per image: id, path, split, duplicate group, and a target column per task slug.
+    """
+
+    folder: Path
+    manifest: dict
+    tasks: Tasks
+    table: pd.DataFrame
+
+    @property
+    def digest(self) -> str:
+        return self.manifest["digest"]
+
+    @property
+    def px(self) -> int:
+        return self.manifest["image"]["px"]
+
+    @cached_property
+    def source_px(self) -> int:
+        """Longer side of the photos as they came, pixels; the median."""
+        images = pd.read_parquet(self.folder / IMAGES, columns=["reason", "side"])
+        return int(images.loc[images["reason"] == "", "side"].median())
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split, ``(n,)`` int64."""
+        return np.flatnonzero((self.table["split"] == split).to_numpy())
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """``(N, T)`` int64 in the order of ``tasks``, ``IGNORE_INDEX`` where unknown."""
+        return self.table[[task.slug for task in self.tasks]].to_numpy(dtype=np.int64, copy=True)
+
+    @cached_property
+    def _pixels(self) -> "PixelStore":
+        return PixelStore([self.folder / name for name in shard_names(self.manifest)], self.px)
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """Stored images of some rows, ``(n, px, px, 3)`` uint8."""
+        return self._pixels.read(rows)
+
+
+class PixelStore:
+    """Shard files read as one long array of images; each is mapped when it is needed."""
+
+    def __init__(self, files: Sequence[Path], px: int):
+        self._files, self._px = files, px
+        self._states = [file.stat() for file in files]
+        self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
+        self._open: dict[int, np.ndarray] = {}  # the least recently used first
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """``(n, px, px, 3)`` uint8."""
+        out = np.empty((len(rows), self._px, self._px, 3), np.uint8)
+        for i, (row, s) in enumerate(zip(rows, np.searchsorted(self._starts, rows, side="right") - 1, strict=True)):
+            out[i] = self._shard(s)[row - self._starts[s]]
+        return out
+
+    def _shard(self, number: int) -> np.ndarray:
+        shard = self._open.pop(number, None)
+        if shard is None:
+            shard = self._map(number)
+            if len(self._open) >= MOST_OPEN:
+                self._open.pop(next(iter(self._open)))
+        self._open[number] = shard
+        return shard
+
+    def _map(self, number: int) -> np.ndarray:
+        shard = np.memmap(self._files[number], np.uint8, mode="r").reshape(-1, self._px, self._px, 3)
+        if not os.path.samestat(self._files[number].stat(), self._states[number]):
+            raise DataError(f"{self._files[number].parent}: the dataset was replaced while it was in use; run again")
+        return shard
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a prepared dataset of any version, whole or damaged."""
+    try:
+        return json.loads((folder / MANIFEST).read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
+    """Open a prepared dataset.
+
+    Args:
+        verify: Compare every file with its hash.
+
+    Raises:
+        DataError: Nothing is there, it is of another version, or a file was changed.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")
+    try:
+        manifest = json.loads(path.read_text())
+        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a readable manifest ({error}); run 'fmtl prepare' again") from error
+    if not known:
+        raise DataError(f"{path}: expected {FORMAT} version {VERSION}; run 'fmtl prepare' again")
+    for name, item in manifest["files"].items() if verify else ():
+        file = folder / name
+        if not file.is_file() or _file_entry(file) != item:
+            raise DataError(
+                f"{file}: missing or changed since prepare (sha256 differs); run 'fmtl prepare --reuse false' again"
+            )
+    dataset = PreparedDataset(folder, manifest, Tasks.from_json(manifest["tasks"]), pd.read_parquet(folder / TABLE))
+    dataset.pixels(np.arange(0))  # now, or files of a dataset that takes this one's place might be read later
+    return dataset
+
+
+def class_counts(dataset: PreparedDataset) -> dict[str, pd.DataFrame]:
+    """Per task: a row per class, a column per split with the number of images."""
+    tables = {}
+    for t, task in enumerate(dataset.tasks):
+        columns = {split: dataset.targets[dataset.rows(split), t] for split in SPLITS}
+        counts = {split: np.bincount(c[c >= 0], minlength=task.num_classes) for split, c in columns.items()}
+        tables[task.name] = pd.DataFrame(counts, index=list(task.classes))
+    return tables

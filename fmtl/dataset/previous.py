@@ -1,0 +1,157 @@
+"""The dataset that is there already, and what of it can be taken over."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fmtl.catalogue.photos import ImageFolder
+from fmtl.catalogue.reasons import Reason
+from fmtl.dataset import shards
+from fmtl.dataset.freshness import scan
+from fmtl.dataset.prepared import IMAGES, MANIFEST, TABLE, VERSION, is_dataset, shard_name, shard_names
+from fmtl.dataset.shards import Finished, Known, Result, Source
+from fmtl.storage import durable
+
+TRANSIENT = (Reason.CHANGED, Reason.UNREADABLE, Reason.DECODER_CRASH)  # may be gone next time
+
+
+@dataclass(frozen=True)
+class KnownImage:
+    """An image of the dataset: what it was made from, and what was made of it."""
+
+    source: Source
+    known: Known
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which split each image was in, by the hash of its file and by its path."""
+
+    by_hash: Mapping[str, str]
+    by_path: Mapping[str, str]
+
+
+class Previous:
+    """A dataset where another is about to be prepared.
+
+    Attributes:
+        manifest: Empty where nothing is there, or its tables are damaged.
+        damaged: Whether something is there that can't be read.
+        has_pixels: Whether its pixels may be taken over: they were made in the same way.
+        same_folder: Whether its images came from the same folder; else only an image's hash tells that it is the same.
+    """
+
+    def __init__(self, folder: Path, decoding: Mapping[str, Any], images_path: str, *, take_pixels: bool):
+        self.folder = folder
+        self.manifest: dict[str, Any] = {}
+        self.damaged = self.has_pixels = self.same_folder = False
+        if is_dataset(folder):
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            self.damaged = manifest["version"] != VERSION or not self._whole(manifest, (TABLE, IMAGES))
+            if not self.damaged:
+                self.manifest = manifest
+                self.has_pixels = (
+                    take_pixels
+                    and manifest["image"] == dict(decoding)
+                    and self._whole(manifest, shard_names(manifest), size_only=True)
+                )
+                self.same_folder = manifest["source"]["images_path"] == images_path
+
+    def _whole(self, manifest: Mapping[str, Any], names: Iterable[str], *, size_only: bool = False) -> bool:
+        for name in names:
+            path, item = self.folder / name, manifest["files"].get(name)
+            if not item or not path.is_file() or path.stat().st_size != item["bytes"]:
+                return False
+            if not size_only and durable.sha256(path) != item["sha256"]:
+                return False
+        return True
+
+    def sound(self, files: Iterable[str]) -> set[str]:
+        """Of some shard files, those that have the hash which the manifest gives them."""
+        hashes = {name: item["sha256"] for name, item in self.manifest["files"].items()} if self.manifest else {}
+        return {file for file in files if durable.sha256(Path(file)) == hashes.get(Path(file).name)}
+
+    def splits(self) -> Splits:
+        """Of its images; empty where nothing is there."""
+        if not self.manifest:
+            return Splits({}, {})
+        table = pd.read_parquet(self.folder / TABLE, columns=["path", "split"])
+        kept = self.images[self.images["reason"] == ""]
+        return Splits(
+            by_hash=dict(zip(kept["sha256"], table["split"], strict=True)),
+            by_path=dict(zip(table["path"], table["split"], strict=True)),
+        )
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / IMAGES) if self.manifest else pd.DataFrame()
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        rows = zip(*(self.images[name].tolist() for name in Source._fields), strict=True)
+        return [shards.source_of(*row[:-1], json.loads(row[-1]) if row[-1] else None) for row in rows]
+
+    @cached_property
+    def results(self) -> list[Result]:
+        return [Result(*row) for row in zip(*(self.images[f].tolist() for f in Result._fields), strict=True)]
+
+    def unchanged(self, folder: ImageFolder) -> bool:
+        """Whether every file of the dataset and every image is as it was, and nothing is worth another try."""
+        if not (self.has_pixels and self.same_folder):
+            return False
+        others = self.manifest["files"].keys() - set(shard_names(self.manifest))
+        if not self._whole(self.manifest, others) or may_change(self.results):
+            return False
+        sources = self.sources
+        now = scan(
+            [source.path for source in sources],
+            folder,
+            checksums=[source.checksum for source in sources],
+            cells=[source.cell for source in sources],
+        )
+        return now == sources
+
+    def shards(self) -> dict[str, Finished]:
+        """Shards that can be taken over whole, by key."""
+        found: dict[str, Finished] = {}
+        if not (self.has_pixels and self.same_folder):
+            return found
+        for number, rows in self.images.groupby("shard").indices.items():
+            span = slice(rows[0], rows[-1] + 1)
+            results = self.results[span]
+            if not may_change(results):
+                name = shard_name(int(number))
+                sha256 = self.manifest["files"][name]["sha256"]
+                looks = thumbnails_of(self.images["thumbnail"].iloc[span])
+                found[shards.key(self.sources[span])] = Finished(self.folder / name, sha256, results, looks)
+        return found
+
+    def known(self) -> dict[str, KnownImage]:
+        """Images that can be taken over one by one, by path."""
+        found: dict[str, KnownImage] = {}
+        if not self.has_pixels:
+            return found
+        for number, rows in self.images.groupby("shard").indices.items():
+            file, row = str((self.folder / shard_name(int(number))).resolve()), 0
+            for i in rows:
+                source, result = self.sources[i], self.results[i]
+                if result.reason not in (*TRANSIENT, Reason.CHECKSUM):
+                    found[source.path] = KnownImage(source, Known(result, file, row, same=False))
+                row += not result.reason
+        return found
+
+
+def may_change(results: Iterable[Result]) -> bool:
+    """Whether another try may end otherwise though no source has changed."""
+    return any(result.reason in TRANSIENT for result in results)
+
+
+def thumbnails_of(column: Iterable[str]) -> np.ndarray:
+    """The column ``thumbnail`` of ``images.parquet``, hex digits, as ``(n, 8, 9, 3)`` uint8 of the images kept."""
+    return np.frombuffer(bytes.fromhex("".join(column)), np.uint8).reshape(-1, *shards.THUMBNAIL)

@@ -1,0 +1,1 @@
+"""What a network is fed: batches of images or features, and targets. torch begins here."""

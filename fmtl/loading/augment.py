@@ -1,0 +1,108 @@
+"""How training varies its images. N images, H W pixels.
+
+What is drawn at random for an image is a row of ``draws``, uniform in [0, 1): one row decides one image, whatever
+batch or device it is on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from fmtl.loading.preprocess import Preprocess, constant, crop, normalise
+
+CROP_SCALE = (0.75, 1.0)  # side of a training crop over the stored side
+NUM_DRAWS = 9  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and torchvision's greyscale
+SHAPE_ONLY = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Sharpness")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What training does to its images besides.
+
+    Attributes:
+        colour_jitter: Strength s: brightness, contrast and saturation by factors in [1 - s, 1 + s].
+        keep_hue: Otherwise hues turn by up to s / 4 of the colour circle.
+        policy: ``none``, ``trivial`` (Müller & Hutter 2021, arXiv:2103.10158) or ``rand`` (Cubuk et al. 2019,
+            arXiv:1909.13719); torchvision's.
+        keep_colour: The policy may move and sharpen, and leaves colours alone.
+    """
+
+    colour_jitter: float = 0.0
+    keep_hue: bool = False
+    policy: str = "none"
+    keep_colour: bool = False
+
+
+def boxes(draws: Tensor, stored_px: int) -> Tensor:
+    """Where each image is cropped: ``(N, 4)`` int64 of side, top, left, mirrored or not.
+
+    Args:
+        draws: ``(N, NUM_DRAWS)``.
+        stored_px: Side of the images.
+    """
+    low, high = CROP_SCALE
+    sides = (stored_px * (low + (high - low) * draws[:, 0])).round().clamp(min=1)
+    room = stored_px - sides + 1
+    return torch.stack([sides, room * draws[:, 1], room * draws[:, 2], draws[:, 3] < 0.5], dim=1).to(torch.int64)
+
+
+def apply_policy(images: Tensor, draws: Tensor, augmentation: Augmentation) -> Tensor:
+    """RandAugment or TrivialAugment, one draw per image; uint8 to uint8."""
+    kind = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}[augmentation.policy]
+    policy = kind(interpolation=v2.InterpolationMode.BILINEAR, fill=255)
+    if augmentation.keep_colour:
+        policy._AUGMENTATION_SPACE = {k: v for k, v in policy._AUGMENTATION_SPACE.items() if k in SHAPE_ONLY}
+    out = torch.empty_like(images, memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=[]):
+        for i, seed in enumerate((draws[:, 8] * 2**31).to(torch.int64).tolist()):
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: torch's policies draw from it
+            out[i] = policy(images[i])
+    return out
+
+
+def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
+    """Colour jitter and normalisation of uint8 ``(N, 3, H, W)`` as one 3x3 matrix per image, to float32.
+
+    Brightness, contrast, saturation and hue in this order, each linear in the pixels and so without the clipping
+    in between that torchvision does. The hue turns about the grey axis.
+    """
+    pixels = images.permute(0, 2, 3, 1).flatten(1, 2).to(torch.float32)  # (N, H W, 3); a view of channels-last images
+    eye, luma = torch.eye(3, device=images.device), constant(LUMA, images.device)
+    factors = 1 + augmentation.colour_jitter * (2 * draws[:, 4:7] - 1)
+    brightness, contrast, saturation = (factors[:, i].view(-1, 1, 1) for i in range(3))
+    grey = (pixels.mean(dim=1) @ luma).view(-1, 1, 1) / 255 * brightness
+    matrix = saturation * eye + (1 - saturation) * luma.expand(3, 3)  # columns are the input's channels
+    if not augmentation.keep_hue:
+        angles = torch.pi / 2 * augmentation.colour_jitter * (2 * draws[:, 7] - 1)
+        matrix = _turn(angles) @ matrix
+    shift = matrix @ ((1 - contrast) * grey).expand(-1, 3, 1)
+    matrix = matrix * brightness * contrast / 255
+    mean, std = (constant(v, images.device).view(1, 3, 1) for v in (preprocess.mean, preprocess.std))
+    out = torch.baddbmm(((shift - mean) / std).mT, pixels, (matrix / std).mT)
+    return out.view(len(images), *images.shape[-2:], 3).permute(0, 3, 1, 2)
+
+
+def _turn(angles: Tensor) -> Tensor:
+    """Rotations about the grey axis, ``(N, 3, 3)``: Rodrigues' formula for the axis (1, 1, 1) / sqrt(3)."""
+    third = torch.full((3, 3), 1 / 3, device=angles.device)
+    cross = constant(((0.0, -1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 1.0, 0.0)), angles.device) / 3**0.5
+    cosine, sine = angles.cos().view(-1, 1, 1), angles.sin().view(-1, 1, 1)
+    return cosine * torch.eye(3, device=angles.device) + sine * cross + (1 - cosine) * third
+
+
+def augment(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
+    """What training does: a square crop at a random place and scale, a mirror image by chance, and what is asked for.
+
+    Args:
+        images: ``(N, 3, H, H)`` uint8.
+        draws: ``(N, NUM_DRAWS)``.
+    """
+    cropped = crop(images, boxes(draws, images.shape[-1]), preprocess.px)
+    if augmentation.policy != "none":
+        cropped = apply_policy(cropped, draws, augmentation)
+    if augmentation.colour_jitter:
+        return jitter(cropped, draws, augmentation, preprocess)
+    return normalise(cropped, preprocess.mean, preprocess.std)

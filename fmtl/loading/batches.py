@@ -1,0 +1,69 @@
+"""Batches of images or features and targets from a prepared dataset, the same whatever came before them."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmtl.loading.prefetch import prefetched
+from fmtl.loading.sources import Source
+from fmtl.tasks import Tasks
+
+PREFETCHED = 3  # batches
+Batch = tuple[Tensor, dict[str, Tensor]]  # images, and targets by task name
+
+
+class Batches:
+    """An epoch of ``(images, targets)``, or of features instead of images.
+
+    ``targets`` is a dict of ``(N,)`` int64 by task name. With ``shuffle`` the order is drawn from (seed, epoch), so
+    that an epoch repeats whatever came before it.
+
+    Args:
+        source: What is loaded for the rows of a batch.
+        targets: ``(rows of the dataset, T)`` int64, in the order of ``tasks``.
+        rows: Rows of the dataset to go through.
+        prefetch: Load the next batches in a thread while a GPU computes. A CPU has nothing to spare for it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        targets: np.ndarray,
+        rows: np.ndarray,
+        *,
+        tasks: Tasks,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        prefetch: bool = False,
+    ):
+        self.source, self.rows, self.tasks, self.batch_size = source, rows, tasks, batch_size
+        self.shuffle, self.seed, self.prefetch = shuffle, seed, prefetch
+        self._targets = torch.from_numpy(targets)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._bounds()) - 1
+
+    def _bounds(self) -> list[int]:
+        """Where batches start; a last batch of one joins the one before, since BatchNorm can't train on it."""
+        bounds = [*range(0, len(self.rows), self.batch_size), len(self.rows)]
+        if self.shuffle and len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
+            del bounds[-2]
+        return bounds
+
+    def __iter__(self) -> Iterator[Batch]:
+        return prefetched(self._batches(), PREFETCHED) if self.prefetch else self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
+        rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
+        for start, stop in pairwise(self._bounds()):
+            chosen = rows[start:stop]
+            targets = self._targets[torch.from_numpy(chosen)]
+            yield self.source.load(chosen, self.epoch), {task.name: targets[:, t] for t, task in enumerate(self.tasks)}

@@ -1,0 +1,78 @@
+"""Names of metrics as MLflow, files and tables have them: ``val/avg/f1`` is made and read here only.
+
+A name is a split, a task's slug or ``avg``, and a score: ``test/Colour/f1``. What is logged once, of the best epoch,
+has ``best/`` in front.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from fmtl.tasks import AVERAGE, Task
+
+SCORES = ("accuracy", "f1", "precision", "recall")
+EPOCH, TRAIN_LOSS, VAL_LOSS = "epoch", "train/loss", "val/loss"
+BEST, BEST_EPOCH = "best/", "best/epoch"
+LEARNING_RATE = "learning_rate/"
+PACE = ("images_per_second", "data_share", "epoch_seconds")  # of an epoch: they tell of the machine, not the network
+CHOSEN_BY = "best/val/avg/f1"  # runs are ranked by it: chosen on validation, reported on test
+
+
+def loss(split: str, task: Task | None = None) -> str:
+    """Of all tasks together, or of one."""
+    return f"{split}/{task.slug}/loss" if task else f"{split}/loss"
+
+
+def score(split: str, task: Task | None, name: str) -> str:
+    """A task's score, or (None) the average over tasks."""
+    return f"{split}/{task.slug if task else AVERAGE}/{name}"
+
+
+def averages(split: str) -> list[str]:
+    return [score(split, None, name) for name in SCORES]
+
+
+def best(name: str) -> str:
+    """The name under which the best epoch's value is logged once."""
+    return BEST + name
+
+
+def is_loss(name: str) -> bool:
+    """Whether less is better."""
+    return name.endswith("loss")
+
+
+def test_f1s(names: Iterable[str]) -> list[str]:
+    """Those of some names that are a macro-F1 on the test split, sorted."""
+    return sorted({name for name in names if name.startswith("test/") and name.endswith("/f1")})
+
+
+def learning_rates(rates: Mapping[str, float]) -> dict[str, float]:
+    """Rates by group as metrics."""
+    return {f"{LEARNING_RATE}{group}": rate for group, rate in rates.items()}
+
+
+def rate_groups(names: Iterable[str]) -> dict[str, str]:
+    """Group by name, of those names that are learning rates."""
+    return {name: name.removeprefix(LEARNING_RATE) for name in names if name.startswith(LEARNING_RATE)}
+
+
+def of_split(
+    split: str,
+    *,
+    total_loss: float,
+    task_losses: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, float]],
+    tasks: Sequence[Task],
+) -> dict[str, float]:
+    """An evaluation's numbers by name: ``val/loss``, ``val/avg/f1``, ``val/<slug>/f1``, ``val/<slug>/loss``, ...
+
+    Args:
+        task_losses: By task name.
+        scores: By task name, and the averages under ``avg``.
+    """
+    named = {loss(split): total_loss}
+    for task in (None, *tasks):
+        key = task.name if task else AVERAGE
+        named |= {score(split, task, name): value for name, value in scores[key].items()}
+        if task and task.name in task_losses:
+            named[loss(split, task)] = task_losses[task.name]
+    return named

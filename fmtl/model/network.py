@@ -1,0 +1,93 @@
+"""The network: a shared backbone and one linear head per task.
+
+N images, D features, K classes of a task, S classes of all tasks.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fmtl.model import cpu_depthwise
+from fmtl.model.execution import Execution
+from fmtl.model.packing import Packing
+
+
+class MultiTaskNet(nn.Module):
+    """Backbone and heads. The heads are one linear layer, split by task: one product instead of many.
+
+    Args:
+        backbone: ``(N, 3, H, W)`` to features ``(N, D)``.
+        num_features: D.
+        num_classes: K by task name.
+    """
+
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: Mapping[str, int]):
+        super().__init__()
+        self.backbone = backbone
+        self.packing = Packing(num_classes)
+        self.heads = nn.Linear(num_features, sum(num_classes.values()))
+        self.execution = Execution()
+        self.frozen = False
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        return self.packing.num_classes
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits ``(N, K)`` by task name."""
+        return self.packing.split(self.logits(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Of all tasks, ``(N, S)`` float32."""
+        return self.heads(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """``(N, D)`` float32, whatever precision the backbone runs in."""
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=self.execution.memory_format)
+        learns = torch.is_grad_enabled() and not self.frozen
+        with torch.set_grad_enabled(learns), self.execution.autocast(images.device.type):
+            return self.backbone(images).float()
+
+    def run_on(self, device: torch.device, execution: Execution) -> "MultiTaskNet":
+        """Move to a device and run there in this way from now on."""
+        self.execution = execution
+        self.to(device, memory_format=execution.memory_format)
+        cpu_depthwise.speed_up(
+            self.backbone, enabled=cpu_depthwise.HERE and device.type == "cpu" and not execution.compile
+        )
+        if execution.compile:
+            self.backbone.compile()
+        return self
+
+    def freeze_backbone(self, frozen: bool = True) -> None:
+        """Train the heads only; the backbone stays in evaluation mode, its BatchNorm statistics as they are."""
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MultiTaskNet":
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def heads_alone(self) -> "MultiTaskNet":
+        """A network of the same heads that takes features ``(N, D)`` instead of images."""
+        alone = MultiTaskNet(nn.Identity(), self.heads.in_features, self.num_classes)
+        alone.heads, alone.packing = self.heads, self.packing  # where they are
+        return alone
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only the inputs of the backbone's blocks for the backward pass: less memory, a third more time."""
+        if hasattr(self.backbone, "set_grad_checkpointing"):  # timm's
+            self.backbone.set_grad_checkpointing()
+            return
+        for stage in self.backbone.modules():
+            if isinstance(stage, nn.Sequential):
+                for block in stage:
+                    if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
+                        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

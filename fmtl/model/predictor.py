@@ -1,0 +1,155 @@
+"""Network, tasks and preprocessing as one thing on disk: images to labelled predictions.
+
+A model folder holds ``model.json`` and ``weights.safetensors``: data only, no code. N images, K classes.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from fmtl.catalogue.photos import ImageError, PhotoFile
+from fmtl.dataset import images
+from fmtl.errors import DataError
+from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
+from fmtl.model import backbones
+from fmtl.model.execution import Execution
+from fmtl.model.network import MultiTaskNet
+from fmtl.storage import durable
+from fmtl.tasks import Task, Tasks
+
+FORMAT, VERSION = "fmtl-model", 2
+DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+OK = "ok"
+
+Photo = PhotoFile | bytes | ImageError  # where it lies, its content, or why there is none
+
+
+def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, preprocess: Preprocess) -> None:
+    """Write a model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    durable.write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "backbone": backbone,
+        "tasks": tasks.to_json(),
+        "preprocess": preprocess.to_json(),
+        "execution": replace(net.execution, compile=False).to_json(),
+        "weights_sha256": durable.sha256(folder / WEIGHTS),
+    }
+    durable.write_json(folder / DESCRIPTION, description)
+
+
+@dataclass
+class Predictor:
+    """Labels images as training-time evaluation would."""
+
+    net: MultiTaskNet
+    tasks: Tasks
+    preprocess: Preprocess
+    device: torch.device
+
+    @torch.no_grad()
+    def probs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Class probabilities ``(N, K)`` float32 by task name, of ``(N, stored_px, stored_px, 3)`` uint8."""
+        batch = prepare_for_network(as_images(pixels), self.preprocess)
+        logits = self.net(batch.to(self.device))
+        return {name: scores.softmax(dim=1).cpu().numpy() for name, scores in logits.items()}
+
+    def decode(self, photo: Photo) -> np.ndarray:
+        """``(stored_px, stored_px, 3)`` uint8; ImageError where it is none."""
+        if isinstance(photo, ImageError):
+            raise photo
+        content = photo.read() if isinstance(photo, PhotoFile) else photo
+        p = self.preprocess
+        return images.decode(content, px=p.stored_px, fit=p.fit, background=p.background)
+
+    def predict(self, photos: Sequence[Photo], *, top_k: int = 1, batch_size: int = 32) -> pd.DataFrame:
+        """A row per photo, in order, as a predictions table without its ``image`` column.
+
+        One that can't be decoded, or is an ImageError already, gets its reason as ``status`` and no labels.
+        """
+        parts = list(self.predict_batches(photos, top_k=top_k, batch_size=batch_size))
+        return pd.concat(parts, ignore_index=True) if parts else self._table([], {}, top_k)
+
+    def predict_batches(self, photos: Sequence[Photo], *, top_k: int, batch_size: int) -> Iterator[pd.DataFrame]:
+        """``predict``, one table per batch, in constant memory. Each photo is looked up and read once."""
+        for start in range(0, len(photos), batch_size):
+            status, decoded = [], []
+            with images.quiet():
+                for photo in photos[start : start + batch_size]:
+                    try:
+                        decoded.append(self.decode(photo))
+                        status.append(OK)
+                    except ImageError as error:
+                        status.append(str(error.reason))
+            yield self._table(status, self.probs(np.stack(decoded)) if decoded else {}, top_k)
+
+    def _table(self, status: list[str], probs: Mapping[str, np.ndarray], top_k: int) -> pd.DataFrame:
+        good = np.flatnonzero(np.array(status) == OK)
+        table = pd.DataFrame({"status": pd.Series(status, dtype=object)})
+        columns = {"status": table["status"]}
+        for task in self.tasks:
+            empty = np.empty((0, task.num_classes), np.float32)
+            for name, values in top_labels(task, probs.get(task.name, empty), top_k).items():
+                column = pd.Series(np.nan if name.endswith("confidence") else None, index=table.index, dtype=object)
+                column.iloc[good] = values
+                columns[name] = column.astype(float) if name.endswith("confidence") else column
+        return pd.DataFrame(columns)
+
+
+def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]:
+    """Columns of a predictions table for one task: label and confidence, best first.
+
+    Args:
+        probs: ``(N, K)``.
+        top_k: Labels per image; a task with fewer classes gives those it has.
+    """
+    order = np.argsort(-probs, axis=1, kind="stable")
+    columns = {}
+    for k in range(min(top_k, task.num_classes)):
+        name = task.slug if k == 0 else f"{task.slug}/{k + 1}"
+        columns[name] = [task.classes[i] for i in order[:, k]]
+        columns[f"{name}/confidence"] = np.take_along_axis(probs, order[:, k : k + 1], axis=1)[:, 0].tolist()
+    return columns
+
+
+def load(folder: Path, device: torch.device | None = None, precision: str | None = None) -> Predictor:
+    """Read a model folder.
+
+    Args:
+        precision: One of ``Execution``; None for the one that the model was trained and tested in.
+
+    Raises:
+        DataError: It is none, of another version, or its files do not belong together.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        known = description["format"] == FORMAT and description["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"model {folder}: not a model of fmtl (no readable {DESCRIPTION})") from error
+    if not known:
+        raise DataError(f"model {folder}: expected {FORMAT} version {VERSION}")
+    weights = folder / WEIGHTS
+    if not weights.is_file() or durable.sha256(weights) != description["weights_sha256"]:
+        raise DataError(f"model {folder}: {WEIGHTS} is missing or not the one that {DESCRIPTION} names")
+    tasks = Tasks.from_json(description["tasks"])
+    preprocess = Preprocess.from_json(description["preprocess"])
+    net = backbones.build(description["backbone"], tasks.num_classes, weights="none", px=preprocess.px)
+    try:
+        net.load_state_dict(load_file(weights))
+    except (RuntimeError, SafetensorError) as error:
+        raise DataError(f"model {folder}: {WEIGHTS} does not fit {description['backbone']}: {error}") from error
+    device = device or torch.device("cpu")
+    execution = Execution(**description["execution"])
+    net.eval().run_on(device, replace(execution, precision=precision or execution.precision))
+    return Predictor(net, tasks, preprocess, device)

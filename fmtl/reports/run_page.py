@@ -1,0 +1,142 @@
+"""The files of a train run's page: numbers always, and a picture beside each where pictures are wanted."""
+
+import contextlib
+import gc
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fmtl import metric_names
+from fmtl.evaluation import calibration, curves
+from fmtl.metric_names import EPOCH, SCORES
+from fmtl.model.predictor import top_labels
+from fmtl.reports import plots
+from fmtl.storage import durable, tables
+from fmtl.tasks import IGNORE_INDEX, Task, Tasks
+from fmtl.training import metrics
+from fmtl.training.engine import Evaluation
+from fmtl.training.run import TrainResult
+
+SHOWN = {"f1": "F1"}  # names of scores that people write otherwise
+
+
+def write(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) -> list[Path]:
+    """Write everything that the run page shows besides checkpoints, gallery and model.
+
+    Args:
+        rows: ``id`` and ``path`` of the test images, in the loader's order.
+        draw: PNGs as well.
+
+    Returns:
+        The PNGs, those of the whole run first.
+    """
+    tasks = result.tasks
+    durable.write_json(folder / "tasks.json", tasks.to_json())
+    durable.write_text(folder / "plots" / "history.csv", tables.to_csv(pd.DataFrame(result.history)))
+    numbers = {task.name: _numbers(result.test, task) for task in tasks}
+    for task in tasks:
+        _write_numbers(folder, task, numbers[task.name])
+    table = predictions_table(result.test, tasks, rows)
+    with durable.replacing(folder / "predictions" / "test.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
+    pictures = []
+    with _young_garbage():
+        for name, figure in _figures(result, numbers) if draw else ():
+            plots.save(folder / name, figure)
+            pictures.append(folder / name)
+    return pictures
+
+
+@contextlib.contextmanager
+def _young_garbage() -> Iterator[None]:
+    """Collect only what is made inside.
+
+    Figures hold themselves in cycles, so that drawing sets off collections, which would go through all objects of torch
+    and MLflow each time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
+    """What there is to know of a task, by kind of file."""
+    counts, probs, targets = test.confusion[task.name], test.probs[task.name], test.targets[task.name]
+    per_class = metrics.per_class(counts)
+    per_class.insert(0, "class", list(task.classes))
+    return {
+        "confusion": counts,
+        "per_class": per_class,
+        "roc": curves.roc(probs, targets, task.classes),
+        "precision_recall": curves.precision_recall(probs, targets, task.classes),
+        "reliability": calibration.calibration(probs, targets),
+    }
+
+
+def _write_numbers(folder: Path, task: Task, numbers: Mapping[str, Any]) -> None:
+    counts, classes = numbers["confusion"], list(task.classes)
+    durable.write_json(folder / "confusion" / f"{task.slug}.json", {"classes": classes, "counts": counts.tolist()})
+    largest = metrics.largest_confusions(counts, classes)
+    durable.write_text(folder / "confusion" / f"{task.slug}.csv", tables.to_csv(largest))
+    durable.write_text(folder / "per_class" / f"{task.slug}.csv", tables.to_csv(numbers["per_class"]))
+    for kind in ("roc", "precision_recall", "reliability"):
+        durable.write_json(folder / kind / f"{task.slug}.json", numbers[kind])
+
+
+def _figures(result: TrainResult, numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
+    """File name and picture: lines over epochs, then five of each task."""
+    history = result.history
+    for name, (wanted, title, unit) in _lines(result).items():
+        series = {shown: [row.get(metric, math.nan) for row in history] for metric, shown in wanted.items()}
+        epochs = [row[EPOCH] for row in history]
+        figure = plots.curves(series, epochs=epochs, best_epoch=result.best_epoch, title=title, unit=unit)
+        yield f"plots/{name}.png", figure
+    for task in result.tasks:
+        found, title = numbers[task.name], f"{task.name}, test"
+        yield f"confusion/{task.slug}.png", plots.confusion(found["confusion"], task.classes, title=title)
+        yield f"per_class/{task.slug}.png", plots.per_class(found["per_class"], title=title)
+        yield f"roc/{task.slug}.png", plots.roc(found["roc"], title=title)
+        figure = plots.precision_recall(found["precision_recall"], title=title)
+        yield f"precision_recall/{task.slug}.png", figure
+        yield f"reliability/{task.slug}.png", plots.reliability(found["reliability"], title=title)
+
+
+def _lines(result: TrainResult) -> dict[str, tuple[dict[str, str], str, str]]:
+    """By file name: shown names by metric, title, unit."""
+    tasks = result.tasks
+    return {
+        "averages": (
+            {metric_names.score("val", None, name): SHOWN.get(name, name) for name in SCORES},
+            "Validation, mean over tasks (F1, precision, recall: macro)",
+            "score",
+        ),
+        "loss": ({metric_names.loss(split): split for split in ("train", "val")}, "Loss, sum over tasks", "loss"),
+        "task_losses": ({metric_names.loss("val", t): t.name for t in tasks}, "Validation loss by task", "loss"),
+        "task_f1": (
+            {metric_names.score("val", t, "f1"): t.name for t in tasks},
+            "Validation macro-F1 by task",
+            "score",
+        ),
+        "learning_rates": (
+            metric_names.rate_groups(result.history[-1]),
+            "Learning rate at the end of each epoch",
+            "learning rate",
+        ),
+    }
+
+
+def predictions_table(evaluation: Evaluation, tasks: Tasks, rows: pd.DataFrame) -> pd.DataFrame:
+    """Labels, confidences, true labels and all probabilities per image; the target is None where unknown."""
+    columns = {"id": rows["id"].to_numpy(), "path": rows["path"].to_numpy()}
+    for task in tasks:
+        columns |= top_labels(task, evaluation.probs[task.name])
+        targets = evaluation.targets[task.name]
+        columns[f"{task.slug}/target"] = [None if t == IGNORE_INDEX else task.classes[t] for t in targets]
+        columns[f"{task.slug}/probs"] = list(evaluation.probs[task.name])
+    return pd.DataFrame(columns)

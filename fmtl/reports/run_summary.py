@@ -1,0 +1,165 @@
+"""A train run in ten lines: what it is, how good, what is wrong with it, and how to go on."""
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fmtl.dataset.prepared import PreparedDataset
+from fmtl.evaluation import baselines
+from fmtl.metric_names import VAL_LOSS
+from fmtl.reports.error_gallery import Gallery
+from fmtl.reports.plots.style import one_line, shortened
+from fmtl.storage.tables import number_text
+from fmtl.tasks import AVERAGE
+from fmtl.training import metrics
+from fmtl.training.run import TrainResult
+
+MAX_TASKS = 12  # in the table
+MAX_NAME, MAX_NAMES = 48, 6  # characters of a name, names in a list
+
+
+def of_training(
+    dataset: PreparedDataset,
+    settings: Mapping[str, Any],
+    result: TrainResult,
+    errors: Gallery | None,
+    *,
+    command: str,
+    run_id: str,
+) -> str:
+    """Markdown for the top of the run's page.
+
+    Args:
+        settings: Of the run, by name.
+        command: Repeats the run.
+    """
+    counts, source = dataset.manifest["counts"]["splits"], dataset.manifest["source"]["table"]
+    majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
+    without_photo = {
+        "most frequent class": [majority[task.name] for task in dataset.tasks],
+        "best look-up": [np.nanmax([*column, -math.inf]) for column in lookup.T],
+    }
+    faults = _faults(result)
+    if errors is not None and len(errors.suspects):
+        faults.append(f"{len(errors.suspects)} labels are doubtful (gallery/gallery.html)")
+    return "\n\n".join(
+        [
+            f"{_what(settings)}, trained on {counts['train']} photos of {_code(source)}.",
+            _how_good(result),
+            _table(result, without_photo),
+            _wrong(faults),
+            f"Repeat it: {_code(command)}  \nRegister it: `fmtl register --run {run_id}`  \n"
+            f"Use it: `fmtl predict --model {run_id} --images FOLDER`",
+        ]
+    )
+
+
+def of_loaders(settings: Mapping[str, Any], result: TrainResult) -> str:
+    """The note of a run on loaders that a notebook brought."""
+    return "\n\n".join(
+        [
+            f"{_what(settings)}, trained in a notebook on loaders of its own.",
+            _how_good(result),
+            _table(result, {}),
+            _wrong(_faults(result)),
+        ]
+    )
+
+
+def _what(settings: Mapping[str, Any]) -> str:
+    return (
+        f"**{_text(settings['backbone'])}**, {settings['mode']}, weights {_code(settings['weights'])}, "
+        f"{settings['px']} px"
+    )
+
+
+def _how_good(result: TrainResult) -> str:
+    num_images = len(next(iter(result.test.targets.values())))
+    average = result.test.scores[AVERAGE]
+    return (
+        f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)}: "
+        f"average accuracy **{average['accuracy']:.3f}**, average macro-F1 **{average['f1']:.3f}**, "
+        f"{_text(averaged(result), most=400)}."
+    )
+
+
+def _wrong(faults: Sequence[str]) -> str:
+    return "What is wrong with it: " + "; ".join(faults or ["no test label says"]) + "."
+
+
+def averaged(result: TrainResult) -> str:
+    """Which tasks the averages speak for."""
+    scores = result.test.scores
+    without = [task.name for task in result.tasks if math.isnan(scores[task.name]["f1"])]
+    shown = [*without[:MAX_NAMES], *([f"and {len(without) - MAX_NAMES} more"] if len(without) > MAX_NAMES else [])]
+    left_out = f" (without any test label: {', '.join(shown)})" if without else ""
+    return f"mean over {len(result.tasks) - len(without)} tasks{left_out}"
+
+
+def _text(text: str, most: int = MAX_NAME) -> str:
+    """A catalogue's words, as themselves: neither HTML nor Markdown."""
+    text = html.escape(shortened(one_line(text), most), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
+
+
+def _code(text: str) -> str:
+    """As code, between more backticks than it has in a row."""
+    text = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
+
+
+def _table(result: TrainResult, others: Mapping[str, Sequence[float]]) -> str:
+    """Scores, and accuracies to hold them against, by heading and task; not finite where there is none."""
+    heads = ["attribute", "classes", "accuracy", *others, "macro-F1"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    tasks, scores = result.tasks, result.test.scores
+    for t, task in enumerate(tasks[:MAX_TASKS]):
+        found = scores[task.name]
+        numbers = [found["accuracy"], *(values[t] for values in others.values()), found["f1"]]
+        shown = [number_text(number, 3) for number in numbers]
+        lines.append(f"| {_text(task.name)} | {task.num_classes} | {' | '.join(shown)} |")
+    if len(tasks) > MAX_TASKS:
+        lines.append(f"\nand {len(tasks) - MAX_TASKS} more attributes")
+    return "\n".join(lines)
+
+
+def _faults(result: TrainResult) -> list[str]:
+    found, scores = [], result.test.scores
+    measured = [task.name for task in result.tasks if not math.isnan(scores[task.name]["f1"])]
+    if measured:
+        weakest = min(measured, key=lambda name: scores[name]["f1"])
+        found.append(f"weakest attribute {_text(weakest)} (macro-F1 {scores[weakest]['f1']:.3f})")
+    never = _never_right(result)
+    if never:
+        found.append(f"{never} classes with test photos are never named right")
+    worst = _worst_confusion(result)
+    if worst:
+        found.append(worst)
+    if result.best_epoch == len(result.history):
+        found.append("the last epoch was the best, so more epochs may help")
+    elif result.history[-1][VAL_LOSS] > 1.1 * result.best[VAL_LOSS]:
+        found.append(f"validation loss rose after epoch {result.best_epoch}: it overfits from there on")
+    return found
+
+
+def _never_right(result: TrainResult) -> int:
+    counts = [result.test.confusion[task.name] for task in result.tasks]
+    return int(sum(((np.diag(c) == 0) & (c.sum(axis=1) > 0)).sum() for c in counts))
+
+
+def _worst_confusion(result: TrainResult) -> str:
+    firsts = [
+        (task.name, metrics.largest_confusions(result.test.confusion[task.name], task.classes).head(1))
+        for task in result.tasks
+    ]
+    rows = [(name, table.iloc[0]) for name, table in firsts if len(table)]
+    if not rows:
+        return ""
+    name, row = max(rows, key=lambda item: item[1]["images"])
+    target, prediction = _text(row["target"]), _text(row["prediction"])
+    return f"most frequent confusion: {_text(name)} '{target}' taken for '{prediction}' ({row['images']} photos)"

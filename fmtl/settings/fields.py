@@ -1,0 +1,33 @@
+"""What all settings share: their base, the kinds of their values, and the way to plans."""
+
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+P = TypeVar("P")
+
+
+def _split_list(value: Any) -> Any:
+    """'a, b' to ('a', 'b'): lists are typed with commas on the command line."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Px = Annotated[int, Field(ge=16, le=2048)]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def by_name(kind: type[P], settings: Settings, **known: Any) -> P:
+    """A plan whose fields are settings of the same name, but for those that are known otherwise."""
+    names = [field.name for field in fields(kind) if field.name not in known]  # type: ignore[arg-type]
+    return kind(**{name: getattr(settings, name) for name in names}, **known)

@@ -1,0 +1,135 @@
+"""Settings of every command: names, defaults, units and ranges. Nothing heavy is imported before ``resolve``."""
+
+import re
+import warnings
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from fmtl.metric_names import CHOSEN_BY
+from fmtl.settings.fields import Device, Fraction, ModelName, Names, Px, Seed, Settings, by_name
+from fmtl.settings.train import TrainSettings
+
+if TYPE_CHECKING:
+    from fmtl.dataset.build import PreparePlan
+
+__all__ = [
+    "CompareSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "Settings",
+    "TrainSettings",
+]  # fmt: skip
+
+DEFAULT_MODEL_NAME = "fashion-attributes"
+DEFAULT_ALIAS = "champion"
+
+
+class PrepareSettings(Settings):
+    """Settings of ``prepare``."""
+
+    table: str = Field(description="Product table: CSV, Parquet, folder of Parquet files; or 'sample': draw one.")
+    images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
+    image_col: str | None = Field(None, description="Column of image paths below the image folder [default: found].")
+    id_col: str | None = Field(None, description="Column of product ids [default: id or product id, else image path].")
+    image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
+    label_cols: Names = Field((), description="Label columns, comma list [default: all that are suitable].")
+    preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
+    missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
+    encoding: str | None = Field(None, description="Of a CSV [default: UTF-8, or UTF-16 by its mark].")
+    quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
+    casefold: bool = Field(False, description="Labels that differ only by case are one class.")
+    rare: Literal["train_only", "other", "drop"] = Field(
+        "train_only", description="Rare classes: all in train; one class 'other'; or no label."
+    )
+    min_class_images: int = Field(3, ge=1, description="A class with fewer distinct images is rare.")
+    group_col: str | None = Field(None, description="Rows that share this column's value stay in one split.")
+    group_near_duplicates: bool = Field(False, description="Images that look the same stay in one split.")
+    split_col: str | None = Field(None, description="Column that says train, val or test [default: drawn].")
+    checksum_col: str | None = Field(None, description="Column of md5, sha1 or sha256 that an image file must have.")
+    out: str = Field("data/prepared", description="Folder of the prepared dataset.")
+    reuse: bool = Field(True, description="Images in the dataset at out that have not changed are not decoded again.")
+    workers: int | None = Field(None, ge=1, le=1024, description="Decoding processes [default: one per processor].")
+    px: Px = Field(256, description="Side of the stored square, pixels.")
+    fit: Literal["pad", "crop", "stretch"] = Field("pad", description="How an image becomes square.")
+    background: str = Field("#ffffff", pattern=r"^#[0-9a-fA-F]{6}$", description="Fill behind padding and alpha.")
+    val_fraction: Fraction = Field(0.15, description="Share of the images in val.")
+    test_fraction: Fraction = Field(0.15, description="Share of the images in test.")
+    max_reject_fraction: float = Field(0.5, ge=0, le=1, description="Above this share of rejected rows: fail.")
+    seed: Seed = Field(0, description="Seed of the split (and of the sample's drawing).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PrepareSettings":
+        if len(set(self.label_cols)) < len(self.label_cols):
+            raise ValueError(f"label_cols: a column is named twice in {', '.join(self.label_cols)}")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction + test_fraction: expected a sum below 1, nothing is left for training")
+        if self.image_col and self.image_template:
+            raise ValueError("image_col, image_template: give one of them, not both")
+        return self
+
+    def resolve(self) -> "PreparePlan":
+        """What is done, as the code that does it takes it."""
+        from fmtl.dataset.build import PreparePlan
+
+        return by_name(PreparePlan, self)
+
+
+with warnings.catch_warnings():
+    # pydantic warns that 'register' hides abc.ABCMeta.register, which no one calls on settings.
+    warnings.filterwarnings("ignore", message='Field name "register"')
+
+    class CompareSettings(Settings):
+        """Settings of ``compare``."""
+
+        experiment: str | None = Field(None, description="MLflow experiment [default: every one that has train runs].")
+        metric: str = Field(CHOSEN_BY, description="Metric to rank by; one that ends in 'loss' ranks upwards.")
+        data: str | None = Field(None, description="Only runs on this dataset: a folder or (the start of) a digest.")
+        top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
+        out: str = Field("leaderboard", description="Folder of the leaderboard files.")
+        register: ModelName | None = Field(None, description="Register the best under this model name.")
+
+
+class RegisterSettings(Settings):
+    """Settings of ``register``."""
+
+    run: str = Field("best", description="Id of a train run, or 'best'.")
+    name: ModelName = Field(DEFAULT_MODEL_NAME, description="Registered model.")
+    alias: str = Field(
+        DEFAULT_ALIAS,
+        pattern=r"^[A-Za-z_-][A-Za-z0-9_-]{0,100}$",
+        description="Alias that moves to the version.",
+    )
+    experiment: str | None = Field(None, description="Where 'best' looks [default: every one that has train runs].")
+    metric: str = Field(CHOSEN_BY, description="What 'best' ranks by.")
+
+    @field_validator("alias")
+    @classmethod
+    def _not_reserved(cls, alias: str) -> str:
+        if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
+            raise ValueError("a name that MLflow does not reserve (it has 'latest' and 'v1', 'v2', ...)")
+        return alias
+
+
+class PredictSettings(Settings):
+    """Settings of ``predict``."""
+
+    model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, or a model folder.")
+    images: str = Field(
+        description="Image files (comma list), a folder (read recursively in sorted order), or a CSV or Parquet table."
+    )
+    image_col: str | None = Field(None, description="The table's image column [default: found].")
+    out: str = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
+    top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")
+
+
+class MainSettings(Settings):
+    """Settings of ``main``."""
+
+    backbone: str = Field("tf_efficientnet_lite0", description="Backbone of both runs.")
+    weights: str = Field("bundled", description="As in train.")
+    epochs: int = Field(14, ge=1, description="Epochs of both runs.")
+    px: Px = Field(128, description="Side of the network's input.")
+    data: str = Field("data/sample", description="Folder for the prepared sample.")
+    out: str = Field("leaderboard", description="Folder of the leaderboard files.")
+    seed: Seed = Field(0, description="Seed of everything.")

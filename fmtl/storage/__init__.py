@@ -1,0 +1,1 @@
+"""What is written to disk: lasting files, tables of text, and caches that may be lost."""

@@ -1,0 +1,37 @@
+"""What can be made again: kept where there is room, and as good as none where it is damaged."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+DAMAGE = (OSError, ValueError, KeyError, TypeError)  # what a reader raises of a file that is not whole
+
+
+def cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/fmtl``, else ``~/.cache/fmtl``."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "fmtl"
+
+
+def recall(read: Callable[[], T | None], *damage: type[Exception]) -> T | None:
+    """What ``read`` finds; None where there is nothing, or nothing whole.
+
+    Args:
+        damage: Further errors that a damaged file raises.
+    """
+    try:
+        return read()
+    except (*DAMAGE, *damage):
+        return None
+
+
+def prune(folder: Path, pattern: str, most_bytes: int) -> None:
+    """Remove the files that were used longest ago, until the others take at most so many bytes; never the last used."""
+    files = sorted(folder.glob(pattern), key=lambda f: f.stat().st_mtime, reverse=True)
+    total = 0
+    for file in files:
+        total += file.stat().st_size
+        if total > most_bytes and file != files[0]:
+            file.unlink(missing_ok=True)

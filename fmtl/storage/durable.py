@@ -1,0 +1,177 @@
+"""Every lasting write: a temporary file beside the target, fsync, rename, fsync of the folder.
+
+A file's name holds its old content or its new one at any instant; a folder's never half of either.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fmtl.errors import EnvironmentFault
+
+log = logging.getLogger(__name__)
+
+TEMPORARY_PREFIX = ".tmp-"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on a clean exit it takes the place of ``path``.
+
+    Args:
+        sync: Wait for the disk, so that the file outlives a power cut. Without it, whoever reads the file must
+            verify it.
+
+    Raises:
+        EnvironmentFault: The disk is full or not writable; ``path`` is untouched.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        with _faults_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if sync:
+                _fsync(temporary)
+            temporary.replace(path)
+            if sync:
+                _fsync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write as readable JSON. NaN is refused: an undefined number is written as None."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Only one process at a time gets past this for one ``target``; the others wait, and are told so."""
+    path = beside(target, "lock")
+    with _faults_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("%s: another process is writing it; waiting", target)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def beside(target: Path, what: str) -> Path:
+    """A hidden neighbour of ``target`` that belongs to its making."""
+    target = target.resolve()
+    return target.with_name(f".{target.name}.{what}")
+
+
+@contextlib.contextmanager
+def publishing(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder``; on a clean exit it takes its place as a whole.
+
+    Of an older folder there, the moment between two renames shows neither; what is killed in it is undone or
+    finished by ``recover``. Call it with the lock held where two processes may publish the same folder.
+
+    Raises:
+        EnvironmentFault: The disk is full or not writable; ``folder`` is untouched.
+    """
+    folder = folder.resolve()  # through a symbolic link, which stays as it is
+    temporary = beside(folder, "new")
+    with _faults_named(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+    try:
+        with _faults_named(folder, full_only=True):  # the caller may read as well as write
+            yield temporary
+        with _faults_named(folder):
+            for path in sorted(temporary.rglob("*")):
+                _fsync(path)
+            _fsync(temporary)
+            _swap(temporary, folder)
+            _fsync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put right what a killed ``publishing`` left: the older folder comes back if nothing took its place."""
+    old = beside(folder, "old")
+    with _faults_named(folder):
+        if old.exists() and not folder.exists():
+            old.rename(folder.resolve())
+        for leftover in (old, beside(folder, "new")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        shutil.copyfile(source, target)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _swap(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.rename(target)
+        return
+    old = beside(target, "old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _faults_named(path: Path, *, full_only: bool = False) -> Iterator[None]:
+    """Turn system errors, or only that of a full disk, into the user's view of a failed write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise EnvironmentFault(f"{path}: the disk is full; free some space and run again") from error
+        if full_only:
+            raise
+        raise EnvironmentFault(f"{path}: can't be written ({error.strerror or error}); choose another place") from error

@@ -1,0 +1,91 @@
+"""The logged model: a pyfunc from code and safetensors, and the way back to its model folder."""
+
+import base64
+import importlib.metadata
+import io
+import tempfile
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from PIL import Image
+
+import fmtl
+from fmtl.errors import DataError
+from fmtl.loading.preprocess import Preprocess
+from fmtl.model import predictor
+from fmtl.model.network import MultiTaskNet
+from fmtl.tasks import Tasks
+from fmtl.tracking import store
+
+MODEL_NAME = "model"
+ARTIFACT = "fmtl_model"  # the model folder inside the logged model
+REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "simplejpeg", "safetensors", "numpy")
+_CODE = Path(__file__).with_name("pyfunc_model.py")
+
+
+def log_model(
+    net: MultiTaskNet,
+    *,
+    backbone: str,
+    tasks: Tasks,
+    preprocess: Preprocess,
+    epoch: int,
+) -> str:
+    """Log the network to the active run as the model ``model``. Returns its model id."""
+    with tempfile.TemporaryDirectory(prefix="fmtl-model-") as temporary:
+        folder = Path(temporary) / ARTIFACT
+        predictor.save(folder, net, backbone=backbone, tasks=tasks, preprocess=preprocess)
+        info = mlflow.pyfunc.log_model(
+            name=MODEL_NAME,
+            python_model=str(_CODE),
+            artifacts={ARTIFACT: str(folder)},
+            code_paths=[str(Path(fmtl.__file__).parent)],
+            signature=_signature(tasks),
+            input_example=pd.DataFrame({"image": [_grey_image()]}),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            step=epoch,
+        )
+    return info.model_id
+
+
+def model_folder(uri: str) -> Path:
+    """A local copy of the model folder inside a logged model; a folder of this machine is taken as it is.
+
+    Args:
+        uri: ``models:/...``, ``runs:/...`` or a path.
+
+    Raises:
+        DataError: There is no such model, or it was not made by fmtl.
+    """
+    try:
+        folder = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+    except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code not in store.NOT_FOUND:
+            raise store.fault(error) from error
+        message = getattr(error, "message", str(error))
+        raise DataError(f"model '{uri}': not found in {mlflow.get_tracking_uri()} ({message})") from error
+    for candidate in (folder, folder / "artifacts" / ARTIFACT):
+        if (candidate / predictor.DESCRIPTION).is_file():
+            return candidate
+    raise DataError(f"model '{uri}': not a model of fmtl; loading a stranger's model would run its code")
+
+
+def _signature(tasks: Tasks) -> ModelSignature:
+    outputs = [ColSpec("string", "image"), ColSpec("string", "status")]
+    for task in tasks:
+        outputs += [ColSpec("string", task.slug), ColSpec("double", f"{task.slug}/confidence")]
+    return ModelSignature(
+        Schema([ColSpec("string", "image", required=False), ColSpec("binary", "image_bytes", required=False)]),
+        Schema(outputs),
+        ParamSchema([ParamSpec("top_k", "long", 1)]),
+    )
+
+
+def _grey_image() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "grey").save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,86 @@
+"""The epochs of a training that are done, across its stages: which was the best, and whether more are worth it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fmtl import metric_names
+from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
+from fmtl.tasks import Tasks
+from fmtl.training.engine import EpochResult, Evaluation
+
+Row = dict[str, Any]  # metrics of an epoch by name, and its number
+
+
+class History:
+    """Metrics of the epochs done so far.
+
+    A training may have several stages, each with an optimizer of its own, and may have been interrupted in any of them.
+    So a row's place in ``rows`` is its epoch across all stages, ``start`` and ``end`` are the bounds of the stage at
+    hand, and what an earlier process did is told apart only for the estimate of the time that is left.
+
+    Args:
+        num_epochs: Of all stages.
+        rows: Of an earlier attempt.
+    """
+
+    def __init__(self, num_epochs: int, rows: Sequence[Mapping[str, Any]] = ()):
+        self.rows: list[Row] = [dict(row) for row in rows]
+        self.num_epochs = num_epochs
+        self.start = self.end = 0
+        self._begun, self._since = time.monotonic(), len(self.rows)
+
+    def begin_stage(self, epochs: int) -> range:
+        """Enter a stage of so many epochs. Returns those that are still to do, counted across stages."""
+        self.start, self.end = self.end, self.end + epochs
+        return range(max(self.start, len(self.rows)) + 1, self.end + 1)
+
+    @property
+    def is_in_stage(self) -> bool:
+        """Whether an epoch of the stage at hand is done: then what was saved last belongs to it."""
+        return len(self.rows) > self.start
+
+    def add(self, row: Row) -> bool:
+        """Returns whether it is the best so far: the one with the lowest validation loss."""
+        is_best = all(row[VAL_LOSS] < earlier[VAL_LOSS] for earlier in self.rows)
+        self.rows.append(row)
+        return is_best
+
+    @property
+    def best(self) -> Row:
+        return min(self.rows, key=lambda row: row[VAL_LOSS])
+
+    def is_over(self, patience: int) -> bool:
+        """Whether there was no lower validation loss in so many epochs of this stage; never with a patience of 0."""
+        if not patience or not self.rows:
+            return False
+        losses = [row[VAL_LOSS] for row in self.rows]
+        return len(losses) - max(self.start, losses.index(min(losses)) + 1) >= patience
+
+    @property
+    def seconds_left(self) -> float:
+        """For the epochs to come, at the pace of those that this process has trained; nan before the first."""
+        done = len(self.rows) - self._since
+        if not done:
+            return float("nan")
+        return (time.monotonic() - self._begun) / done * (self.num_epochs - len(self.rows))
+
+
+def epoch_metrics(result: EpochResult, tasks: Tasks) -> Row:
+    """Metrics of an epoch by name, and its number."""
+    return {
+        EPOCH: result.epoch,
+        TRAIN_LOSS: result.train_loss,
+        **split_metrics("val", result.val, tasks),
+        **metric_names.learning_rates(result.learning_rates),
+        "images_per_second": result.images_per_second,
+        "data_share": result.data_share,
+        "epoch_seconds": result.epoch_seconds,
+    }
+
+
+def split_metrics(split: str, found: Evaluation, tasks: Tasks) -> dict[str, float]:
+    """An evaluation's loss and scores by name."""
+    return metric_names.of_split(
+        split, total_loss=found.loss, task_losses=found.task_losses, scores=found.scores, tasks=tasks
+    )

@@ -1,0 +1,217 @@
+"""One training, epoch by epoch: who iterates over it logs, saves, draws and stops."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmtl.errors import DataError
+from fmtl.metric_names import BEST_EPOCH, EPOCH, VAL_LOSS, best
+from fmtl.model.network import MultiTaskNet
+from fmtl.tasks import IGNORE_INDEX, Tasks
+from fmtl.training import engine
+from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.engine import Evaluation, Loader
+from fmtl.training.history import History, Row, epoch_metrics, split_metrics
+from fmtl.training.optim import Recipe, Updater
+from fmtl.training.progress import Watch, time_left, unwatched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Some epochs of a training, with an optimizer and a schedule of their own.
+
+    Attributes:
+        net: What is trained: the training's network, or its heads alone on features.
+        train, val: Loaders of ``(images, targets)``, or of features instead of images.
+        recipe: How to train; its epochs are those of this stage.
+        frozen: The backbone stays as it is.
+    """
+
+    net: MultiTaskNet
+    train: Loader
+    val: Loader
+    recipe: Recipe
+    frozen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What one epoch gave. ``Training`` stands at its end until the next one is asked for.
+
+    Attributes:
+        epoch: From 1, across stages.
+        metrics: By name, ``epoch`` included.
+        val: Evaluation of the validation split.
+        is_best: No epoch before had as low a validation loss.
+        seconds_left: Estimate for the epochs to come; nan where there is none.
+        stopped_after: Epochs without a lower validation loss after which this stage ends here; 0 if it goes on.
+    """
+
+    epoch: int
+    metrics: Row
+    val: Evaluation
+    is_best: bool
+    seconds_left: float
+    stopped_after: int = 0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training; its network holds the best epoch's weights.
+
+    Attributes:
+        history: Metrics per epoch by name, ``epoch`` (from 1) included.
+        best: Those of the epoch with the lowest validation loss.
+        test: Evaluation of the test split by that epoch's weights.
+        tasks: In the order of the network's heads.
+    """
+
+    history: list[Row]
+    best: Row
+    test: Evaluation
+    tasks: Tasks
+
+    @property
+    def best_epoch(self) -> int:
+        return self.best[EPOCH]
+
+    @property
+    def final_metrics(self) -> dict[str, float]:
+        """What is logged once, at the end: ``best/...`` and ``test/...``."""
+        chosen = {best(name): value for name, value in self.best.items() if name.startswith("val/")}
+        return {BEST_EPOCH: self.best_epoch, **chosen, **split_metrics("test", self.test, self.tasks)}
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What it takes to go on with a training whose network holds its last weights again.
+
+    Attributes:
+        history: Metrics of the epochs done.
+        updater: State of what moves the weights.
+        best_weights: Of the best of those epochs.
+    """
+
+    history: Sequence[Mapping[str, Any]]
+    updater: Mapping[str, Any]
+    best_weights: Mapping[str, Tensor]
+
+
+class Training:
+    """Stages of epochs on one network.
+
+    Args:
+        net: The network, on its device.
+        tasks: In the order of the network's heads.
+        stages: One after the other.
+        loss: What is minimised.
+        resumed: Of an earlier attempt.
+    """
+
+    def __init__(
+        self,
+        net: MultiTaskNet,
+        tasks: Tasks,
+        stages: Sequence[Stage],
+        *,
+        loss: MultiTaskLoss,
+        device: torch.device,
+        resumed: Resumed | None = None,
+    ):
+        self.net, self.tasks, self.stages, self.device = net, tasks, stages, device
+        self.loss = loss.to(device)
+        self.history = History(sum(stage.recipe.epochs for stage in stages), resumed.history if resumed else ())
+        self._best_weights: Mapping[str, Tensor] = resumed.best_weights if resumed else {}
+        self._saved: Mapping[str, Any] | None = resumed.updater if resumed else None
+        self._updater: Updater | None = None
+        if self._saved is not None:
+            self.loss.load_state_dict(self._saved["loss"])
+
+    def epochs(self, watch: Watch = unwatched) -> Iterator[EpochRecord]:
+        """Train what is still to do, one epoch each time the next record is asked for.
+
+        Raises:
+            Diverged: The loss is not finite.
+            DataError: No validation image has a label.
+        """
+        for stage in self.stages:
+            to_do = self.history.begin_stage(stage.recipe.epochs)
+            if not self.history.is_in_stage:
+                self._saved = None  # what was saved last belongs to the stage before
+            if to_do and not self.history.is_over(stage.recipe.patience):
+                yield from self._train(stage, to_do, watch)
+
+    def _train(self, stage: Stage, epochs: range, watch: Watch) -> Iterator[EpochRecord]:
+        self.net.freeze_backbone(stage.frozen)
+        self._updater = updater = Updater(stage.net, self.loss, stage.recipe, num_batches=len(stage.train))
+        if self._saved is not None:
+            updater.load_state_dict(self._saved)
+        results = engine.fit(
+            stage.net,
+            stage.train,
+            stage.val,
+            recipe=stage.recipe,
+            updater=updater,
+            loss=self.loss,
+            device=self.device,
+            epochs=epochs,
+            watch=lambda loader, what: watch(loader, self._heading(what), self._so_far),
+        )
+        for result in results:
+            if all((targets == IGNORE_INDEX).all() for targets in result.val.targets.values()):
+                raise DataError(
+                    "no image has a label of any task, so that no epoch is better than another", where="validation"
+                )
+            row = epoch_metrics(result, self.tasks)
+            is_best = self.history.add(row)
+            if is_best:
+                self._best_weights = {k: v.detach().to("cpu", copy=True) for k, v in self.evaluated_weights.items()}
+            over = self.history.is_over(stage.recipe.patience)
+            yield EpochRecord(
+                epoch=result.epoch,
+                metrics=row,
+                val=result.val,
+                is_best=is_best,
+                seconds_left=self.history.seconds_left,
+                stopped_after=stage.recipe.patience if over else 0,
+            )
+            if over:
+                return
+
+    @property
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """What the last epoch was evaluated with: the weights, or their moving average where there is one."""
+        if self._updater is None:
+            return self.net.state_dict()
+        return self.net.state_dict() | self._updater.evaluated.state_dict()  # of heads alone only those
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What ``Resumed`` needs besides the best weights, as a checkpoint keeps it."""
+        if self._updater is None:
+            raise AssertionError("no epoch was trained: there is nothing to go on from")
+        return {"updater": self._updater.state_dict(), "history": self.history.rows}
+
+    def finish(self, test: Loader, watch: Watch = unwatched) -> TrainResult:
+        """Take the weights of the best epoch, and evaluate the test split once with them."""
+        self.net.load_state_dict(self._best_weights)
+        found = engine.evaluate(
+            self.net, test, loss=self.loss, device=self.device, watch=lambda loader, what: watch(loader, what, "")
+        )
+        return TrainResult(self.history.rows, self.history.best, found, self.tasks)
+
+    def _heading(self, what: str) -> str:
+        return f"{what}/{self.history.num_epochs}" if what.startswith("epoch") else what
+
+    @property
+    def _so_far(self) -> str:
+        """The losses so far and the time that is left, to stand behind a bar."""
+        if not self.history.rows:
+            return ""
+        last, lowest = self.history.rows[-1][VAL_LOSS], self.history.best[VAL_LOSS]
+        return ", ".join(
+            filter(None, (f"val loss {last:.3f} (best {lowest:.3f})", time_left(self.history.seconds_left)))
+        )

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from fmtl.errors import DataError
+from fmtl.loading.checked import Checked
+from fmtl.tasks import IGNORE_INDEX, make_tasks
+
+TASKS = make_tasks({"colour": ["red", "green", "blue"], "size": ["small", "large"]})
+IMAGES = torch.rand(4, 3, 8, 8)
+
+
+def batch(**changes):
+    targets = {"colour": torch.tensor([0, 1, 2, IGNORE_INDEX]), "size": torch.tensor([0, 1, 1, 0]), "more": None}
+    return IMAGES, targets | changes
+
+
+def test_a_batch_deep_in_the_loader_is_named_with_its_image():
+    loader = Checked("val", [batch(), batch(), batch(size=torch.tensor([0, 1, -1, 0]))], TASKS)
+    given = iter(loader)
+    assert len(loader) == 3 and next(given) and next(given)
+    with pytest.raises(DataError, match="val_loader, batch 3, image 3: size: target -1, expected 0 to 1, or -100"):
+        next(given)
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [torch.tensor([0, 1, 2, 2], dtype=dtype) for dtype in (torch.int8, torch.int16, torch.int32, torch.uint8)]
+    + [[0, 1, 2, 2], np.array([0, 1, 2, 2], np.int16)],
+    ids=str,
+)
+@pytest.mark.parametrize("images", [IMAGES.double(), IMAGES.half(), IMAGES.numpy()], ids=["double", "half", "numpy"])
+def test_every_kind_of_number_becomes_what_training_takes(colours, images):
+    ((given, targets),) = Checked("train", [(images, batch(colour=colours)[1])], TASKS)
+    assert given.dtype == torch.float32 and given.shape == IMAGES.shape
+    assert list(targets) == ["colour", "size"]
+    assert targets["colour"].dtype == torch.int64 and targets["colour"].tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([IMAGES], "expected .images, dict of targets., got list"),
+        (([[0.0]], {}), "expected a tensor of images, got list"),
+        ((IMAGES[0], {}), "expected images"),
+        (batch(colour=[torch.tensor([0, 1, 2, 2])]), "colour: expected .4,. class indices, got list"),
+        (batch(colour=["red", "red", "red", "red"]), "colour: expected .4,. class indices, got list"),
+        (batch(colour=torch.zeros(4)), "colour: expected .4,. class indices, got .4,. torch.float32"),
+        (batch(colour=torch.zeros(3, dtype=torch.int64)), "colour: expected .4,. class indices, got .3,."),
+    ],
+)
+def test_what_can_t_be_trained_on_is_named(given, message):
+    with pytest.raises(DataError, match=f"test_loader, batch 1: {message}"):
+        list(Checked("test", [given], TASKS))
+
+
+def test_a_loader_that_counts_epochs_is_told_them():
+    class Counting(list):
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    inner = Counting()
+    Checked("train", inner, TASKS).set_epoch(5)
+    Checked("train", [], TASKS).set_epoch(5)
+    assert inner.epoch == 5

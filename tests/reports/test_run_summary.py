@@ -1,0 +1,54 @@
+import math
+
+import mlflow
+import pytest
+
+from fmtl.commands.train import train
+from fmtl.reports import run_summary
+from fmtl.settings.train import TrainSettings
+from fmtl.tasks import make_tasks
+
+
+def test_a_command_names_what_differs_from_the_defaults():
+    defaults = TrainSettings().resolved().model_dump()
+    chosen = TrainSettings(backbone="resnet18", augment=False, data="my photos", task_weights="A=2,B=3").resolved()
+    command = run_summary.command(chosen.model_dump(), defaults)
+    assert command == "fmtl train --data 'my photos' --backbone resnet18 --task-weights A=2,B=3 --augment false"
+
+
+def test_averages_say_which_tasks_they_leave_out():
+    tasks = make_tasks({"a": ["x", "y"], "b": ["x", "y"]})
+    assert run_summary.averaged(tasks, {"test/a/f1": 0.5, "test/b/f1": 0.5}) == "mean over 2 tasks"
+    found = run_summary.averaged(tasks, {"test/a/f1": 0.5, "test/b/f1": math.nan})
+    assert found == "mean over 1 tasks (without any test label: b)"
+
+
+def test_names_are_neither_html_nor_markdown():
+    assert run_summary._text("<img src=x>|a_b*c`\nd") == "&lt;img src=x&gt;\\|a\\_b\\*c\\` d"
+    assert len(run_summary._text("x" * 500)) == run_summary.MAX_NAME
+    assert run_summary._code("a ``b` c") == "``` a ``b` c ```" and run_summary._code("plain") == "`plain`"
+
+
+def test_only_the_first_of_many_tasks_without_labels_are_named():
+    tasks = make_tasks({f"t{k}": ["x", "y"] for k in range(40)})
+    found = run_summary.averaged(tasks, {f"test/t{k}/f1": math.nan for k in range(40)})
+    assert "t5, and 34 more)" in found and "t6" not in found
+
+
+@pytest.mark.parametrize("epochs", [1])
+def test_the_note_says_how_good_what_is_wrong_and_how_to_go_on(store, dataset, epochs):
+    run_id = train(
+        TrainSettings(
+            data=str(dataset.folder), backbone="resnet18", weights="none", epochs=epochs, px=48, mode="baseline"
+        )
+    )
+    run = mlflow.get_run(run_id)
+    note, metrics = run.data.tags["mlflow.note.content"], run.data.metrics
+    assert len(note) < 5000
+    assert f"**{metrics['test/avg/f1']:.3f}**" in note
+    for task in dataset.tasks:
+        assert f"| {task.name} | {task.num_classes} | {metrics[f'test/{task.slug}/accuracy']:.3f} |" in note
+    assert "weakest attribute" in note and "labels are doubtful" in note and "more epochs may help" in note
+    (command,) = [line for line in note.splitlines() if line.startswith("Repeat it: ")]
+    assert "--mode baseline" in command and "--px 48" in command and "--resume" not in command
+    assert f"fmtl register --run {run_id}" in note and f"fmtl predict --model {run_id}" in note

@@ -1,0 +1,124 @@
+import pytest
+
+from fmtl.errors import UsageError
+from fmtl.settings.reading import Given, build, build_from_file, to_yaml
+from fmtl.settings.schema import PrepareSettings
+from fmtl.settings.train import TrainSettings
+
+
+def from_yaml(tmp_path, text, kind=TrainSettings, given=None):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    return build_from_file(kind, given or {}, path)
+
+
+def problems(tmp_path, text, kind=TrainSettings):
+    with pytest.raises(UsageError) as caught:
+        from_yaml(tmp_path, text, kind)
+    return str(caught.value)
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path):
+    (settings,) = from_yaml(tmp_path, "learning_rate: 1e-4\nepochs: 3\nfreeze: yes\naugment: false\n")
+    assert (settings.learning_rate, settings.epochs, settings.freeze, settings.augment) == (1e-4, 3, True, False)
+
+
+def test_text_stays_text(tmp_path):
+    (settings,) = from_yaml(tmp_path, "table: 010\nmissing: [no, 12:30, ~]\n", PrepareSettings)
+    assert settings.table == "010"
+    assert settings.missing == ("no", "12:30", "~")
+
+
+def test_all_problems_come_in_one_error_with_their_lines(tmp_path):
+    text = "# a recipe\nleraning_rate: 1\nepochs: many\nbatch_size: 0\nmode: tunned\nbackbone: {a: 1}\n"
+    message = problems(tmp_path, text)
+    assert "c.yaml line 2: unknown setting 'leraning_rate'; did you mean 'learning_rate'?" in message
+    assert "c.yaml line 3: epochs: expected a valid integer, got 'many'" in message
+    assert "c.yaml line 4: batch_size: expected greater than or equal to 2, got '0'" in message
+    assert "c.yaml line 5: mode: expected 'tuned' or 'baseline', got 'tunned'" in message
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "0", "1e9"])
+def test_a_rate_out_of_range_is_refused(tmp_path, value):
+    assert "line 1: learning_rate: expected" in problems(tmp_path, f"learning_rate: {value}\n")
+
+
+def test_a_repeated_key_is_an_error_that_names_both_lines(tmp_path):
+    message = problems(tmp_path, "epochs: 3\nmode: tuned\nepochs: 4\n")
+    assert "c.yaml line 3: 'epochs' is given twice, first on line 1" in message.replace("  ", " ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1\n", "line 2"),
+        ("- 1\n", "expected 'name: value' lines"),
+        ("epochs: !!python/object/apply:os.system [id]\n", "line 1: the tag .* is not allowed"),
+        ("a: &x 1\nb: *x\n", "line 2: an alias is not allowed"),
+        ("a: \x07\n", "special characters"),
+        ("variants: 3\n", "line 1: variants: expected a list of mappings"),
+    ],
+)
+def test_what_is_no_config_is_refused_with_the_line(tmp_path, text, message):
+    import re
+
+    assert re.search(message, problems(tmp_path, text))
+
+
+def test_variants_override_the_base_and_options_override_both(tmp_path):
+    text = "epochs: 5\npx: 64\nvariants:\n  - backbone: resnet50\n  - {backbone: vit_b_16, epochs: 9}\n"
+    settings = from_yaml(tmp_path, text, given={"px": Given("96", "--px")})
+    assert [(s.backbone, s.epochs, s.px) for s in settings] == [("resnet50", 5, 96), ("vit_b_16", 9, 96)]
+
+
+def test_problems_of_all_variants_and_of_the_form_come_together(tmp_path):
+    text = "epochs: 5\nepochs: 6\nvariants:\n  - mode: x\n  - {px: 1}\n  - lr: 1\n"
+    message = problems(tmp_path, text)
+    for part in ("'epochs' is given twice", "line 4: mode", "line 5: px", "line 6: unknown setting 'lr'"):
+        assert part in message
+
+
+def test_modes_are_the_notebooks():
+    tuned, baseline = (TrainSettings(mode=mode).with_mode() for mode in ("tuned", "baseline"))
+    assert (tuned.optimizer, tuned.weight_decay, tuned.backbone_lr_scale) == ("adamw", 1e-4, 0.1)
+    assert (tuned.schedule, tuned.clip_norm) == ("onecycle", 1.0)
+    assert (baseline.optimizer, baseline.weight_decay, baseline.backbone_lr_scale) == ("adam", 0.0, 1.0)
+    assert (baseline.schedule, baseline.clip_norm) == ("constant", 0.0)
+
+
+def test_what_is_given_wins_over_the_mode():
+    settings = TrainSettings(mode="baseline", clip_norm=0.5, weight_decay=0.1).with_mode()
+    assert (settings.clip_norm, settings.weight_decay, settings.schedule) == (0.5, 0.1, "constant")
+
+
+def test_settings_survive_their_own_yaml(tmp_path):
+    settings = TrainSettings(learning_rate=3e-5, px=96, mode="baseline", weights="none").with_mode()
+    assert from_yaml(tmp_path, to_yaml(settings.model_dump(mode="json"))) == [settings]
+
+
+def test_fractions_must_leave_something_for_training():
+    with pytest.raises(UsageError, match="a sum below 1"):
+        build(PrepareSettings, {"table": Given("t", "--table"), "val_fraction": Given("0.6", "--val-fraction"),
+                                "test_fraction": Given("0.4", "--test-fraction")})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"epochs": 3, "freeze_epochs": 3}, "freeze_epochs: expected fewer than the 3 epochs, got 3"),
+        ({"freeze": True, "freeze_epochs": 2}, "freeze, freeze_epochs: give one"),
+    ],
+)
+def test_frozen_epochs_that_leave_none_for_the_backbone_are_refused(chosen, message):
+    with pytest.raises(UsageError, match=message):
+        build(TrainSettings, {name: Given(value, name) for name, value in chosen.items()})
+
+
+def test_an_option_is_named_as_it_was_typed():
+    with pytest.raises(UsageError, match="--epochs: expected a valid integer, got 'x'"):
+        build(TrainSettings, {"epochs": Given("x", "--epochs")})
+
+
+def test_a_missing_requirement_is_named():
+    with pytest.raises(UsageError, match="table: required, not given"):
+        build(PrepareSettings, {})

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fmtl.errors import EnvironmentFault
+from fmtl.storage import durable
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
+    path = tmp_path / "x.txt"
+    durable.write_text(path, "old")
+    with pytest.raises(RuntimeError), durable.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_full_disk_is_an_environment_fault_and_keeps_the_old_file(tmp_path):
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from fmtl.storage import durable\n"
+        "from fmtl.errors import EnvironmentFault\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: durable.write_bytes(Path(sys.argv[1]), b'x' * 5000)\n"
+        "except EnvironmentFault as error: print(error)\n"
+    )
+    path = tmp_path / "x"
+    durable.write_bytes(path, b"old")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "disk is full" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(ValueError), durable.publishing(target) as folder:
+        (folder / "a").write_text("1")
+        raise ValueError
+    assert os.listdir(tmp_path) == []
+    for content in ("1", "2"):
+        with durable.publishing(target) as folder:
+            (folder / "a").write_text(content)
+        assert (target / "a").read_text() == content
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_place_that_cannot_be_written_is_an_environment_fault(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for target in (tmp_path / "file" / "sub", tmp_path.__class__("/proc/fmtl-test/x")):
+        with pytest.raises(EnvironmentFault, match="can't be written"):
+            durable.write_text(target, "x")
+        with pytest.raises(EnvironmentFault, match="can't be written"), durable.publishing(target):
+            raise AssertionError("work began")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_folder_behind_a_symbolic_link_is_replaced_there(tmp_path):
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    with durable.publishing(link) as folder:
+        (folder / "a").write_text("1")
+    assert link.is_symlink()
+    assert (real / "a").read_text() == "1"
+    assert os.listdir(tmp_path / "disk") == ["real"]
+
+
+def test_nan_is_refused_in_json(tmp_path):
+    with pytest.raises(ValueError):
+        durable.write_json(tmp_path / "x.json", {"f1": float("nan")})
