@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINIMUM := $(VENV)/minimum
 export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/cache
 export MPLCONFIGDIR := $(XDG_CACHE_HOME)/matplotlib
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
@@ -13,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo prepare train compare register predict ui test test-all lint format bench clean
+.PHONY: help setup lock demo prepare train compare register predict ui test test-all test-minimum lint docs format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
@@ -48,12 +49,28 @@ ui: setup ## browse the runs on http://127.0.0.1:5000
 test: setup ## the fast tests on all cores, about three minutes on two
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-test-all: setup ## every test; those on real photos need FMTL_REAL_DATA
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+test-all: setup ## every test, and what they cover; those on real photos need FMTL_REAL_DATA
+	$(BIN)/python -m pytest -m "slow or not slow" --cov=fmtl --cov-report=term:skip-covered $(ARGS)
 
-lint: setup ## check style
+test-minimum: $(MINIMUM)/.ready ## the fast tests with the lowest versions that are allowed, in an environment of their own
+	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+# With the oldest Python allowed: old versions have no wheels for newer ones.
+$(MINIMUM)/.ready: requirements-minimum.txt pyproject.toml
+	rm -rf $(MINIMUM)
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, this is {v}: make test-minimum PYTHON=python3.11")'
+	$(PYTHON) -m venv $(MINIMUM)
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -c requirements-minimum.txt -e '.[bundled,dev]'
+	touch $@
+
+lint: setup ## check style, types, and which wing imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: setup ## write the tables of settings in docs/ and MLproject
+	$(BIN)/python docs/generate.py
 
 format: setup ## fix style
 	$(BIN)/ruff check --fix .

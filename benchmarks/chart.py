@@ -76,7 +76,7 @@ def against_peers(backbones: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    figures = json.loads(FIGURES.read_text())
+    figures = json.loads(FIGURES.read_text(encoding="utf-8"))
     style.save(PICTURE, draw(figures["notebook"]))
     print(figures["machine"], figures["versions"], "\n")
     for name, row in figures["limits"].items():

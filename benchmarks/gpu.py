@@ -72,11 +72,10 @@ class Arm:
     def __init__(self, backbone: str, execution: Execution, photos: RandomPhotos, options: argparse.Namespace):
         self.device, self.batch_size = torch.device(options.device), options.batch_size
         tasks = make_tasks({f"task {t}": [str(k) for k in range(size)] for t, size in enumerate(NUM_CLASSES)})
-        classes = {task.name: task.num_classes for task in tasks}
         px = photos.px * 7 // 8
         torch.manual_seed(0)
-        self.net = backbones.build(backbone, classes, weights="none", px=px).run_on(self.device, execution)
-        self.loss = MultiTaskLoss(classes).to(self.device)
+        self.net = backbones.build(backbone, tasks.num_classes, weights="none", px=px).run_on(self.device, execution)
+        self.loss = MultiTaskLoss(tasks.num_classes).to(self.device)
         self.recipe = Recipe(
             epochs=1000, learning_rate=1e-3, backbone_lr_scale=0.1, optimizer="adamw", weight_decay=1e-4,
             schedule="onecycle", clip_norm=1.0, seed=0,
@@ -204,7 +203,7 @@ def main(argv: list[str] | None = None) -> dict:
                 flush=True,
             )
             if options.json:
-                options.json.write_text(json.dumps(figures, indent=1) + "\n")
+                options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return figures
 
 

@@ -20,22 +20,24 @@ import torch
 from peers import Work
 from torch import Tensor
 
-from fmtl import hardware
 from fmtl.dataset.prepared import open_dataset
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
 from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos
 from fmtl.model import autotune, backbones, feature_cache
+from fmtl.model.backbones import NetworkPlan
 from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
-from fmtl.tasks import Task
+from fmtl.tasks import Tasks
 from fmtl.training import engine
-from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.criterion import LossPlan, MultiTaskLoss
 from fmtl.training.engine import Paced
 from fmtl.training.optim import Recipe, Updater
+from fmtl.training.setup import TrainPlan, set_up
 
 CPU = torch.device("cpu")
+ANY_WAY = autotune.candidates("auto", None, False)
 TUNED = {"schedule": "onecycle", "clip_norm": 1.0, "backbone_lr_scale": 0.1, "decay_norms": False}
 AS_PEERS = {"schedule": "constant", "clip_norm": 0.0, "backbone_lr_scale": 1.0}
 
@@ -49,35 +51,29 @@ class Bench:
     """
 
     def __init__(self, work: Work, data: Path, *, tasks: list[str] | None = None, recipe: dict | None = None):
-        hardware.keep_memory()
         self.work, self.dataset = work, open_dataset(data, verify=False)
         chosen = [t for t, task in enumerate(self.dataset.tasks) if tasks is None or task.name in tasks]
-        self.tasks: list[Task] = [self.dataset.tasks[t] for t in chosen]
+        self.tasks = Tasks(self.dataset.tasks[t] for t in chosen)
         self.targets = self.dataset.targets[:, chosen]
         spec = backbones.input_spec(work.backbone)
         self.preprocess = Preprocess(self.dataset.px, "pad", "#ffffff", work.px, spec.mean, spec.std)
-        self.net = self._net()
-        self.execution = self._execution()
-        self.net.run_on(CPU, self.execution)
         self.recipe = Recipe(
             epochs=work.epochs, learning_rate=work.learning_rate, optimizer="adamw", weight_decay=1e-2, seed=work.seed,
             **(recipe or TUNED),
         )  # fmt: skip
-        self.loss = MultiTaskLoss(self.net.num_classes)
-
-    def _net(self) -> MultiTaskNet:
-        torch.manual_seed(self.work.seed)
-        classes = {task.name: task.num_classes for task in self.tasks}
-        net = backbones.build(self.work.backbone, classes, weights="none", px=self.work.px)
-        if self.work.weights:
-            net.backbone.load_state_dict(torch.load(self.work.weights, weights_only=True))
-        return net
-
-    def _execution(self) -> Execution:
-        work = self.work
-        if work.pixels:  # lane "matched": what was chosen for all
-            return Execution(work.precision, work.channels_last)
-        return autotune.choose_execution(self.net, CPU, backbone=work.backbone, px=work.px, batch_size=work.batch_size)
+        plan = TrainPlan(
+            network=NetworkPlan(backbone=work.backbone, weights="none", px=work.px, seed=work.seed),
+            loss=LossPlan(class_weights=0.0, label_smoothing=0.0),
+            recipe=self.recipe,
+            augmentation=Augmentation(),
+            # In the lane "matched", what was chosen for all.
+            ways=(Execution(work.precision, work.channels_last),) if work.pixels else ANY_WAY,
+            batch_size=work.batch_size,
+        )
+        setup = set_up(plan, self.tasks, device=CPU, num_images=len(work.train), counts={})
+        self.net, self.loss, self.execution = setup.net, setup.loss, setup.execution
+        if work.weights:
+            self.net.backbone.load_state_dict(torch.load(work.weights, weights_only=True))
 
     def rows(self, split: str) -> np.ndarray:
         paths = {path: row for row, path in enumerate(self.dataset.table["path"])}
@@ -289,7 +285,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     asked = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):
-        found = ARMS[asked.arm](Work.from_json(asked.work.read_text()), asked.data.resolve())
+        found = ARMS[asked.arm](Work.from_json(asked.work.read_text(encoding="utf-8")), asked.data.resolve())
     print(json.dumps(found), flush=True)
 
 

@@ -471,7 +471,7 @@ def make_environment(folder: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
     packages = subprocess.run([python, "-c", purelib], check=True, capture_output=True, text=True).stdout.strip()
-    Path(packages, "project.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    Path(packages, "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return python
 
 
@@ -493,11 +493,11 @@ def install(bench_python: str, peer: str) -> str | None:
     """
     if not PACKAGES[peer]:
         return None
-    lines = Path(__file__).with_suffix(".txt").read_text().splitlines()
+    lines = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines()
     wanted = [line for line in lines if re.split(r"[^\w.-]", line)[0] in PACKAGES[peer]]
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
-        constraints.write_text("".join(f"{name}=={version(name)}\n" for name in HELD))
+        constraints.write_text("".join(f"{name}=={version(name)}\n" for name in HELD), encoding="utf-8")
         pip = ["-m", "pip", "install", "--progress-bar", "off", "--constraint", str(constraints), *wanted]
         for step in (pip, ["-c", f"import {PACKAGES[peer][0]}"]):  # --quiet would hide whose pins conflict
             done = subprocess.run([bench_python, *step], check=False, capture_output=True, text=True)
@@ -514,7 +514,7 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     with contextlib.redirect_stdout(sys.stderr):
-        found = PEERS[asked.peer](Work.from_json(asked.work.read_text()), asked.lane)
+        found = PEERS[asked.peer](Work.from_json(asked.work.read_text(encoding="utf-8")), asked.lane)
     print(json.dumps(found), flush=True)
 
 

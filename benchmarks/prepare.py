@@ -28,7 +28,8 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as tv
 
-from fmtl.dataset import decode, images, shards, workers
+from fmtl.catalogue.photos import ImageFolder
+from fmtl.dataset import freshness, shards, workers
 
 PX = 256
 REPEATS = 7
@@ -68,7 +69,7 @@ def decode_only(folder: Path, names: list[str]) -> None:
 
 
 def jobs(folder: Path, names: list[str], into: Path) -> list[shards.Job]:
-    sources = decode.scan(names, images.ImageFolder(folder))
+    sources = freshness.scan(names, ImageFolder(folder))
     how = shards.decoding(PX, "pad", "#ffffff")
     return [
         shards.Job(str(into / f"{start}"), sources[start : start + 128], {}, {}, str(folder), how)
@@ -193,7 +194,7 @@ def main() -> None:
     print("whole decoding stage, processes and shard files included:")
     show("2 workers / 1", figures["workers"]["2 workers / 1"])
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

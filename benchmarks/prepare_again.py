@@ -69,7 +69,7 @@ def make_photos(data: Path, folder: Path, number: int) -> None:
 
 def write_table(path: Path, number: int) -> None:
     rng = np.random.default_rng(0)
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "image", *LABELS])
         for i in range(number):
@@ -79,9 +79,9 @@ def write_table(path: Path, number: int) -> None:
 def anonymous_bytes(pid: int) -> int:
     """Of a process and all below it."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         children = Path(f"/proc/{pid}/task").glob("*/children")
-        below = {int(child) for task in children for child in task.read_text().split()}
+        below = {int(child) for task in children for child in task.read_text(encoding="utf-8").split()}
     except (OSError, ValueError):
         return 0
     own = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
@@ -133,7 +133,7 @@ def main() -> None:
                 f"Python's start); peak {row['peak'] / 2**20:.0f} MiB; {row['rows']} images; {row['news']}"
             )
         if options.json:
-            options.json.write_text(json.dumps(figures, indent=1) + "\n")
+            options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -107,7 +107,7 @@ class Results:
 
     def __init__(self, file: Path | None, facts: dict):
         self.file = file
-        kept = json.loads(file.read_text()) if file and file.is_file() else {}
+        kept = json.loads(file.read_text(encoding="utf-8")) if file and file.is_file() else {}
         self.content = {"runs": {}, "recipes": {}, "epochs": {}} | kept | facts
 
     def make(self, name: str, seed: int, settings: dict, folder: str) -> None:

@@ -86,7 +86,7 @@ class Bench:
             photos=str(self.photos),
             train=self.items[NUM_VAL : NUM_VAL + size],
             val=self.items[:NUM_VAL],
-            num_classes={task.name: task.num_classes for task in self.dataset.tasks},
+            num_classes=self.dataset.tasks.num_classes,
             backbone=backbone,
             weights=str(self._weights(backbone, px)),
             px=px,
@@ -328,7 +328,7 @@ def main() -> None:
         return
     for backbone in set(BACKBONES) - set(options.backbones):
         del BACKBONES[backbone]
-    figures = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
+    figures = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.is_file() else {}
     figures["machine"] = hardware.describe(torch.device("cpu"))
     figures["python"] = platform.python_version()
     figures["versions"] = {name: version(name) for name in ("torch", "torchvision", "timm", "mlflow", "Pillow")}
@@ -338,7 +338,7 @@ def main() -> None:
             print(f"{part}:", flush=True)
             figures[part] = figures.get(part, {}) | PARTS[part](bench, options.repeats)
             if options.json:
-                options.json.write_text(json.dumps(figures, indent=1) + "\n")
+                options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

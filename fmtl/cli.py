@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +22,10 @@ CONTEXT = {
     "max_content_width": 110,
     "token_normalize_func": lambda token: token.replace("_", "-"),  # mlflow run passes --learning_rate
 }
+
+
+# An option whose value may be left out: the bare flag means true.
+BARE_FLAG: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
 
 
 @click.group(context_settings=CONTEXT)
@@ -69,24 +74,25 @@ def _option(kind: type[Settings], name: str) -> click.Option:
         [option_name(name)],
         metavar="BOOL" if is_bool else "VALUE",
         help=f"{field.description} [{facts}]" if facts else field.description,
-        # An option whose value may be left out: the bare flag means true.
-        **({"is_flag": False, "flag_value": "true"} if is_bool else {}),
+        **(BARE_FLAG if is_bool else {}),
     )
 
 
 def _switch(name: str, help_text: str) -> click.Option:
     """An option that is no setting; as every yes or no, the bare flag means true."""
     return click.Option(
-        [option_name(name)], type=click.BOOL, default=False, is_flag=False, flag_value="true", metavar="BOOL",
-        help=help_text, show_default=False,
-    )  # fmt: skip
+        [option_name(name)], type=click.BOOL, default=False, metavar="BOOL", help=help_text, **BARE_FLAG
+    )
 
 
 class _Terminal(logging.Handler):
     """What modules have to say: to standard output, warnings to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+        said = self.format(record)
+        if record.levelno < logging.INFO:
+            said = f"{record.name}: {said}"
+        print(said, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
 
 
 def _listen(quiet: bool, verbose: bool) -> None:

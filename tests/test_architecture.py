@@ -1,105 +1,70 @@
-"""The layered house: imports point down only, and some libraries have one door."""
+"""The house with wings: pyproject.toml says which may import which, and what an import contract can't say is here."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "fmtl"
-
-FLOORS = [
-    {"errors"},
-    {"tasks", "durable", "tables"},
-    {
-        "catalogue",
-        "columns",
-        "splits",
-        "images",
-        "transforms",
-        "sample",
-        "hardware",
-        "labels",
-        "duplicates",
-        "packing",
-        "depthwise",
-    },
-    {"checkpoints", "dataset", "losses", "metrics", "models", "shards"},
-    {"optim", "predictor", "plots", "leaderboard", "batches", "loaders", "workers", "baselines", "probe", "explain"},
-    {"config", "engine", "tracking", "report", "decoding", "features"},
-    {"training", "standings", "preparation", "artifacts", "gallery", "suspects"},
-    {"notes"},
-    {"pipeline", "notebook"},
-    {"pipeline.main"},
-    {"cli"},
-    {"__main__"},
-]
-GUARDED = {
-    "click": {"cli"},
-    "mlflow": {"tracking"},
-    "yaml": {"config"},
-    "pydantic": {"config"},
-    "timm": {"models", "optim", "depthwise"},
-    "torchvision.models": {"models"},
-    "fmtl.config": {"cli", "pipeline", "pipeline.main", "notebook"},
-}
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "fmtl").rglob("*.py"))
 
 
-def room_of(module: str) -> str:
-    """``fmtl.tracking.run`` is in the room ``tracking``; ``pipeline.main`` is a room of its own."""
-    parts = module.split(".")[1:]
-    return "pipeline.main" if parts[:2] == ["pipeline", "main"] else parts[0]
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+def test_imports_point_down_and_libraries_have_one_door():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
 
 
-def imports_of(path: Path) -> set[str]:
-    """Every module imported anywhere in a file, ``from x import y`` as ``x.y``."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+@pytest.mark.parametrize(
+    ("file", "planted", "said"),
+    [
+        ("dataset/decode.py", "import torch", "Preparing needs no torch"),
+        ("dataset/duplicates.py", "def late():\n    import torch", "Preparing needs no torch"),
+        ("catalogue/labels.py", "from fmtl.model import network", "imports only point down"),
+        ("training/engine.py", "from fmtl.reports import plots", "imports only point down"),
+        ("commands/train.py", "import mlflow", "MLflow: tracking"),
+    ],
+)
+def test_a_planted_import_is_noticed(tmp_path, file, planted, said):
+    shutil.copytree(ROOT / "fmtl", tmp_path / "fmtl", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "fmtl" / file).open("a", encoding="utf-8") as code:
+        code.write(f"\n\n{planted}\n")
+    done = lint_imports(tmp_path)
+    broken = [line for line in done.stdout.splitlines() if " BROKEN" in line]
+    assert done.returncode == 1 and any(said in line for line in broken), done.stdout
 
 
-def violations(path: Path) -> list[str]:
-    module = module_of(path)
-    room = room_of(module)
-    found = []
-    for name in sorted(imports_of(path)):
-        if name.startswith("fmtl.") and name != "fmtl.__version__":
-            other = room_of(name)
-            if other != room and FLOOR_OF[other] >= FLOOR_OF[room]:
-                found.append(f"{module} (floor {FLOOR_OF[room]}) imports {name} (floor {FLOOR_OF[other]})")
-            if room == other == "pipeline" and name.split(".")[2] in PIPELINE - {module.split(".")[-1]}:
-                found.append(f"{module} imports its neighbour {name}")
-        for library, rooms in GUARDED.items():
-            if (name + ".").startswith(library + ".") and room not in rooms and room != library.removeprefix("fmtl."):
-                found.append(f"{module} imports {name}; only {sorted(rooms)} may")
-    return found
+def test_wings_are_small_enough_to_be_looked_through():
+    for folder in {path.parent for path in FILES}:
+        num, most = len(list(folder.glob("*.py"))), 10 if folder == ROOT / "fmtl" else 14
+        assert num <= most or folder.name == "commands", f"{folder}: {num} files"
 
 
-PIPELINE = {path.stem for path in (PACKAGE / "pipeline").glob("*.py")} - {"__init__", "main"}
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_absolute_and_torchvisions_models_are_the_models(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert path.parent.name == "model" or not any(name.startswith("torchvision.models") for name in names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_point_down_and_libraries_have_one_door(path):
-    assert violations(path) == []
-
-
-def test_every_module_has_a_floor():
-    assert {room_of(module_of(path)) for path in FILES} == set(FLOOR_OF)
-
-
-def test_an_upward_import_is_noticed(tmp_path, monkeypatch):
-    house = tmp_path / "fmtl"
-    house.mkdir()
-    (house / "errors.py").write_text("import mlflow\nfrom fmtl.engine import fit\n")
-    monkeypatch.setitem(globals(), "PACKAGE", house)
-    assert len(violations(house / "errors.py")) == 2
+def test_help_and_preparing_start_without_torch():
+    """Import contracts see what may be imported; this is what is."""
+    code = (
+        "import sys, fmtl.cli, fmtl.settings.schema, fmtl.commands.prepare\n"
+        "from fmtl.settings.schema import PrepareSettings; PrepareSettings(table='t').resolve()\n"
+        "sys.exit(' '.join(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ def work(monkeypatch, dataset, catalogue_table, tmp_path):
     np.save(pixels, dataset.pixels(np.arange(16)))
     return peers, peers.Work(
         photos=str(catalogue_table.parent / "images"), train=items[:8], val=items[8:],
-        num_classes={task.name: task.num_classes for task in dataset.tasks}, backbone="resnet18", weights=None, px=64,
+        num_classes=dataset.tasks.num_classes, backbone="resnet18", weights=None, px=64,
         batch_size=4, epochs=2, learning_rate=1e-3, seed=0, pixels=str(pixels),
     )  # fmt: skip
 

@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -112,3 +113,41 @@ def test_signals_have_their_exit_codes(sig, code, tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """A command that says something at every level, and prints what came of it."""
+
+    def talk(settings):
+        log = logging.getLogger("fmtl.commands.compare")
+        for level, text in ((logging.DEBUG, "in detail"), (logging.INFO, "progress"), (logging.WARNING, "mind this")):
+            log.log(level, text)
+        print("the result")
+
+    monkeypatch.setattr("fmtl.commands.compare.compare", talk)
+
+
+@pytest.mark.parametrize(
+    ("options", "out"),
+    [
+        ([], "progress\nthe result\n"),
+        (["--quiet"], "the result\n"),
+        (["--quiet", "true"], "the result\n"),
+        (["--quiet=false"], "progress\nthe result\n"),
+        (["--verbose"], "fmtl.commands.compare: in detail\nprogress\nthe result\n"),
+    ],
+)
+def test_quiet_and_verbose_choose_what_is_said_but_not_the_result_nor_warnings(says, capsys, options, out):
+    for _ in range(2):  # a second command in the same process says nothing twice
+        assert run(capsys, "compare", *options) == (0, out, "mind this\n")
+
+
+def test_quiet_and_verbose_together_are_refused(says, capsys):
+    code, out, err = run(capsys, "compare", "--quiet", "--verbose")
+    assert (code, out) == (2, "") and "give one of them, not both" in err
+
+
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+def test_every_command_can_be_quiet_or_verbose(command):
+    assert {"quiet", "verbose", "debug"} <= {option.name for option in cli.cli.commands[command].params}

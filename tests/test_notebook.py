@@ -136,7 +136,7 @@ def test_prepared_batches_give_the_numbers_of_fmtl_train(store, dataset, mode):
                        shuffle=split == "train", seed=3)  # fmt: skip
 
     result = fmtl.train_and_evaluate_model(
-        "resnet18", {task.name: task.num_classes for task in dataset.tasks}, batches("train"), batches("val"),
+        "resnet18", dataset.tasks.num_classes, batches("train"), batches("val"),
         batches("test"), "cpu", epochs=2, mode=mode, seed=3, mlflow=False, **FAST,
     )  # fmt: skip
     assert result["best_epoch"] == theirs["best/epoch"]

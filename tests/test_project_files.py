@@ -12,6 +12,7 @@ import yaml
 
 from fmtl import cli
 from fmtl.catalogue.reasons import Reason
+from fmtl.errors import did_you_mean
 from fmtl.settings import reading
 from fmtl.settings.train import MODES, TrainSettings
 
@@ -123,3 +124,15 @@ def test_make_help_lists_every_target():
     listed = {word for line in text.splitlines() for word in line.split("  ")[1].removeprefix("make ").split()}
     phony = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text()).group(1).split()
     assert listed == set(phony)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("colr", ["Usage", "colour"], "did you mean 'colour'?"),
+        ("x", ["Usage"], "known: Usage"),
+        ("x", [], "known: Usage"),
+    ],
+)
+def test_a_suggestion_is_made_where_something_is_spelt_alike(name, known, said):
+    assert did_you_mean(name, known, otherwise="known: Usage") == said

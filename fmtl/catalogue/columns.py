@@ -72,15 +72,15 @@ def choose_columns(
 
 def _path_maker(template: str | None, columns: list[str]) -> Callable[[pd.DataFrame], list[str | None]]:
     def path(*cells: str | None) -> str | None:
-        if None in cells:
+        known = [cell for cell in cells if cell is not None]
+        if len(known) < len(cells):
             return None
         if template is None:
-            return cells[0]
+            return known[0]
         made = template
-        for column, cell in zip(columns, cells, strict=True):
-            made = made.replace(
-                "{" + column + "}", cell
-            )  # not str.format: a template is data, and format reaches attributes
+        for column, cell in zip(columns, known, strict=True):
+            # Not str.format: a template is data, and format reaches attributes.
+            made = made.replace("{" + column + "}", cell)
         return made
 
     return lambda frame: [path(*cells) for cells in zip(*(frame[column] for column in columns), strict=True)]

@@ -89,8 +89,9 @@ def _shifted(frame: pd.DataFrame, rejoined: list[int], free_text_col: str | None
 
 def _records(path: Path, lines: list[str], delimiter: str, quotes: bool) -> Iterator[tuple[int, int, list[str]]]:
     """(first line, last line, cells) of each record; a blank line is none."""
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
+    reader = csv.reader(
+        lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    )
     start = 1
     try:
         for cells in reader:

@@ -45,8 +45,8 @@ def read(path: Path) -> Catalogue:
     if not image_cells:
         return Catalogue(frame, notes=notes, unusable=unusable)
     frame[image_cells] = _unique_paths(frame[image_cells])
-    cells = dict(zip(frame.index, cells, strict=True))
-    return Catalogue(frame, notes=notes, unusable=unusable, image_cells=image_cells, cells=cells)
+    by_line = dict(zip(frame.index.tolist(), cells, strict=True))
+    return Catalogue(frame, notes=notes, unusable=unusable, image_cells=image_cells, cells=by_line)
 
 
 def _unique_paths(paths: pd.Series) -> list[str]:

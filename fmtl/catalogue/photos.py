@@ -4,11 +4,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fmtl.catalogue.reasons import Reason
 
@@ -100,7 +100,7 @@ def _unopened(relative: str, error: OSError | ValueError) -> ImageError:
         return ImageError(Reason.UNREADABLE, f"'{relative}': permission denied")
     if getattr(error, "errno", None) in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, None):
         return ImageError(Reason.MISSING, f"'{relative}': {getattr(error, 'strerror', None) or error}")
-    return ImageError(Reason.UNREADABLE, f"'{relative}': {error.strerror}")
+    return ImageError(Reason.UNREADABLE, f"'{relative}': {getattr(error, 'strerror', error)}")
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class _Cells:
 
     def __init__(self, file: str, group: int, column: str):
         self._source = (file, group, column)
+        self._batch: Sequence[Any] = ()
         self._rewind()
 
     def read(self, row: int) -> dict | bytes | None:

@@ -41,4 +41,4 @@ class Reason(StrEnum):
 
 def meaning(word: str) -> str:
     """Of a reason in a file; empty where a later version wrote it."""
-    return Reason(word).meaning if word in Reason.__members__.values() else ""
+    return next((reason.meaning for reason in Reason if reason == word), "")

@@ -55,7 +55,7 @@ def draw_catalogue(folder: Path, *, seed: int = 0) -> Path:
         for row, content in zip(rows, files, strict=True):
             if content:
                 (temporary / "images" / row["image"]).write_bytes(content)
-        with (temporary / TABLE).open("w", newline="") as file:
+        with (temporary / TABLE).open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)

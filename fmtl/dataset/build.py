@@ -171,13 +171,15 @@ def _build(
 
 def _split(draft: Draft, catalogue: Catalogue, plan: PreparePlan, previous: Previous) -> Draft:
     """As the table says, else drawn, with what was there before staying where it was."""
-    how = {"fractions": plan.fractions, "seed": plan.seed}
     if plan.split_col:
         cells = catalogue.frame.loc[draft.lines, plan.split_col].to_dict()
-        return steps.own_splits(draft, cells, plan.split_col, **how, mask=plan.rare == "drop")
+        return steps.own_splits(
+            draft, cells, plan.split_col, fractions=plan.fractions, seed=plan.seed, mask=plan.rare == "drop"
+        )
     before = previous.manifest.get("settings", {})
     same = all(before.get(name) == getattr(plan, name) for name in SPLIT_OPTIONS)
-    return steps.draw_splits(draft, **how, before=previous.splits() if same else Splits({}, {}))
+    kept = previous.splits() if same else Splits({}, {})
+    return steps.draw_splits(draft, fractions=plan.fractions, seed=plan.seed, before=kept)
 
 
 def _write(

@@ -1,6 +1,7 @@
 """All images of a catalogue to shards of pixels; what was decoded before is taken over."""
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from fmtl.dataset.workers import make_shards
 from fmtl.machine import num_cpus
 from fmtl.storage import durable
 from fmtl.storage.cache import recall
+
+log = logging.getLogger(__name__)
 
 _KEY = "decoding.json"
 Span = tuple[int, int]  # of images: the first, and the one after the last
@@ -96,6 +99,7 @@ def decode_all(
     }
     jobs = _with_known(jobs, previous)
     num_images = sum(len(job.sources) for job in jobs.values())
+    log.debug("%d shards taken over, %d to make of %d images", len(finished), len(jobs), num_images)
     with tqdm(total=num_images, desc="decode", unit=" images", disable=None if num_images else True) as bar:
         make_shards(jobs.values(), num_workers=num_workers or num_cpus(), progress=bar.update)
     for span, job in jobs.items():

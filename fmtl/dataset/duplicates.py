@@ -20,6 +20,9 @@ MOST_PAIRS = 20_000  # compared at once: bounds memory
 def identical(digests: Sequence[str], thumbnails: np.ndarray, pixels: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """Group images whose files or whose stored pixels are the same, byte for byte.
 
+    Equal files are known by their hashes. The same picture may also have been saved twice: reading all pixels again to
+    find out would cost as much as decoding did, so thumbnails say where that is worth while.
+
     Args:
         digests: N hashes of the files.
         thumbnails: ``(N, 8, 9, 3)`` uint8; only images that agree here are compared in full.
@@ -32,7 +35,7 @@ def identical(digests: Sequence[str], thumbnails: np.ndarray, pixels: Callable[[
     first = pd.Series(range(len(groups))).groupby(groups).first().to_numpy()
     looks = pd.Series([thumbnails[row].tobytes() for row in first], index=first)
     alike = looks[looks.duplicated(keep=False)]
-    exact = {row: hashlib.sha256(pixels(np.array([row]))).digest() for row in alike.index}
+    exact = {row: hashlib.sha256(pixels(np.array([row])).tobytes()).digest() for row in alike.index}
     edges = []
     for rows in pd.Series(exact, dtype=object).groupby(pd.Series(exact, dtype=object)).groups.values():
         edges += [(rows[0], row) for row in rows[1:]]
@@ -66,6 +69,9 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
             contrast[a], contrast[b]
         )
 
+    # Comparing every pair is out of reach: 44,000 photos have a billion. Two things thin them out. Catalogues hold
+    # floods of one picture (a placeholder, a shirt in ten sizes), all of one hash: of those that are alike one, the
+    # leader, stands for the others from then on. And only leaders whose hashes nearly agree are compared across hashes.
     edges: list[tuple[int, int]] = []
     leaders = []
     for bucket in _buckets(hashes):
@@ -78,6 +84,7 @@ def near(groups: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
             leaders.append(window[0])
             edges += [(window[0], member) for member in window[close]]
             bucket = np.concatenate([window[~close], bucket[reach:]])
+    # Sorted, so that the result does not depend on the order in which buckets were gone through.
     for a, b in _candidate_pairs(hashes, np.sort(leaders)):
         for start in range(0, len(a), MOST_PAIRS):
             some = slice(start, start + MOST_PAIRS)
@@ -132,7 +139,11 @@ def _buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _candidate_pairs(hashes: np.ndarray, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of rows whose hashes differ in 1 to 3 bits, some of them more than once."""
+    """Pairs of rows whose hashes differ in 1 to 3 bits, some of them more than once.
+
+    Of four bands of bits, three differing bits leave one untouched, so that such a pair meets in the bucket of that
+    band: four sorts in place of all pairs.
+    """
     band = np.uint64(0x1111111111111111)  # every fourth bit: each band sees the whole picture
     for shift in range(BANDS):
         for bucket in _buckets(hashes[rows] & (band << np.uint64(shift))):

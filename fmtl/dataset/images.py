@@ -184,7 +184,7 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str) -> F
                 rgb = _any(image, least, background, notes)
             if orientation > 1:
                 rgb = _UPRIGHT[orientation](rgb)
-            facts = Facts("JPEG" if image.format == "MPO" else image.format, image.mode, tuple(notes), *size)
+            facts = Facts("JPEG" if image.format == "MPO" else str(image.format), image.mode, tuple(notes), *size)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:

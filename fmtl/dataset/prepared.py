@@ -161,7 +161,7 @@ class PixelStore:
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a prepared dataset of any version, whole or damaged."""
     try:
-        return json.loads((folder / MANIFEST).read_text())["format"] == FORMAT
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -180,7 +180,7 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
     if not path.is_file():
         raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         known = manifest["format"] == FORMAT and manifest["version"] == VERSION
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a readable manifest ({error}); run 'fmtl prepare' again") from error

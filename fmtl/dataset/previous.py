@@ -95,7 +95,10 @@ class Previous:
     @cached_property
     def sources(self) -> list[Source]:
         rows = zip(*(self.images[name].tolist() for name in Source._fields), strict=True)
-        return [shards.source_of(*row[:-1], json.loads(row[-1]) if row[-1] else None) for row in rows]
+        return [
+            shards.source_of(path, size, mtime_ns, checksum, json.loads(cell) if cell else None)
+            for path, size, mtime_ns, checksum, cell in rows
+        ]
 
     @cached_property
     def results(self) -> list[Result]:

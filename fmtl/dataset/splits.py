@@ -67,15 +67,15 @@ def split_groups(
     if fixed is not None:
         decided = np.full(num_groups, FREE)
         np.maximum.at(decided, group_of_row, fixed)
-        for group in np.flatnonzero(decided != FREE):
+        for group in np.flatnonzero(decided != FREE).tolist():
             assign(group, int(decided[group]))
     while (remaining > 0).any():
         k = int(np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin())
-        for group in order[by_class.indices[by_class.indptr[k] : by_class.indptr[k + 1]]]:
+        for group in order[by_class.indices[by_class.indptr[k] : by_class.indptr[k + 1]]].tolist():
             if assigned[group] == FREE:
-                assign(group, max(open_splits, key=lambda s: (lacking[s, k], room[s])))
-    for group in order[assigned[order] == FREE]:  # groups without any label
-        assign(group, open_splits[room[open_splits].argmax()])
+                assign(group, max(open_splits.tolist(), key=lambda s: (lacking[s, k], room[s])))
+    for group in order[assigned[order] == FREE].tolist():  # groups without any label
+        assign(group, int(open_splits[room[open_splits].argmax()]))
     return assigned[group_of_row]
 
 
@@ -108,11 +108,12 @@ def complete(
         raise DataError("no row is in train; nothing is left for training", where="split_col")
     if not absent:
         return own
-    shares = [fraction if s in absent else 0.0 for s, fraction in enumerate(fractions)]
-    shares[0] = 1 - sum(shares[1:])
+    val, test = (fraction if s in absent else 0.0 for s, fraction in enumerate(fractions) if s)
     rows = np.flatnonzero(own == 0)
     drawn = own.copy()
-    drawn[rows] = split_groups(targets[rows], np.asarray(groups)[rows].tolist(), fractions=tuple(shares), seed=seed)
+    drawn[rows] = split_groups(
+        targets[rows], np.asarray(groups)[rows].tolist(), fractions=(1 - (val + test), val, test), seed=seed
+    )
     return drawn
 
 

@@ -29,7 +29,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": 
 DONE, FAULT, BUG = b"done", b"fault", b"bug"
 
 
-def make_shards(jobs: Iterable[Job], *, num_workers: int, progress: Callable[[], None] = lambda: None) -> None:
+def make_shards(jobs: Iterable[Job], *, num_workers: int, progress: Callable[[], object] = lambda: None) -> None:
     """Make every shard; ``progress`` is called once per image, from threads.
 
     Raises:
@@ -67,13 +67,14 @@ class _Worker:
     """One process, started when it is needed and again after it died."""
 
     def __init__(self):
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
-    def make(self, job: Job, progress: Callable[[], None]) -> None:
+    def make(self, job: Job, progress: Callable[[], object]) -> None:
         seen = -1
         while not self._closed:
             process = self._process = self._process or _start()
+            assert process.stdin and process.stdout  # pipes: _start asks for them
             at = None
             try:
                 process.stdin.write(job.to_json().encode() + b"\n")
@@ -125,7 +126,7 @@ def _workers(num_workers: int) -> Iterator[_Idle]:
             worker.close()
 
 
-def _start() -> subprocess.Popen:
+def _start() -> subprocess.Popen[bytes]:
     here = str(Path(__file__).parents[2])
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
@@ -133,11 +134,11 @@ def _start() -> subprocess.Popen:
     )
 
 
-def _end(process: subprocess.Popen) -> None:
-    with contextlib.suppress(OSError, ValueError):  # broken, or closed by the other side
-        process.stdin.close()
-    with contextlib.suppress(OSError, ValueError):
-        process.stdout.close()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError, ValueError):  # broken, or closed by the other side
+            if pipe:
+                pipe.close()
     process.wait()
 
 

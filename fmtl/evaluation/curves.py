@@ -1,6 +1,7 @@
 """What scores are worth at every threshold: ROC and precision-recall curves. N images, K classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
@@ -29,7 +30,14 @@ def roc(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
     curves = []
     for k, label in enumerate(classes):
         positive = targets == k
-        curve = {"class": label, "support": int(positive.sum()), "auc": None, "fpr": [], "tpr": [], "reason": None}
+        curve: dict[str, Any] = {
+            "class": label,
+            "support": int(positive.sum()),
+            "auc": None,
+            "fpr": [],
+            "tpr": [],
+            "reason": None,
+        }
         if not positive.any():
             curve["reason"] = "no image of this class"
         elif positive.all():
@@ -79,7 +87,13 @@ def precision_recall(probs: np.ndarray, targets: np.ndarray, classes: Sequence[s
     curves = []
     for k, label in enumerate(classes):
         positive = targets == k
-        curve = {"class": label, "support": int(positive.sum()), "ap": None, "recall": [], "precision": []}
+        curve: dict[str, Any] = {
+            "class": label,
+            "support": int(positive.sum()),
+            "ap": None,
+            "recall": [],
+            "precision": [],
+        }
         curve["reason"] = None if positive.any() else "no image of this class"
         curves.append(curve | _rounded(_pr_curve(positive, probs[:, k])) if positive.any() else curve)
     found = [c["ap"] for c in curves if c["ap"] is not None]

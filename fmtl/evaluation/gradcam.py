@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fmtl.model.network import MultiTaskNet
 
@@ -49,7 +50,7 @@ class _Outputs:
 
     def __init__(self, network: nn.Module):
         self.found: list[Tensor] = []
-        self._network, self._handles = network, []
+        self._network, self._handles = network, list[RemovableHandle]()
 
     def __enter__(self) -> "_Outputs":
         for module in self._network.modules():
@@ -86,7 +87,9 @@ def _places(shape: Sequence[int]) -> tuple[int, int] | None:
 
 def _as_places(output: Tensor) -> Tensor:
     """``(N, C, h, w)``."""
-    h, w = _places(output.shape)
+    places = _places(output.shape)
+    assert places is not None  # only outputs that have some are kept
+    h, w = places
     if output.ndim == 3:
         return output[:, output.shape[1] - h * w :].transpose(1, 2).unflatten(2, (h, w))
     return output if output.shape[2:] == (h, w) else output.permute(0, 3, 1, 2)

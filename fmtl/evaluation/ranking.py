@@ -70,7 +70,7 @@ def rank(entries: Sequence[Entry], *, metric: str) -> Leaderboard:
     ranked.sort(key=lambda e: (-newest[e.data], e.data, sign * e.metrics[metric], e.end_ms, e.run_id))
     task_columns = metric_names.test_f1s(name for e in ranked for name in e.metrics)
     columns = list(dict.fromkeys([metric, *AVERAGES, *task_columns]))
-    rows, position = [], {}
+    rows, position = [], dict[str, int]()
     for e in ranked:
         position[e.data] = position.get(e.data, 0) + 1
         scores = {c: e.metrics.get(c, math.nan) for c in columns}

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import itertools
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable
 from fmtl.storage.cache import cache_dir, recall
+
+log = logging.getLogger(__name__)
 
 FIRST_IMAGES = 2  # BatchNorm can't train on one
 STEP_SECONDS, ROUNDS = 0.25, 1  # aimed at for a timed step, and how many, to see who is far off
@@ -62,6 +65,7 @@ def choose_execution(
     facts = [hardware.describe(device), backbone, str(px), str(batch_size), str(net.frozen)]
     remembered = _Memory(json.dumps([facts, [way.to_json() for way in ways]]))
     if (found := remembered.value) is None:
+        log.debug("trying %d ways to run %s at %d px", len(ways), backbone, px)
         eager = [replace(way, compile=False) for way in ways]  # compiling each would take minutes
         found = fastest(net, device, eager, px=px, batch_size=batch_size)
         remembered.value = found

@@ -1,6 +1,6 @@
 """Backbones by name: any classification model of torchvision, or else of timm, without its classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,14 @@ def input_spec(backbone: str) -> InputSpec:
     """
     if _is_torchvision(backbone):
         preset = torchvision.models.get_model_weights(backbone).DEFAULT.transforms()
-        return InputSpec(preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+        return InputSpec(preset.crop_size[0], _three(preset.mean), _three(preset.std))
     config = _timm_config(backbone)
-    return InputSpec(config.input_size[-1], tuple(config.mean), tuple(config.std))
+    return InputSpec(config.input_size[-1], _three(config.mean), _three(config.std))
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: int) -> MultiTaskNet:
@@ -54,7 +59,7 @@ def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: in
     """
     torchvisions = _is_torchvision(backbone)
     try:
-        full = _torchvision_model(backbone, px) if torchvisions else _timm_model(backbone, px)
+        full: Any = _torchvision_model(backbone, px) if torchvisions else _timm_model(backbone, px)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise _wrong_px(backbone, px, error) from error
     classifier = _last_linear(backbone, full) if torchvisions else _timm_classifier(full)
@@ -126,15 +131,16 @@ def _torchvision_model(backbone: str, px: int) -> nn.Module:
     return torchvision.models.get_model(backbone, weights=None, **options)
 
 
-def _timm_model(backbone: str, px: int) -> nn.Module:
+def _timm_model(backbone: str, px: int) -> Any:
     config = _timm_config(backbone)
     # Only models with position embeddings are built for one size.
-    options = {"img_size": px} if config.fixed_input_size and px != config.input_size[-1] else {}
+    options: dict[str, Any] = {"img_size": px} if config.fixed_input_size and px != config.input_size[-1] else {}
     return timm.create_model(backbone, pretrained=False, **options)
 
 
 def _timm_classifier(full: nn.Module) -> str:
-    name = full.pretrained_cfg["classifier"]
+    config: Any = full.pretrained_cfg
+    name = config["classifier"]
     return name if isinstance(name, str) else name[0]
 
 

@@ -31,7 +31,7 @@ def speed_up(network: nn.Module, enabled: bool = True) -> None:
         if isinstance(module, nn.Conv2d) and _is_supported(module):
             module.__dict__.pop("forward", None)
             if enabled:
-                module.forward = partial(_forward, module)
+                module.forward = partial(_forward, module)  # type: ignore[method-assign]
 
 
 def _is_supported(module: nn.Conv2d) -> bool:
@@ -43,7 +43,7 @@ def _is_supported(module: nn.Conv2d) -> bool:
 def _forward(module: nn.Conv2d, images: Tensor) -> Tensor:
     padding = module.padding
     if isinstance(module, Conv2dSame):
-        images, padding = pad_same(images, module.kernel_size, module.stride, module.dilation), (0, 0)
+        images, padding = pad_same(images, list(module.kernel_size), list(module.stride), list(module.dilation)), (0, 0)
     return DepthwiseConv2d.apply(images, module.weight, module.bias, module.stride, padding)
 
 
@@ -63,7 +63,9 @@ class DepthwiseConv2d(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @custom_bwd(device_type="cpu")
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]  # torch's decorators hide its arguments
+        ctx, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         of_images = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:

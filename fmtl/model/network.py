@@ -55,7 +55,7 @@ class MultiTaskNet(nn.Module):
     def run_on(self, device: torch.device, execution: Execution) -> "MultiTaskNet":
         """Move to a device and run there in this way from now on."""
         self.execution = execution
-        self.to(device, memory_format=execution.memory_format)
+        self.to(device).to(memory_format=execution.memory_format)
         cpu_depthwise.speed_up(
             self.backbone, enabled=cpu_depthwise.HERE and device.type == "cpu" and not execution.compile
         )
@@ -83,11 +83,13 @@ class MultiTaskNet(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Keep only the inputs of the backbone's blocks for the backward pass: less memory, a third more time."""
-        if hasattr(self.backbone, "set_grad_checkpointing"):  # timm's
-            self.backbone.set_grad_checkpointing()
+        timms = getattr(self.backbone, "set_grad_checkpointing", None)
+        if callable(timms):
+            timms()
             return
         for stage in self.backbone.modules():
             if isinstance(stage, nn.Sequential):
                 for block in stage:
                     if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
-                        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+                        forward = partial(checkpoint, block.forward, use_reentrant=False)
+                        block.forward = forward  # type: ignore[method-assign]

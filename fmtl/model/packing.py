@@ -18,6 +18,8 @@ class Packing(nn.Module):
         num_classes: By task name.
     """
 
+    columns: Tensor
+
     def __init__(self, num_classes: Mapping[str, int]):
         super().__init__()
         self.num_classes = dict(num_classes)

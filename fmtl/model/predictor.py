@@ -133,7 +133,7 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
         DataError: It is none, of another version, or its files do not belong together.
     """
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         known = description["format"] == FORMAT and description["version"] == VERSION
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"model {folder}: not a model of fmtl (no readable {DESCRIPTION})") from error

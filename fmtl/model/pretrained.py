@@ -4,6 +4,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors.torch
 import timm
@@ -88,7 +89,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         raise DataError(f"weights: {path} is no file; expected imagenet, none, bundled or the path of a state dict")
     try:
         if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
+            state: Any = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:

@@ -90,7 +90,7 @@ def _sentence(item: Mapping, given: Mapping[str, Given]) -> str:
 class _TextLoader(yaml.BaseLoader):
     """YAML where every scalar stays text; aliases and tags, which configs don't need, are refused."""
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             what = "an alias" if isinstance(event, yaml.AliasEvent) else f"the tag {event.tag}"

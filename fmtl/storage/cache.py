@@ -23,8 +23,10 @@ def recall(read: Callable[[], T | None], *damage: type[Exception]) -> T | None:
     """
     try:
         return read()
-    except (*DAMAGE, *damage):
-        return None
+    except Exception as error:
+        if isinstance(error, (*DAMAGE, *damage)):
+            return None
+        raise
 
 
 def prune(folder: Path, pattern: str, most_bytes: int) -> None:

@@ -10,7 +10,7 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from PIL import Image
 
 import fmtl
@@ -75,7 +75,7 @@ def model_folder(uri: str) -> Path:
 
 
 def _signature(tasks: Tasks) -> ModelSignature:
-    outputs = [ColSpec("string", "image"), ColSpec("string", "status")]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "image"), ColSpec("string", "status")]
     for task in tasks:
         outputs += [ColSpec("string", task.slug), ColSpec("double", f"{task.slug}/confidence")]
     return ModelSignature(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+from mlflow.pyfunc.model import PythonModel
 
 from fmtl.catalogue.photos import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
@@ -42,7 +43,7 @@ class Labeller:
         return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
 
 
-class FashionModel(Labeller, mlflow.pyfunc.PythonModel):
+class FashionModel(Labeller, PythonModel):
     """What MLflow loads."""
 
 

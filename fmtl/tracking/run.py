@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 
 import mlflow
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
@@ -99,7 +99,8 @@ class Run:
 
     def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
         """Reference a prepared dataset by digest; no data is copied."""
-        dataset = MetaDataset(LocalArtifactDatasetSource(source), name=name, digest=digest)
+        where = LocalArtifactDatasetSource(source)
+        dataset = MetaDataset(where, name=name, digest=digest)  # type: ignore[abstract]  # as MLflow's docs do
         mlflow.log_input(dataset, context=context)
 
 
@@ -118,6 +119,8 @@ def open_run(
     Raises:
         EnvironmentFault: The store can't be reached or its artifacts can't be written from here.
     """
+    # Three ways to a run. Inside another one (main, or a notebook's own) it is a child, so that they lie together.
+    # Under `mlflow run` there is one already, named by MLFLOW_RUN_ID: a second would leave it empty. Else a new one.
     nested = mlflow.active_run() is not None
     adopted = "MLFLOW_RUN_ID" in os.environ and not nested
     with store.reachable():
@@ -125,15 +128,20 @@ def open_run(
             log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
         if not (nested or adopted or resume):
             store.choose_experiment(experiment)
+        # One sampler a process: of a child it would measure the same machine twice.
         metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
         active = mlflow.start_run(
             run_id=resume, run_name=name, nested=nested, log_system_metrics=metrics_wanted or None
         )
+    # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the outcome is
+    # said here, whatever ends the block: the status for MLflow's page, the tag for readers (`mlflow run` overwrites the
+    # status with its exit code). It is FAILED until the last line of the block has been reached.
     status = "FAILED"
     run = None
     staging = contextlib.ExitStack()
     try:
         local = _local_artifact_folder(active)
+        log.debug("run %s, artifacts %s", active.info.run_id, local or "through a server")
         mlflow.set_tags({"fmtl.kind": kind})
         if "fmtl.error" in active.data.tags:  # of the attempt that this one continues
             mlflow.delete_tag("fmtl.error")

@@ -1,6 +1,7 @@
 """The MLflow store: reach it, and read runs from it."""
 
 import contextlib
+import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError, EnvironmentFault
 from fmtl.tracking import CHOSEN_EXPERIMENT_ID
+
+log = logging.getLogger(__name__)
 
 DEFAULT_EXPERIMENT = "fmtl"
 PAGE_SIZE = 1000
@@ -99,6 +102,7 @@ def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
                 names = sorted(e.name for e in mlflow.search_experiments())
                 raise DataError(f"experiment '{experiment}' does not exist; the known ones are: {', '.join(names)}")
             ids = [found.experiment_id]
+        log.debug("looking for %s runs in %s", kind, mlflow.get_tracking_uri())
         records, token = [], None
         while True:
             page = client.search_runs(ids, f"tags.`fmtl.kind` = '{kind}'", max_results=PAGE_SIZE, page_token=token)

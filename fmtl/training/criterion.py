@@ -34,6 +34,11 @@ class MultiTaskLoss(nn.Module):
             towards rare classes.
     """
 
+    class_weights: Tensor
+    exists: Tensor
+    smoothing: Tensor
+    task_weights: Tensor
+
     def __init__(
         self,
         num_classes: Mapping[str, int],

@@ -196,8 +196,8 @@ def train_one_epoch(
     loss.train()
     mix = _mixing(recipe)
     total, num_images, waiting = torch.zeros((), device=device), 0, 0
-    for images, targets in loader:
-        images, targets = to_device(net, images, targets, device)
+    for given_images, by_task in loader:
+        images, targets = to_device(net, given_images, by_task, device)
         if mix:
             images, targets = mix(images, net.packing.one_hot(targets))
         value, _ = loss(net.packing.pad(net.logits(images)), targets)
@@ -235,10 +235,10 @@ def evaluate(
     net.eval()
     loss.eval()
     kept_logits, kept_targets = [], []
-    for images, targets in watch(Paced(loader), "evaluate"):
-        images, targets = to_device(net, images, targets, device)
+    for given_images, by_task in watch(Paced(loader), "evaluate"):
+        images, of_batch = to_device(net, given_images, by_task, device)
         kept_logits.append(net.logits(images))
-        kept_targets.append(targets)
+        kept_targets.append(of_batch)
     logits, targets = torch.cat(kept_logits), torch.cat(kept_targets)
     padded = net.packing.pad(logits)
     task_losses = loss(padded, targets)[1].tolist()

@@ -87,8 +87,8 @@ def largest_confusions(confusion: np.ndarray, classes: Sequence[str]) -> pd.Data
     images = wrong[rows, columns]
     return pd.DataFrame(
         {
-            "target": [classes[r] for r in rows],
-            "prediction": [classes[c] for c in columns],
+            "target": [classes[r] for r in rows.tolist()],
+            "prediction": [classes[c] for c in columns.tolist()],
             "images": images,
             "share": images / np.maximum(confusion.sum(axis=1)[rows], 1),
         }

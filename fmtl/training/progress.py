@@ -42,10 +42,11 @@ def watch_folds(folds: Iterable[T], what: str) -> Iterable[T]:
     return bar(folds, desc=what, unit=" folds")
 
 
-def bar(*args: Any, **kwargs: Any) -> tqdm:
+def bar(*args: Any, **kwargs: Any) -> Any:
     """A progress bar that goes away: a widget in a notebook, a line in a terminal, nothing in a file."""
     off = False if issubclass(tqdm, tqdm_notebook) else None  # None: unless it is a terminal
-    return tqdm(*args, **kwargs, leave=False, disable=off)
+    make: Any = tqdm
+    return make(*args, **kwargs, leave=False, disable=off)
 
 
 def time_left(seconds: float) -> str:

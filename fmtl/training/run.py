@@ -148,7 +148,7 @@ class Training:
         self.net.freeze_backbone(stage.frozen)
         self._updater = updater = Updater(stage.net, self.loss, stage.recipe, num_batches=len(stage.train))
         if self._saved is not None:
-            updater.load_state_dict(self._saved)
+            updater.load_state_dict(dict(self._saved))
         results = engine.fit(
             stage.net,
             stage.train,

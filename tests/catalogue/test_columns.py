@@ -25,7 +25,7 @@ def test_label_columns_are_found_with_a_reason_for_each_one_left():
     assert columns.id == "id"
     notes = "\n".join(map(str, columns.notes))
     for column, reason in [("year", "numbers"), ("shop", "constant"), ("title", "free text"), ("new", "constant")]:
-        assert any(f"'{column}'" in line and reason in line.text for line in columns.notes), notes
+        assert any(f"'{column}'" in line.text and reason in line.text for line in columns.notes), notes
 
 
 def test_named_columns_are_kept_whatever_they_hold_with_a_warning():
@@ -48,3 +48,13 @@ def test_an_image_template_takes_cells_as_plain_text():
 def test_no_image_column_is_an_error_that_says_what_to_do():
     with pytest.raises(DataError, match="--image-template"):
         choose_columns(FRAME.drop(columns="image"))
+
+
+@pytest.mark.parametrize(("num_classes", "taken"), [(500, True), (501, False)])
+def test_a_column_of_more_than_500_values_is_found_to_be_no_label(num_classes, taken):
+    cells = [f"brand {i % num_classes}" for i in range(3 * num_classes)]
+    frame = pd.DataFrame({"image": [f"{i}.jpg" for i in range(len(cells))], "brand": cells}, dtype=object)
+    frame["kind"] = [["hat", "bag"][i % 2] for i in range(len(cells))]
+    columns = choose_columns(frame)
+    assert ("brand" in columns.labels) == taken
+    assert any("501 values, more than 500" in note.text for note in columns.notes) != taken

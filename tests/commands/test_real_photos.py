@@ -84,7 +84,7 @@ def test_a_catalogue_of_small_pictures_with_blanks_and_rare_classes(store, real_
     raw = pd.read_csv(real_data / "styles" / "styles.csv", dtype=str, keep_default_na=False, on_bad_lines="skip")
     counts = dataset.manifest["counts"]
     assert counts["read"] == counts["kept"] + counts["rejected"] == len(raw)
-    assert {task.name: task.num_classes for task in dataset.tasks}["articleType"] == 84
+    assert dataset.tasks.num_classes["articleType"] == 84
     assert (dataset.table["usage"] == IGNORE_INDEX).sum() == raw["usage"].isin(["", "NA"]).sum() > 0
     run_id = train(
         schema.TrainSettings(backbone="tf_efficientnet_lite0", weights="bundled", px=80, epochs=1, device="cpu")

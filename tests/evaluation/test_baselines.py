@@ -32,3 +32,9 @@ def test_lookup_answers_with_the_class_most_frequent_beside_the_known_one():
 
 def test_a_task_without_test_labels_has_no_score():
     assert np.isnan(baselines.majority(dataset(TRAIN, [(0, -100)]))["colour"])
+
+
+def test_beside_a_label_that_train_does_not_have_lookup_answers_trains_most_frequent_class():
+    only_bags = [(0, 1), (0, 1), (0, 1), (0, 0)]
+    scores = baselines.lookup(dataset(only_bags, [(1, 1), (1, 1), (1, 0)]))
+    assert scores[0, 1] == pytest.approx(2 / 3)

@@ -63,3 +63,12 @@ def test_a_loader_that_counts_epochs_is_told_them():
     Checked("train", inner, TASKS).set_epoch(5)
     Checked("train", [], TASKS).set_epoch(5)
     assert inner.epoch == 5
+
+
+@pytest.mark.parametrize(("task", "num_classes"), [("colour", 3), ("size", 2)])
+def test_the_first_target_beyond_the_classes_is_refused_and_the_last_one_within_is_not(task, num_classes):
+    wrong, right = (torch.full((4,), target) for target in (num_classes, num_classes - 1))
+    with pytest.raises(DataError, match=f"image 1: {task}: target {num_classes}, expected 0 to {num_classes - 1}"):
+        list(Checked("train", [batch(**{task: wrong})], TASKS))
+    ((_, targets),) = Checked("train", [batch(**{task: right})], TASKS)
+    assert targets[task].tolist() == [num_classes - 1] * 4

@@ -29,7 +29,7 @@ def files(paths):
 @pytest.fixture
 def model(tmp_path, dataset):
     torch.manual_seed(0)
-    num_classes = {task.name: task.num_classes for task in dataset.tasks}
+    num_classes = dataset.tasks.num_classes
     net = backbones.build("resnet18", num_classes, weights="none", px=32).eval()
     net.run_on(CPU, Execution(precision="bf16"))  # as training has it
     preprocess = Preprocess(64, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3)

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def made(dataset, tmp_path_factory):
     torch.manual_seed(0)
-    classes = {task.name: task.num_classes for task in dataset.tasks}
+    classes = dataset.tasks.num_classes
     net = backbones.build("resnet18", classes, weights="none", px=64).run_on(CPU, Execution("fp32"))
     preprocess = Preprocess(dataset.px, "pad", "#ffffff", 64, (0.5,) * 3, (0.25,) * 3)
     rows = dataset.rows("test")

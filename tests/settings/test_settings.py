@@ -1,6 +1,7 @@
 import pytest
 
 from fmtl.errors import UsageError
+from fmtl.settings import wording
 from fmtl.settings.reading import Given, build, build_from_file, to_yaml
 from fmtl.settings.schema import PrepareSettings
 from fmtl.settings.train import TrainSettings
@@ -122,3 +123,57 @@ def test_an_option_is_named_as_it_was_typed():
 def test_a_missing_requirement_is_named():
     with pytest.raises(UsageError, match="table: required, not given"):
         build(PrepareSettings, {})
+
+
+def test_a_plan_is_what_the_settings_say_with_nothing_left_open():
+    plan = TrainSettings(backbone="resnet18", freeze_epochs=2, epochs=5, mixup=0.2).resolve(["Colour", "Usage"], px=96)
+    assert (plan.network.backbone, plan.network.px, plan.recipe.mixup, plan.frozen_epochs) == ("resnet18", 96, 0.2, 2)
+    assert (plan.recipe.learning_rate, plan.loss.label_smoothing, plan.loss.class_weights) == (3e-3, 0.1, 0.5)
+    assert plan.augmentation.keep_hue and plan.augmentation.keep_colour  # there is a colour to be learnt
+    assert {(way.precision, way.channels_last) for way in plan.ways} == {
+        (precision, last) for precision in ("fp32", "bf16") for last in (True, False)
+    }
+    assert (plan.stage_recipe(frozen=True).epochs, plan.stage_recipe(frozen=False).epochs) == (2, 3)
+    baseline = TrainSettings(mode="baseline", precision="bf16", channels_last=False).resolve(["Usage"], px=96)
+    assert baseline.augmentation is None and len(baseline.ways) == 1
+
+
+def test_a_plan_refuses_tasks_that_there_are_not():
+    for wrong in ({"task_weights": "Color=2"}, {"colour_tasks": ("Color",)}):
+        with pytest.raises(UsageError, match="there is no task 'Color'; did you mean 'Colour'?"):
+            TrainSettings(**wrong).resolve(["Colour", "Usage"], px=96)
+    weighed = TrainSettings(task_weights="Colour=2, Usage=0.5").resolve(["Colour", "Usage"], px=96)
+    assert weighed.loss.task_weights == {"Colour": 2.0, "Usage": 0.5}
+
+
+def test_patience_is_for_the_epochs_that_come_last():
+    plan = TrainSettings(epochs=5, freeze_epochs=2, patience=3).resolve(["a"], px=32)
+    assert (plan.stage_recipe(frozen=True).patience, plan.stage_recipe(frozen=False).patience) == (0, 3)
+    frozen = TrainSettings(epochs=5, freeze=True, patience=3).resolve(["a"], px=32)
+    assert frozen.stage_recipe(frozen=True).patience == 3
+
+
+def test_what_to_prepare_is_the_settings_by_their_names():
+    settings = PrepareSettings(table="t.csv", label_cols=("a", "b"), px=64)
+    plan = settings.resolve()
+    assert {name: getattr(plan, name) for name in PrepareSettings.model_fields} == settings.model_dump()
+    remembered = plan.remembered()
+    assert remembered["label_cols"] == ["a", "b"] and not {"table", "images", "out", "reuse", "workers"} & set(
+        remembered
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true"),
+        (0.1, "0.1"),
+        (1.0, "1"),
+        (1e-12, "1e-12"),
+        (0.1234567891, "0.1234567891"),
+        (("a", "b"), "a,b"),
+        (7, "7"),
+    ],
+)
+def test_a_value_as_text_is_read_back(value, text):
+    assert wording.as_text(value) == text

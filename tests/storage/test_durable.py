@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,44 @@ def test_a_folder_behind_a_symbolic_link_is_replaced_there(tmp_path):
 def test_nan_is_refused_in_json(tmp_path):
     with pytest.raises(ValueError):
         durable.write_json(tmp_path / "x.json", {"f1": float("nan")})
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What is synced and renamed, in order, by name; all of it is done as well."""
+    done = []
+    sync, replace, rename = os.fsync, os.replace, os.rename
+
+    def name(descriptor):
+        return Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append(("sync", name(descriptor))), sync(descriptor))[1])
+    for how, call in (("replace", replace), ("rename", rename)):
+        monkeypatch.setattr(
+            os, how, lambda a, b, call=call: (done.append(("rename", Path(a).name, Path(b).name)), call(a, b))[1]
+        )
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_before_it_is_relied_on(tmp_path, disk):
+    durable.write_text(tmp_path / "x.txt", "content")
+    temporary = disk[0][1]
+    assert temporary.startswith(durable.TEMPORARY_PREFIX)
+    assert disk == [("sync", temporary), ("rename", temporary, "x.txt"), ("sync", tmp_path.name)]
+
+
+def test_every_file_of_a_folder_is_on_the_disk_before_the_folder_gets_its_name(tmp_path, disk):
+    with durable.publishing(tmp_path / "out") as folder:
+        (folder / "sub").mkdir()
+        for name in ("a", "sub/b"):
+            (folder / name).write_text(name, encoding="utf-8")
+    assert disk == [
+        ("sync", "a"), ("sync", "sub"), ("sync", "b"), ("sync", ".out.new"), ("rename", ".out.new", "out"),
+        ("sync", tmp_path.name),
+    ]  # fmt: skip
+
+
+def test_what_may_be_lost_is_not_waited_for(tmp_path, disk):
+    with durable.replacing(tmp_path / "x", sync=False) as temporary:
+        temporary.write_text("content", encoding="utf-8")
+    assert [what for what, *_ in disk] == ["rename"]

@@ -44,7 +44,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(tmp_path):
     path = tmp_path / "x.pt"
     save(path)
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from fmtl import checkpoints\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from fmtl.training import checkpoints\n"
         "from fmtl.errors import EnvironmentFault\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"

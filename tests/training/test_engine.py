@@ -144,12 +144,32 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_never_zero():
         list(run(net, batches, recipe(), val=broken))
 
 
+class Counted(list):
+    """Batches that count the epochs that were asked of them."""
+
+    epochs = 0
+
+    def __iter__(self):
+        self.epochs += 1
+        return super().__iter__()
+
+
 def test_stopping_early_is_breaking_out_of_the_loop():
-    net = make_net()
-    for result in run(net, make_batches(), recipe(epochs=50)):
+    net, train, val = make_net(), Counted(make_batches()), Counted(make_batches())
+    for result in run(net, train, recipe(epochs=50), val=val):
         if result.epoch == 2:
             break
     assert result.epoch == 2
+    assert (train.epochs, val.epochs) == (2, 2)  # nothing was trained that nobody asked for
+
+
+def test_an_epoch_is_trained_when_it_is_asked_for():
+    net, train = make_net(), Counted(make_batches())
+    before = [p.clone() for p in net.parameters()]
+    results = run(net, train, recipe(epochs=3), val=make_batches())
+    assert train.epochs == 0 and all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
+    next(results)
+    assert train.epochs == 1 and not all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
 
 
 def test_the_users_criterion_is_used():

@@ -1,6 +1,7 @@
 """Lines over epochs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -32,7 +33,8 @@ def curves(
     axes.axvline(best_epoch, color="#98a2b3", linestyle="--", linewidth=1, zorder=0)
     axes.set(xlabel="epoch", ylabel=unit, title=plain(title))
     axes.set_xlim(min(epochs) - 0.3, max(epochs) + 0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    ticks: Any = axes.xaxis.get_major_locator()
+    ticks.set_params(integer=True)
     if unit == "score":
         axes.set_ylim(0, 1)
     elif unit == "learning rate":

@@ -27,18 +27,18 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str) -> Figu
     """
     seen = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1)) > 0)
     names, short = class_names(classes), class_names(classes, MAX_CHARS_IN_LIST)
-    labels = [names[i] for i in seen]
+    labels = [names[i] for i in seen.tolist()]
     matrix = counts[np.ix_(seen, seen)]
     inches_per_class = 0.42 if len(labels) <= MAX_CLASSES_WITH_COUNTS else 0.19
     side = float(np.clip(inches_per_class * len(labels), 3.4, 30))
     figure = new_figure(side + 2.9 + LIST_INCHES, side + 2.6, layout="compressed")
     left, right = figure.subplots(1, 2, width_ratios=[side + 2.9, LIST_INCHES])
     _matrix(left, matrix, labels, side)
-    _largest(right, matrix, [short[i] for i in seen], side)
+    _largest(right, matrix, [short[i] for i in seen.tolist()], side)
     hidden = len(classes) - len(seen)
     are = "classes without test images are" if hidden > 1 else "class without test images is"
     note = f"\n{hidden} {are} not shown" if hidden else ""
-    figure.suptitle(plain(title) + note + undrawable_note([classes[i] for i in seen]), fontsize=11)
+    figure.suptitle(plain(title) + note + undrawable_note([classes[i] for i in seen.tolist()]), fontsize=11)
     return figure
 
 
@@ -66,7 +66,7 @@ def _largest(axes: Axes, counts: np.ndarray, labels: Sequence[str], side: float)
     """Bars: images per mistake, the most frequent on top."""
     found = metrics.largest_confusions(counts, labels)
     shown = found.head(MOST_CONFUSIONS)
-    positions = np.arange(len(shown))
+    positions = list(range(len(shown)))
     axes.barh(positions, shown["images"], color="#a9c3e4", height=0.62)
     for position, row in zip(positions, shown.itertuples(), strict=True):
         axes.text(0, position - 0.42, f"{row.target} → {row.prediction}", fontsize=7.5)

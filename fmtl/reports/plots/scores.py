@@ -73,7 +73,7 @@ def _one_vs_rest(axes: Axes, side: Axes, classes: Sequence[Mapping], keys: tuple
     """Draw a curve per class, and the legend in the panel. ``keys``: of x, y and the area."""
     x, y, area = keys
     names = class_names([c["class"] for c in classes])
-    named = [c | {"name": name} for c, name in zip(classes, names, strict=True)]
+    named = [{**c, "name": name} for c, name in zip(classes, names, strict=True)]
     defined = sorted((c for c in named if c[area] is not None), key=lambda c: c[area])
     undefined = [c for c in named if c[area] is None]
     few = len(defined) <= MAX_CURVES_IN_COLOUR

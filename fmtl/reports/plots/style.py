@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib import font_manager
@@ -55,7 +56,7 @@ def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return styled
 
 
-def new_figure(width: float, height: float, layout: str = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
     """A figure of its own, in inches; nothing global, so plots may be drawn beside training.
 
     Args:
@@ -69,7 +70,7 @@ def new_figure(width: float, height: float, layout: str = "constrained") -> Figu
 def save(path: Path, figure: Figure) -> None:
     """Write a figure of ``new_figure`` as a PNG."""
     with durable.replacing(path) as temporary, mpl.rc_context({"font.family": families()}):
-        figure.canvas.print_png(temporary)  # savefig draws twice, for formats that need it
+        FigureCanvasAgg(figure).print_png(temporary)  # savefig draws twice, for formats that need it
 
 
 def plain(text: str) -> str:
@@ -119,7 +120,9 @@ def with_panel(width: float, height: float, panel: float) -> tuple[Figure, Axes,
 
 def write_lines(side: Axes, heading: str, lines: Sequence[str], *, top: float = 1.0) -> float:
     """Lines of text in a panel, from ``top`` (a share of its height) down. Returns where they end."""
-    step = 0.24 / side.figure.get_figheight()
+    figure = side.get_figure(root=True)
+    assert figure is not None
+    step = 0.24 / figure.get_figheight()
     for i, line in enumerate([heading, *lines]):
         size, colour = (8.5, MUTED) if i == 0 else (8, INK)
         side.text(0, top - i * step, line, fontsize=size, color=colour, va="top")
