@@ -153,14 +153,7 @@ def _train(work: Work, run: Run, *, last: dict[str, Any] | None = None) -> str:
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path"]]
     run_page.write(run.folder, result, rows=rows, draw=settings.extra_plots)
     errors = _gallery(work, run, result) if settings.gallery else None
-    model_id = pyfunc.log_model(
-        work.setup.net,
-        backbone=settings.backbone,
-        tasks=dataset.tasks,
-        preprocess=work.data.preprocess,
-        epoch=result.best_epoch,
-    )
-    run.log_metrics(result.final_metrics, model_id=model_id)
+    run.log_metrics(result.final_metrics, model_id=_log_model(work, result))
     command = command_line("train", settings.model_dump(), _defaults(settings))
     note = run_summary.of_training(dataset, values, result, errors, command=command, run_id=run.run_id)
     run.set_tags({"mlflow.note.content": note})
@@ -171,6 +164,17 @@ def _train(work: Work, run: Run, *, last: dict[str, Any] | None = None) -> str:
     )
     print(f"run: {run.name} {run.run_id}")
     return run.run_id
+
+
+def _log_model(work: Work, result: TrainResult) -> str:
+    """Log the best epoch's network. Returns the model's id."""
+    return pyfunc.log_model(
+        work.setup.net,
+        backbone=work.settings.backbone,
+        tasks=work.dataset.tasks,
+        preprocess=work.data.preprocess,
+        epoch=result.best_epoch,
+    )
 
 
 def _training(work: Work, files: CheckpointFiles, last: dict[str, Any] | None) -> Training:

@@ -98,19 +98,27 @@ def decode_all(
         if span not in finished
     }
     jobs = _with_known(jobs, previous)
+    finished |= _make(jobs, num_workers or num_cpus())
+    in_order = {span: finished[span] for span in spans}
     num_images = sum(len(job.sources) for job in jobs.values())
-    log.debug("%d shards taken over, %d to make of %d images", len(finished), len(jobs), num_images)
+    copied = sum(image.same for job in jobs.values() for image in job.known.values())
+    results = [result for shard in in_order.values() for result in shard.results]
+    return Decoded(sources, results, in_order, len(sources) - num_images + copied)
+
+
+def _make(jobs: dict[Span, Job], num_workers: int) -> dict[Span, Finished]:
+    """Have every job done by worker processes, under a progress bar."""
+    num_images = sum(len(job.sources) for job in jobs.values())
+    log.debug("%d shards to make, of %d images", len(jobs), num_images)
     with tqdm(total=num_images, desc="decode", unit=" images", disable=None if num_images else True) as bar:
-        make_shards(jobs.values(), num_workers=num_workers or num_cpus(), progress=bar.update)
+        make_shards(jobs.values(), num_workers=num_workers, progress=bar.update)
+    finished = {}
     for span, job in jobs.items():
         made = shards.load(Path(job.target), verify=False)
         if made is None:
             raise RuntimeError(f"{job.target}: a worker said that it had made this shard, and it is not there")
         finished[span] = made
-    in_order = {span: finished[span] for span in spans}
-    copied = sum(image.same for job in jobs.values() for image in job.known.values())
-    results = [result for shard in in_order.values() for result in shard.results]
-    return Decoded(sources, results, in_order, len(sources) - num_images + copied)
+    return finished
 
 
 def _with_known(jobs: dict[Span, Job], previous: Previous) -> dict[Span, Job]:
