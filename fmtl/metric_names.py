@@ -35,6 +35,11 @@ def best(name: str) -> str:
     return BEST + name
 
 
+def of_val(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of some metrics that are of the validation split."""
+    return {name: value for name, value in metrics.items() if name.startswith("val/")}
+
+
 def is_loss(name: str) -> bool:
     """Whether less is better."""
     return name.endswith("loss")

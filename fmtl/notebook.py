@@ -167,7 +167,7 @@ def run_complete_model_analysis(
             runs[backbone, mode] = result
             rows.append({**row, **_table_row(result)})
     table = pd.DataFrame(rows, columns=TABLE_COLUMNS)
-    table = table.sort_values("val/avg/f1", ascending=False, ignore_index=True, na_position="last")
+    table = table.sort_values(score("val", None, "f1"), ascending=False, ignore_index=True, na_position="last")
     return {"runs": runs, "table": table}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fmtl.errors import DataError
-from fmtl.metric_names import BEST_EPOCH, EPOCH, VAL_LOSS, best
+from fmtl.metric_names import BEST_EPOCH, EPOCH, VAL_LOSS, best, of_val
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
 from fmtl.training import engine
@@ -81,7 +81,7 @@ class TrainResult:
     @property
     def final_metrics(self) -> dict[str, float]:
         """What is logged once, at the end: ``best/...`` and ``test/...``."""
-        chosen = {best(name): value for name, value in self.best.items() if name.startswith("val/")}
+        chosen = {best(name): value for name, value in of_val(self.best).items()}
         return {BEST_EPOCH: self.best_epoch, **chosen, **split_metrics("test", self.test, self.tasks)}
 
 

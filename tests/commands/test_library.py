@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import fmtl
@@ -11,7 +12,7 @@ from fmtl.errors import UsageError
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_programs_of_the_docs_train(store, dataset, capsys):
+def test_the_program_of_the_docs_trains(store, dataset, catalogue_table, capsys):
     (store / "data").mkdir()
     (store / "data" / "prepared").symlink_to(dataset.folder)
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.S)
@@ -21,8 +22,8 @@ def test_the_programs_of_the_docs_train(store, dataset, capsys):
     run = names["run"]
     assert run.metrics["best/epoch"] in (1, 2) and 0 <= run.metrics["test/avg/f1"] <= 1
     assert f"macro-F1 on the test photos: {run.metrics['test/avg/f1']:.3f}" in capsys.readouterr().out
-    photo = next((dataset.folder.parent).rglob("g0001.jpg"))
-    assert names["model"].predict({"image": [str(photo)]})["status"].tolist() == ["ok"]
+    photos = pd.DataFrame({"image": [str(catalogue_table.parent / "images" / f"g000{i}.jpg") for i in (1, 2)]})
+    assert names["model"].predict(photos)["status"].tolist() == ["ok", "ok"]
 
 
 def test_a_wrong_setting_is_named_with_the_nearest(store):

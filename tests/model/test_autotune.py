@@ -60,9 +60,7 @@ def test_what_was_found_is_remembered_and_a_damaged_memory_is_probed_again(monke
 def test_what_the_user_chose_is_not_probed():
     backbone = SlowIn(torch.float32)
     given = {"backbone": "x", "px": 32, "batch_size": 8}
-    found = autotune.choose_execution(
-        net_of(backbone), CPU, precision="fp32", channels_last=False, compile=True, **given
-    )
+    found = autotune.choose_execution(net_of(backbone), CPU, autotune.candidates("fp32", False, True), **given)
     assert found == Execution("fp32", channels_last=False, compile=True)
     assert backbone.seen == []
     found = autotune.choose_execution(

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from fmtl.evaluation import calibration
+from fmtl.evaluation import curves as score_curves
 from fmtl.reports import plots
 from fmtl.reports.plots import style
 from fmtl.training import metrics
@@ -28,9 +30,11 @@ def every_figure(num_classes, names=None):
     table.insert(0, "class", list(classes))
     return {
         "confusion": plots.confusion(confusion, classes, title="task"),
-        "roc": plots.roc(metrics.roc(probs, targets, classes), title="task"),
-        "precision_recall": plots.precision_recall(metrics.precision_recall(probs, targets, classes), title="task"),
-        "reliability": plots.reliability(metrics.calibration(probs, targets), title="task"),
+        "roc": plots.roc(score_curves.roc(probs, targets, classes), title="task"),
+        "precision_recall": plots.precision_recall(
+            score_curves.precision_recall(probs, targets, classes), title="task"
+        ),
+        "reliability": plots.reliability(calibration.calibration(probs, targets), title="task"),
         "per_class": plots.per_class(table, title="task"),
         "curves": plots.curves(
             {name: [0.1, 0.5, 0.4] for name in classes[:30]}, epochs=[1, 2, 3], best_epoch=2, title="t", unit="score"
@@ -162,7 +166,7 @@ def test_the_counts_shown_are_the_counts():
 
 def test_a_class_without_a_curve_is_named_with_its_reason():
     probs, targets, _, classes = case(4)
-    figure = plots.roc(metrics.roc(probs, targets, classes), title="t")
+    figure = plots.roc(score_curves.roc(probs, targets, classes), title="t")
     assert any("no image of this class" in text for text in texts(figure))
 
 
@@ -171,7 +175,7 @@ def test_names_are_never_read_as_mathematics(name, tmp_path):
     counts = np.array([[3, 1], [0, 2]])
     for figure in (
         plots.confusion(counts, (name, "b"), title=name),
-        plots.roc(metrics.roc(np.eye(2), np.array([0, 1]), (name, "b")), title=name),
+        plots.roc(score_curves.roc(np.eye(2), np.array([0, 1]), (name, "b")), title=name),
         plots.ranking([name, "b"], [0.5, 0.4], title="t", unit="f1"),
     ):
         figure.savefig(tmp_path / "x.png")

@@ -1,25 +1,29 @@
 import math
 
 import mlflow
+import numpy as np
 import pytest
 
 from fmtl.commands.train import train
 from fmtl.reports import run_summary
 from fmtl.settings.train import TrainSettings
 from fmtl.tasks import make_tasks
+from fmtl.training.engine import Evaluation
+from fmtl.training.run import TrainResult
 
 
-def test_a_command_names_what_differs_from_the_defaults():
-    defaults = TrainSettings().resolved().model_dump()
-    chosen = TrainSettings(backbone="resnet18", augment=False, data="my photos", task_weights="A=2,B=3").resolved()
-    command = run_summary.command(chosen.model_dump(), defaults)
-    assert command == "fmtl train --data 'my photos' --backbone resnet18 --task-weights A=2,B=3 --augment false"
+def result_of(f1):
+    """A finished training whose test split gave these macro-F1 by task name; nan: no label."""
+    tasks = make_tasks({name: ["x", "y"] for name in f1})
+    known = {name: not math.isnan(value) for name, value in f1.items()}
+    counts = {name: np.eye(2, dtype=np.int64) * is_known for name, is_known in known.items()}
+    nothing = dict.fromkeys(f1, np.zeros(0))
+    return TrainResult([], {}, Evaluation(0.0, {}, counts, nothing, nothing), tasks)
 
 
 def test_averages_say_which_tasks_they_leave_out():
-    tasks = make_tasks({"a": ["x", "y"], "b": ["x", "y"]})
-    assert run_summary.averaged(tasks, {"test/a/f1": 0.5, "test/b/f1": 0.5}) == "mean over 2 tasks"
-    found = run_summary.averaged(tasks, {"test/a/f1": 0.5, "test/b/f1": math.nan})
+    assert run_summary.averaged(result_of({"a": 1.0, "b": 1.0})) == "mean over 2 tasks"
+    found = run_summary.averaged(result_of({"a": 1.0, "b": math.nan}))
     assert found == "mean over 1 tasks (without any test label: b)"
 
 
@@ -30,8 +34,7 @@ def test_names_are_neither_html_nor_markdown():
 
 
 def test_only_the_first_of_many_tasks_without_labels_are_named():
-    tasks = make_tasks({f"t{k}": ["x", "y"] for k in range(40)})
-    found = run_summary.averaged(tasks, {f"test/t{k}/f1": math.nan for k in range(40)})
+    found = run_summary.averaged(result_of({f"t{k}": math.nan for k in range(40)}))
     assert "t5, and 34 more)" in found and "t6" not in found
 
 

@@ -177,3 +177,10 @@ def test_what_to_prepare_is_the_settings_by_their_names():
 )
 def test_a_value_as_text_is_read_back(value, text):
     assert wording.as_text(value) == text
+
+
+def test_a_command_names_what_differs_from_the_defaults():
+    defaults = TrainSettings().with_mode().model_dump()
+    chosen = TrainSettings(backbone="resnet18", augment=False, data="my photos", task_weights="A=2,B=3").with_mode()
+    command = wording.command_line("train", chosen.model_dump(), defaults)
+    assert command == "fmtl train --data 'my photos' --backbone resnet18 --task-weights A=2,B=3 --augment false"

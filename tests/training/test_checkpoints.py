@@ -44,11 +44,12 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(tmp_path):
     path = tmp_path / "x.pt"
     save(path)
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from fmtl.training import checkpoints\n"
+        "import resource, signal, sys, torch; from pathlib import Path\n"
+        "from fmtl.tasks import Tasks; from fmtl.training import checkpoints\n"
         "from fmtl.errors import EnvironmentFault\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
-        "try: checkpoints.save(Path(sys.argv[1]), model={'w': torch.zeros(9000)}, tasks=[], settings={}, epoch=9,"
+        "try: checkpoints.save(Path(sys.argv[1]), model={'w': torch.zeros(9000)}, tasks=Tasks(), settings={}, epoch=9,"
         " metrics={})\n"
         "except EnvironmentFault as error: print(error)\n"
     )
