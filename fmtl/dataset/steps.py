@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -219,8 +220,15 @@ def _without_unseen(draft: Draft, assigned: np.ndarray, *, mask: bool) -> tuple[
 
 def dataset_table(draft: Draft) -> pd.DataFrame:
     """Content of ``table.parquet``."""
-    frame = draft.table[["id", "path", "split"]].reset_index(drop=True)
-    frame[GROUP] = draft.table["together"].to_numpy()
+    table = draft.table
+    frame = pd.DataFrame(
+        {
+            "id": table["id"].tolist(),
+            "path": table["path"].tolist(),
+            "split": table["split"].to_numpy(),
+            GROUP: table["together"].to_numpy(),
+        }
+    )
     targets = pd.DataFrame(draft.targets, columns=[task.slug for task in draft.tasks])
     return pd.concat([frame, targets], axis=1)
 
@@ -243,7 +251,7 @@ def list_twins(draft: Draft) -> pd.DataFrame:
         conflict = [
             _names(draft.tasks, disputed.get(group, ())) if kind == "identical" else "" for group in groups[chosen]
         ]
-        part: dict[str, Iterable] = {"kind": [kind] * len(chosen), "group": groups[chosen], "line": table.index}
+        part: dict[str, Any] = {"kind": kind, "group": groups[chosen], "line": table.index.tolist()}
         part |= {name: table[name].to_numpy() for name in ("id", "path", "split")}
         part |= {"conflict": conflict, "row": chosen}
         for t, task in enumerate(draft.tasks):
