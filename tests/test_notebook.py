@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import fmtl
+from fmtl import metric_names
 from fmtl.commands.train import train
 from fmtl.errors import DataError, UsageError
 from fmtl.loading.augment import Augmentation
@@ -23,7 +24,7 @@ from fmtl.tracking import store as store_module
 from fmtl.training import checkpoints
 
 FAST = {"weights": "none", "precision": "fp32", "channels_last": True}
-SCORES = {"accuracy", "f1", "precision", "recall"}
+SCORES = set(metric_names.SCORES)
 
 
 class Squares(Dataset):

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score
 
+from fmtl import metric_names
 from fmtl.commands.compare import compare
 from fmtl.commands.predict import predict
 from fmtl.commands.register import register
@@ -29,7 +30,7 @@ from fmtl.training import checkpoints
 SETTINGS = {"backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64, "gallery": False}
 PER_EPOCH = {"train/loss", "val/loss", "learning_rate/backbone", "learning_rate/heads", "images_per_second",
              "data_share", "epoch_seconds"}  # fmt: skip
-SCORES = ("accuracy", "f1", "precision", "recall")
+SCORES = metric_names.SCORES
 
 
 def settings(data, **changes):
