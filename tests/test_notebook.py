@@ -11,12 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import fmtl
 from fmtl import metric_names
-from fmtl.commands.train import train
 from fmtl.errors import DataError, UsageError
-from fmtl.loading.augment import Augmentation
-from fmtl.loading.batches import Batches
 from fmtl.loading.preprocess import Preprocess
-from fmtl.loading.sources import Photos
 from fmtl.settings import reading, schema
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking import registry
@@ -117,34 +113,6 @@ def test_described_loaders_give_a_model_that_can_be_registered(store):
     record = fmtl_store_record(result["run_id"])
     assert registry.why_not_registrable(record) is None and record.tags["fmtl.data"] == "squares-1"
     assert mlflow.pyfunc.load_model(record.model_uri)
-
-
-@pytest.mark.parametrize("mode", ["tuned", "baseline"])
-def test_prepared_batches_give_the_numbers_of_fmtl_train(store, dataset, mode):
-    settings = schema.TrainSettings(
-        data=str(dataset.folder), backbone="resnet18", mode=mode, epochs=2, px=48, seed=3, gallery=False,
-        extra_plots=False, save_checkpoints=False, **FAST,
-    )  # fmt: skip
-    theirs = fmtl_store_record(train(settings)).metrics
-    image = dataset.manifest["image"]
-    spec = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    preprocess = Preprocess(dataset.px, image["fit"], image["background"], 48, spec["mean"], spec["std"])
-
-    def batches(split):
-        augmentation = Augmentation(keep_hue=True, keep_colour=True) if mode == "tuned" and split == "train" else None
-        photos = Photos(dataset, preprocess=preprocess, augmentation=augmentation, seed=3)
-        return Batches(photos, dataset.targets, dataset.rows(split), tasks=dataset.tasks, batch_size=32,
-                       shuffle=split == "train", seed=3)  # fmt: skip
-
-    result = fmtl.train_and_evaluate_model(
-        "resnet18", dataset.tasks.num_classes, batches("train"), batches("val"),
-        batches("test"), "cpu", epochs=2, mode=mode, seed=3, mlflow=False, **FAST,
-    )  # fmt: skip
-    assert result["best_epoch"] == theirs["best/epoch"]
-    assert min(row["val/loss"] for row in result["history"]) == theirs["best/val/loss"]
-    for task in dataset.tasks:
-        for score in SCORES:
-            assert result["test"][task.name][score] == theirs[f"test/{task.slug}/{score}"]
 
 
 def test_the_analysis_compares_every_backbone_in_both_modes(store):

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import f1_score
 
+import fmtl
 from fmtl import metric_names
 from fmtl.commands.compare import compare
 from fmtl.commands.predict import predict
@@ -23,11 +24,18 @@ from fmtl.commands.register import register
 from fmtl.commands.train import train
 from fmtl.dataset.prepared import open_dataset
 from fmtl.errors import DataError, EnvironmentFault, UsageError
+from fmtl.loading.augment import Augmentation
+from fmtl.loading.batches import Batches
+from fmtl.loading.preprocess import Preprocess
+from fmtl.loading.sources import Photos
 from fmtl.settings import schema
 from fmtl.tracking import store as runs
 from fmtl.training import checkpoints
 
-SETTINGS = {"backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64, "gallery": False}
+SETTINGS = {
+    "backbone": "resnet18", "weights": "none", "px": 32, "epochs": 2, "batch_size": 64, "gallery": False,
+    "precision": "fp32", "channels_last": True,
+}  # fmt: skip
 PER_EPOCH = {"train/loss", "val/loss", "learning_rate/backbone", "learning_rate/heads", "images_per_second",
              "data_share", "epoch_seconds"}  # fmt: skip
 SCORES = metric_names.SCORES
@@ -180,6 +188,50 @@ def test_small_images_and_blank_cells_are_answered_too(run):
     assert model.predict(None, rows)["status"].tolist() == ["ok", "not_an_image", "missing", "missing"]
     rows = pd.DataFrame({"image_bytes": [buffer.getvalue(), None]}, dtype=object)
     assert model.predict(None, rows)["status"].tolist() == ["ok", "missing"]
+
+
+@pytest.mark.parametrize("mode", ["tuned", "baseline"])
+def test_the_notebook_functions_give_the_same_numbers_on_the_same_batches(world, dataset, mode):
+    theirs = mlflow.get_run(world[mode]).data.metrics
+    image = dataset.manifest["image"]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    preprocess = Preprocess(dataset.px, image["fit"], image["background"], 32, mean, std)
+
+    def batches(split):
+        augmentation = Augmentation(keep_hue=True, keep_colour=True) if mode == "tuned" and split == "train" else None
+        photos = Photos(dataset, preprocess=preprocess, augmentation=augmentation)
+        return Batches(
+            photos, dataset.targets, dataset.rows(split), tasks=dataset.tasks, batch_size=64, shuffle=split == "train"
+        )
+
+    result = fmtl.train_and_evaluate_model(
+        "resnet18", dataset.tasks.num_classes, *map(batches, ("train", "val", "test")), "cpu", epochs=2, mode=mode,
+        mlflow=False, weights="none", precision="fp32", channels_last=True,
+    )  # fmt: skip
+    assert result["best_epoch"] == theirs["best/epoch"]
+    assert min(row["val/loss"] for row in result["history"]) == theirs["best/val/loss"]
+    for task in dataset.tasks:
+        for score in SCORES:
+            assert result["test"][task.name][score] == theirs[f"test/{task.slug}/{score}"]
+
+
+def test_the_note_says_how_good_what_is_wrong_and_how_to_go_on(run, dataset):
+    note, metrics = run.data.tags["mlflow.note.content"], run.data.metrics
+    assert len(note) < 5000
+    assert f"**{metrics['test/avg/f1']:.3f}**" in note
+    for task in dataset.tasks:
+        assert f"| {task.name} | {task.num_classes} | {metrics[f'test/{task.slug}/accuracy']:.3f} |" in note
+    assert "weakest attribute" in note and "labels are doubtful" in note
+    last_is_best = metrics["best/epoch"] == 2
+    assert ("more epochs may help" in note) == last_is_best
+    (command,) = [line for line in note.splitlines() if line.startswith("Repeat it: ")]
+    assert "--px 32" in command and "--gallery" not in command and "--resume" not in command
+    assert f"fmtl register --run {run.info.run_id}" in note and f"fmtl predict --model {run.info.run_id}" in note
+
+
+def test_a_note_of_another_mode_repeats_it(world):
+    note = mlflow.get_run(world["baseline"]).data.tags["mlflow.note.content"]
+    assert "--mode baseline" in note and "--gallery false" in note
 
 
 def test_compare_register_and_predict(world, run, catalogue_table, tmp_path, capsys):
@@ -390,7 +442,7 @@ def test_every_part_of_a_recipe_can_be_switched_on_together(world, dataset):
             dataset.folder, epochs=1, schedule="cosine", warmup=0.1, layer_decay=0.8, decay_norms=False,
             ema_decay=0.9, label_smoothing=0.1, class_weights=0.5, task_weights="uncertainty", colour_jitter=0.2,
             policy="trivial", mixup=0.2, cutmix=1.0, accumulate=2, grad_checkpointing=True, px="auto",
-            batch_size="auto", extra_plots=False,
+            batch_size="auto", extra_plots=False, precision="auto", channels_last=None,
         )
     )  # fmt: skip
     run = mlflow.get_run(run_id)

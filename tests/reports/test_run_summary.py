@@ -1,12 +1,8 @@
 import math
 
-import mlflow
 import numpy as np
-import pytest
 
-from fmtl.commands.train import train
 from fmtl.reports import run_summary
-from fmtl.settings.train import TrainSettings
 from fmtl.tasks import make_tasks
 from fmtl.training.engine import Evaluation
 from fmtl.training.run import TrainResult
@@ -36,22 +32,3 @@ def test_names_are_neither_html_nor_markdown():
 def test_only_the_first_of_many_tasks_without_labels_are_named():
     found = run_summary.averaged(result_of({f"t{k}": math.nan for k in range(40)}))
     assert "t5, and 34 more)" in found and "t6" not in found
-
-
-@pytest.mark.parametrize("epochs", [1])
-def test_the_note_says_how_good_what_is_wrong_and_how_to_go_on(store, dataset, epochs):
-    run_id = train(
-        TrainSettings(
-            data=str(dataset.folder), backbone="resnet18", weights="none", epochs=epochs, px=48, mode="baseline"
-        )
-    )
-    run = mlflow.get_run(run_id)
-    note, metrics = run.data.tags["mlflow.note.content"], run.data.metrics
-    assert len(note) < 5000
-    assert f"**{metrics['test/avg/f1']:.3f}**" in note
-    for task in dataset.tasks:
-        assert f"| {task.name} | {task.num_classes} | {metrics[f'test/{task.slug}/accuracy']:.3f} |" in note
-    assert "weakest attribute" in note and "labels are doubtful" in note and "more epochs may help" in note
-    (command,) = [line for line in note.splitlines() if line.startswith("Repeat it: ")]
-    assert "--mode baseline" in command and "--px 48" in command and "--resume" not in command
-    assert f"fmtl register --run {run_id}" in note and f"fmtl predict --model {run_id}" in note
