@@ -28,7 +28,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as tv
 
-from fmtl.catalogue.photos import ImageFolder
+from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.dataset import freshness, shards, workers
 
 PX = 256

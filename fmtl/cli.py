@@ -117,6 +117,14 @@ def prepare(settings: schema.PrepareSettings) -> None:
     prepare(settings)
 
 
+@command(schema.FetchSettings)
+def fetch(settings: schema.FetchSettings) -> None:
+    """Download the photos that a table names by their addresses."""
+    from fmtl.commands.fetch import fetch
+
+    fetch(settings)
+
+
 @command(schema.TrainSettings, takes_config=True)
 def train(*variants: schema.TrainSettings) -> None:
     """Train a network on a prepared dataset, or one per variant of --config; each is logged to an MLflow run."""
@@ -151,7 +159,7 @@ def predict(settings: schema.PredictSettings) -> None:
 
 @command(schema.MainSettings)
 def _main(settings: schema.MainSettings) -> None:
-    """Run the whole pipeline on the sample catalogue."""
+    """Run the whole pipeline on a catalogue: prepare, train both modes, compare, register, predict."""
     from fmtl.commands.main import main
 
     main(settings)

@@ -1,20 +1,28 @@
 """Which column of a table plays which part; what is not named is found, with a reason for each."""
 
+import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
+from fmtl.catalogue import roles
+from fmtl.catalogue.names import ID_NAMES, IMAGE_SUFFIXES
 from fmtl.catalogue.notes import Note, warning
-from fmtl.catalogue.table import ID_NAMES
+from fmtl.catalogue.photos.finding import Finder
+from fmtl.catalogue.roles import NONE
+from fmtl.catalogue.values import separator_of, what_they_are
 from fmtl.errors import TABLE, DataError, did_you_mean, first_ten
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+log = logging.getLogger(__name__)
+
 MIN_CLASSES, MAX_CLASSES = 2, 500  # of a column that is found to be a label
 MAX_NAMED_CLASSES = 10_000  # of one that was named
 MAX_LABEL_LENGTH = 500  # characters
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_IMAGE_WORDS = re.compile(r"image|img|photo|pic|file|path", re.IGNORECASE)
+_SMALL = re.compile(r"thumb|small|preview|icon|swatch|mini", re.IGNORECASE)
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,12 +34,18 @@ class Columns:
         id: The id column, or None: the image path is the id.
         image_paths: From a table to the image path of each row; None where a cell is blank.
         notes: A reason for each column taken or left.
+        split: The column that says train, val or test; None: they are drawn.
+        groups: By what they are called, values that keep rows together where they are equal.
+        separators: By label column, what stands between several values of one cell, the first of which is taken.
     """
 
     labels: list[str]
     id: str | None
     image_paths: Callable[[pd.DataFrame], list[str | None]]
     notes: list[Note]
+    split: str | None = None
+    groups: Mapping[str, pd.Series] = field(default_factory=dict)
+    separators: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_columns(
@@ -41,33 +55,97 @@ def choose_columns(
     id_col: str | None = None,
     image_col: str | None = None,
     image_template: str | None = None,
+    group_col: str | None = None,
+    split_col: str | None = None,
+    first_value: Sequence[str] = (),
     others: Sequence[str] = (),
+    finders: Sequence[Finder] = (),
 ) -> Columns:
     """Decide the parts that columns play; what is not named is found.
 
     Args:
-        others: Columns that are no labels unless named as such: free text, groups, splits, checksums.
+        group_col, split_col: ``none``: no column plays that part.
+        first_value: Columns of several values in a cell, of which the first is the label.
+        others: Columns that are no labels unless named as such: free text, checksums.
+        finders: One per folder where the photos may be.
 
     Raises:
         DataError: A named column is missing, no image column is found, or no column can be a label.
     """
-    _require(frame, [*label_cols, *[c for c in (id_col, image_col) if c], *others])
+    named = [c for c in (id_col, image_col, group_col, split_col) if c and c != NONE]
+    _require(frame, [*label_cols, *named, *others, *first_value])
+    notes: list[Note] = []
     id_col = id_col or next((c for c in frame if c.casefold() in ID_NAMES), None)
     if image_template is None:
         try:
-            image_col = image_column(frame, image_col)
+            image_col, said = image_column(frame, image_col, finders=finders)
         except DataError as error:
             way_out = "Or build paths from columns with --image-template '{id}.jpg'"
             raise DataError(f"{error.message}. {way_out}", where=error.where) from error
+        notes += said
         template_cols = [image_col]
     else:
         template_cols = re.findall(r"{(.*?)}", image_template)
         if not template_cols:
             raise DataError(f"image_template: '{image_template}' names no column; expected one such as '{{id}}.jpg'")
         _require(frame, template_cols)
-    taken = {id_col, *others, *template_cols} - set(label_cols)
-    labels, notes = _choose_labels(frame.drop(columns=[c for c in taken if c in frame]), label_cols)
-    return Columns(labels, id_col, _path_maker(image_template, template_cols), notes)
+    paths = _path_maker(image_template, template_cols)
+    taken = {id_col, *others, *template_cols, *named} - set(label_cols)
+    free = [c for c in frame if c not in taken and c not in label_cols]
+    split, said, no_labels = (None, [], []) if split_col else roles.split_column(frame, free)
+    notes += said
+    taken |= {split, *no_labels}
+    groups, said = _groups(frame, [c for c in free if c not in taken], id_col, group_col, label_cols, paths)
+    notes += said
+    taken |= set(groups) - set(label_cols)
+    labels, separators, said = _choose_labels(
+        frame.drop(columns=[c for c in taken if c in frame]), label_cols, first_value
+    )
+    parts = Note(_parts_told(image_template, template_cols, id_col))
+    chosen_split = split if split_col is None else None if split_col == NONE else split_col
+    return Columns(labels, id_col, paths, [parts, *notes, *said], chosen_split, groups, separators)
+
+
+def _parts_told(template: str | None, template_cols: Sequence[str], id_col: str | None) -> str:
+    photos = f"column '{template_cols[0]}'" if template is None else f"the template {template}"
+    ids = f"column '{id_col}'" if id_col else "the photo's path"
+    return f"photos are named by {photos}, products by {ids}"
+
+
+def _groups(
+    frame: pd.DataFrame,
+    free: Sequence[str],
+    id_col: str | None,
+    group_col: str | None,
+    label_cols: Sequence[str],
+    paths: Callable[[pd.DataFrame], list[str | None]],
+) -> tuple[dict[str, pd.Series], list[Note]]:
+    """What keeps rows in one split: ids, the column named, else columns or file names that tell views of a product."""
+    groups = {id_col: frame[id_col]} if id_col and id_col not in label_cols else {}
+    if group_col:
+        return groups | ({} if group_col == NONE else {group_col: frame[group_col]}), []
+    products = roles.product_columns(frame, free)
+    otherwise = f"--group-col {NONE} lets them apart"
+    notes = [
+        Note(
+            f"column '{column}' tells products: {values.nunique()} of them in {values.notna().sum()} rows, each kept "
+            f"in one split; {otherwise}, and --label-cols makes it an attribute"
+        )
+        for column, values in products.items()
+    ]
+    if not products:
+        named = pd.Series(paths(frame), index=frame.index, dtype=object).dropna()
+        views = roles.views(named) if len(named) else None
+        if views is not None:
+            stem = views.iloc[0]
+            notes.append(
+                Note(
+                    f"file names tell views of {views.nunique()} products, such as those of '{stem}', each kept in one "
+                    f"split; {otherwise}"
+                )
+            )
+            products = {"file names": views.reindex(frame.index)}
+    return groups | products, notes
 
 
 def _path_maker(template: str | None, columns: list[str]) -> Callable[[pd.DataFrame], list[str | None]]:
@@ -91,6 +169,8 @@ def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in frame:
             hint = did_you_mean(column, frame.columns, cutoff=0.5)
+            if with_comma := next((c for c in frame if "," in c and c.startswith(column)), None):
+                hint = f"a name with a comma stands in double quotes: '\"{with_comma}\"'."
             problems.append(
                 f"column '{column}' is not in the table{hint and f'; {hint}'} Columns: {', '.join(frame.columns)}"
             )
@@ -98,32 +178,74 @@ def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         raise DataError("\n" + first_ten(problems), where=TABLE)
 
 
-def image_column(frame: pd.DataFrame, named: str | None = None) -> str:
-    """The column of image paths: the one named, or the first whose cells mostly end like image files.
+def image_column(
+    frame: pd.DataFrame, named: str | None = None, *, finders: Sequence[Finder] = ()
+) -> tuple[str, list[Note]]:
+    """The column of image paths, and a note where several could be.
+
+    It is the one named; of those whose cells end like image files one whose photos are there, originals before
+    thumbnails; else one whose cells are found as photos all the same.
 
     Raises:
         DataError: The named one is missing, or none is found.
     """
     if named:
         _require(frame, [named])
-        return named
-    for column in frame:
-        head = frame[column].dropna().head(100)
-        if len(head) and head.str.lower().str.endswith(IMAGE_SUFFIXES).mean() > 0.5:
-            return column
-    raise DataError(
-        f"no column holds image file names; name it with --image-col. Columns: {', '.join(frame.columns)}", where=TABLE
+        return named, []
+    heads = {c: cells.tolist() for c in frame if len(cells := frame[c].dropna().head(100))}
+    likely = [c for c, cells in heads.items() if sum(map(_like_image, cells)) > len(cells) / 2]
+    found = {c: _share_found(heads[c], finders) for c in likely}
+    if not likely:
+        by_name = sorted(heads, key=lambda c: (_IMAGE_WORDS.search(c) is None, c.casefold() not in ID_NAMES))
+        found = {c: share for c in by_name if (share := _share_found(heads[c], finders)) > 0.5}
+        if not found:
+            raise DataError(
+                "no column holds image file names; name it with --image-col. Columns: " + ", ".join(frame.columns),
+                where=TABLE,
+            )
+        likely = list(found)[:1]
+    best = min(
+        likely,
+        key=lambda c: (found[c] <= 0.5, _is_address(heads[c][0]), _SMALL.search(c) is not None, likely.index(c)),
     )
+    if len(likely) == 1:
+        return best, []
+    others = ", ".join(f"'{c}'" for c in likely if c != best)
+    return best, [Note(f"photos are taken from column '{best}', not from {others}; --image-col names another")]
 
 
-def _choose_labels(frame: pd.DataFrame, named: Sequence[str]) -> tuple[list[str], list[Note]]:
+def _like_image(cell: str) -> bool:
+    return cell.partition("?")[0].lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_address(cell: str) -> bool:
+    return _ADDRESS.match(cell) is not None
+
+
+def _share_found(said: Sequence[str], finders: Sequence[Finder]) -> float:
+    return max((finder.num_found(said) for finder in finders), default=0) / len(said)
+
+
+def _choose_labels(
+    frame: pd.DataFrame, named: Sequence[str], first_value: Sequence[str]
+) -> tuple[list[str], dict[str, str], list[Note]]:
+    """The label columns, what separates several values in their cells, and why others are none."""
     notes: list[Note] = []
     labels: list[str] = []
+    separators: dict[str, str] = {}
     for column in named or frame.columns:
         values = frame[column].dropna()
-        reason = _why_not_a_label(values)
+        separator = separator_of(values) if len(values) else None
+        if separator and column in first_value:
+            separators[column] = separator
+            labels.append(column)
+            told = f"column '{column}' has several values in a cell, separated by {_shown(separator)}: the first counts"
+            notes.append(Note(told))
+            continue
+        reason = _why_not_a_label(values) or (_several_told(column, values, separator) if separator else None)
         if not named and reason:
-            notes.append(Note(f"column '{column}' left out: {reason}"))
+            note = warning if separator else Note
+            notes.append(note(f"column '{column}' left out: {reason}"))
             continue
         if values.empty:
             raise DataError(
@@ -134,16 +256,30 @@ def _choose_labels(frame: pd.DataFrame, named: Sequence[str]) -> tuple[list[str]
         _check_limits(column, values)
         labels.append(column)
     if not labels:
-        raise DataError("no column can be a label:\n" + first_ten([str(note) for note in notes]), where=TABLE)
-    return labels, notes
+        for note in notes:  # without a dataset there is no summary that would say it
+            log.info("%s", note)
+        named_by = "; --label-cols names those that are all the same"
+        raise DataError(f"no column can be a label{named_by}:\n" + first_ten([n.text for n in notes]), where=TABLE)
+    return labels, separators, notes
+
+
+def _several_told(column: str, values: pd.Series, separator: str) -> str:
+    return (
+        f"several values in a cell, separated by {_shown(separator)}, such as {values.iloc[0]!r}; "
+        f"--first-value {column} takes the first of each"
+    )
+
+
+def _shown(separator: str) -> str:
+    return "the commas of a list" if separator == "[]" else repr(separator)
 
 
 def _why_not_a_label(values: pd.Series) -> str | None:
     num_classes = values.nunique()
     if num_classes < MIN_CLASSES:
         return f"constant ({values.iloc[0]!r})" if num_classes else "blank in every row"
-    if values.map(lambda cell: _NUMBER.fullmatch(cell) is not None).all():
-        return "numbers (name it in --label-cols if they are classes)"
+    if told := what_they_are(values):
+        return told
     longest = int(values.str.len().max())
     if longest > MAX_LABEL_LENGTH:
         return f"free text of up to {longest} characters"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from fmtl.catalogue import spellings
 from fmtl.catalogue.notes import Note, warning
 from fmtl.storage import tables
 
@@ -15,8 +16,9 @@ _BLANK_LOOKS = ("na", "n/a", "#n/a", "nan", "null", "-", "--", "?")
 
 
 def clean_label(text: str) -> str | None:
-    """Unicode's NFC, without invisible or control characters and outer or doubled spaces; None if nothing is left."""
-    text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    """Unicode's NFC, without entities, invisible or control characters and outer or doubled spaces; None if nothing
+    is left."""
+    text = unicodedata.normalize("NFC", spellings.without_entities(text).translate(_INVISIBLE))
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip() or None
 
 
@@ -34,6 +36,11 @@ def clean_labels(
         changed = sum(a != b for a, b in zip(labels[column], frame[column], strict=True))
         if changed:
             notes.append(Note(f"column '{column}': {changed} labels had odd spaces or characters and were cleaned"))
+        numbers = spellings.numbers_in_one_spelling(labels[column].dropna().unique())
+        if numbers:
+            labels[column] = _renamed(labels[column], numbers)
+            shown = ", ".join(f"{a!r} became {b!r}" for a, b in list(numbers.items())[: spellings.SHOWN])
+            notes.append(Note(f"column '{column}': {len(numbers)} numbers in another spelling: {shown}"))
         if casefold:
             labels[column], merged = _casefolded(labels[column])
             notes += [Note(f"column '{column}': {a!r} became {b!r}") for a, b in merged.items()]
@@ -46,28 +53,8 @@ def clean_labels(
                     f"--missing {blank}"
                 )
             )
-        notes += [warning(f"column '{column}' has labels that look alike: {group}") for group in alike(classes)]
+        notes += spellings.notes_on(column, classes)
     return labels, notes
-
-
-def alike(labels: pd.Series) -> list[list[str]]:
-    """Groups of labels that are one word in several spellings: case, accents, punctuation, one letter more."""
-    by_form: dict[str, list[str]] = {}
-    for label in labels.unique():
-        by_form.setdefault(_form(label), []).append(label)
-    shorter = {}  # from a form with one letter too many to the form itself
-    for form in by_form:
-        if len(form) > 3 and form.isalpha():  # a last letter too many; in long words any
-            cuts = range(len(form)) if len(form) > 8 else (len(form) - 1,)
-            found = {form[:i] + form[i + 1 :] for i in cuts} & by_form.keys()
-            if found:
-                shorter[form] = min(found)
-    groups: dict[str, list[str]] = {}
-    for form, spellings in by_form.items():
-        while form in shorter:
-            form = shorter[form]
-        groups.setdefault(form, []).extend(spellings)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def rare_classes(labels: pd.DataFrame, groups: Sequence, least: int) -> dict[str, dict[str, int]]:
@@ -87,9 +74,8 @@ def _casefolded(labels: pd.Series) -> tuple[pd.Series, dict[str, str]]:
     for label in sorted(counts.index, key=lambda name: (-counts[name], name)):
         best.setdefault(label.casefold(), label)
     merged = {label: best[label.casefold()] for label in counts.index if best[label.casefold()] != label}
-    return pd.Series([merged.get(x, x) for x in labels], index=labels.index, dtype=object), merged
+    return _renamed(labels, merged), merged
 
 
-def _form(label: str) -> str:
-    plain = unicodedata.normalize("NFKD", label.casefold())
-    return re.sub(r"[\W_]+", "", "".join(c for c in plain if not unicodedata.combining(c))) or label
+def _renamed(labels: pd.Series, names: dict[str, str]) -> pd.Series:
+    return pd.Series([names.get(label, label) for label in labels], index=labels.index, dtype=object)

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmtl.catalogue import csv_file, parquet_file
+from fmtl.catalogue.formats import content, csv_file, json_lines, parquet_file, workbook
 from fmtl.catalogue.table import Catalogue
 from fmtl.errors import DataError
 from fmtl.storage import durable, tables
+
+EXPECTED = "a CSV, Excel, JSON or Parquet file, a folder of Parquet files, or 'sample'"
 
 
 def read_catalogue(
@@ -19,32 +21,42 @@ def read_catalogue(
     encoding: str | None = None,
     quotes: bool = True,
     id_col: str | None = None,
+    sheet: str | None = None,
 ) -> Catalogue:
-    """Read a CSV (any of the delimiters ``, ; tab |``), a Parquet file, or a folder of Parquet files.
+    """Read a table: CSV of any dialect, JSON, either packed or not, a workbook, Parquet, or a folder of Parquet files.
 
     Args:
         free_text_col: A column whose unescaped delimiters are re-joined; without it such a line is rejected.
         missing: Spellings that mean a blank, besides nothing at all.
-        encoding: Of a CSV; by default UTF-8, or UTF-16 where its mark says so.
+        encoding: Of a CSV or JSON; by default what its mark says, UTF-8, or what can be guessed safely.
         quotes: Whether double quotes enclose text in a CSV.
         id_col: Column of the ids that rejects are listed under; by default one with a usual name.
+        sheet: Of a workbook; by default the first that has rows.
 
     Raises:
         DataError: The table is absent, empty, not text, or has unusable column names or open quotes.
+        EnvironmentFault: A workbook is to be read and openpyxl is not installed.
     """
-    if path.is_dir() or path.suffix.lower() in parquet_file.SUFFIXES:
+    if not path.exists():
+        raise DataError(f"no such table; expected {EXPECTED}", where=str(path))
+    kind, found = (content.PARQUET, b"") if path.is_dir() else content.kind_of(path)
+    if kind == content.PARQUET:
         catalogue = parquet_file.read(path)
-    elif path.is_file():
-        catalogue = csv_file.read(path, free_text_col=free_text_col, encoding=encoding, quotes=quotes, id_col=id_col)
+    elif kind == content.WORKBOOK:
+        catalogue = workbook.read(path, sheet=sheet, free_text_col=free_text_col, id_col=id_col)
+    elif kind == content.JSON:
+        catalogue = json_lines.read(found, encoding=encoding, where=str(path))
     else:
-        raise DataError(f"{path}: no such table; expected a CSV or Parquet file, a folder of them, or 'sample'")
+        catalogue = csv_file.read(
+            found, free_text_col=free_text_col, encoding=encoding, quotes=quotes, id_col=id_col, where=str(path)
+        )
     if catalogue.num_rows_read == 0:
-        raise DataError(f"{path}: 0 rows; expected a header and at least one row")
+        raise DataError("0 rows; expected a header and at least one row", where=str(path))
     blanks = {"", *missing}
     for column in catalogue.frame:
-        found = Counter(cell or "" for cell in catalogue.frame[column] if cell is None or cell in blanks)
-        if found:
-            catalogue.blanks[column] = dict(found.most_common())
+        blank = Counter(cell or "" for cell in catalogue.frame[column] if cell is None or cell in blanks)
+        if blank:
+            catalogue.blanks[column] = dict(blank.most_common())
     catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in blanks else cell)
     return catalogue
 

@@ -14,6 +14,7 @@ class Reason(StrEnum):
         reason.meaning = meaning
         return reason
 
+    NOT_TAKEN = "not_taken", "left out by --limit"
     MISSING = "missing", "the photo is not in the image folder"
     BLANK_ROW = "blank_row", "every cell of the row is blank"
     BLANK_IMAGE = "blank_image", "the row names no photo"
@@ -22,8 +23,11 @@ class Reason(StrEnum):
     SHORT_ROW = "short_row", "the line has fewer fields than the header"
     EXTRA_FIELDS = "extra_fields", "the line has more fields than the header"
     NUL_BYTE = "nul_byte", "the line is damaged"
+    NOT_JSON = "not_json", "the line is no JSON object"
     DUPLICATE_ROW = "duplicate_row", "the same product and photo as an earlier line"
     CONFLICTING_ROWS = "conflicting_rows", "one product and photo, with contradicting labels"
+    SEVERAL_FIT = "several_fit", "several photos of the folder could be meant"
+    URL = "url", "the photo is at an address; fmtl fetch downloads it"
     OUTSIDE_ROOT = "outside_root", "the path leads out of the image folder"
     NOT_REGULAR_FILE = "not_regular_file", "the path is a folder or a device"
     UNREADABLE = "unreadable", "the file can't be opened"

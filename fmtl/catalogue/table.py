@@ -1,15 +1,13 @@
 """The raw product table: every line read becomes one row of text or one reject, with its line number."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from fmtl.catalogue.names import ID_NAMES
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.reasons import Reason
 from fmtl.errors import DataError
-
-ID_NAMES = ("id", "product_id", "productid")  # of a column, whatever its case
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,33 @@ class Catalogue:
     def num_rows_read(self) -> int:
         return len(self.frame) + len(self.rejects)
 
+    def add(self, other: "Catalogue", name: str, *, split_col: str) -> None:
+        """Let the rows of another table follow, as the test split.
+
+        Args:
+            name: Of the other table, for people.
+            split_col: Column that says it; the rows that were here before are for training where it is not there yet.
+        """
+        after = max([*self.frame.index, *(reject.line for reject in self.rejects)], default=0)
+        rows = other.frame.set_axis(other.frame.index + after).assign(**{split_col: "test"})
+        first = self.frame if split_col in self.frame else self.frame.assign(**{split_col: "train"})
+        columns = [*first, *(c for c in rows if c not in first)]
+        both = pd.concat([first.reindex(columns=columns), rows.reindex(columns=columns)])
+        self.frame = both.astype(object).where(both.notna(), None).rename_axis(index="line")
+        self.rejects += [
+            replace(r, line=r.line + after, detail=f"{name}, line {r.line}: {r.detail}") for r in other.rejects
+        ]
+        self.notes += [
+            *other.notes,
+            Note(f"the rows of {name} are the test split; their lines are counted from {after}"),
+        ]
+        self.unusable |= other.unusable
+        self.cells |= {line + after: cell for line, cell in other.cells.items()}
+        for column, blanks in other.blanks.items():
+            known = self.blanks.setdefault(column, {})
+            for spelling, n in blanks.items():
+                known[spelling] = known.get(spelling, 0) + n
+
     def ignore_image_cells(self) -> None:
         """The images lie elsewhere: the column of bytes is none that can be used."""
         if self.image_cells is not None:
@@ -56,10 +81,10 @@ class Catalogue:
             self.image_cells, self.cells = None, {}
 
 
-def checked_columns(path: Path, columns: list[str]) -> list[str]:
+def checked_columns(columns: list[str], *, line: int = 1, where: str) -> list[str]:
     doubled = sorted({c for c in columns if columns.count(c) > 1})
     if doubled:
-        raise DataError(f"line 1: duplicate column names {doubled}; rename all but one of each", where=str(path))
+        raise DataError(f"line {line}: duplicate column names {doubled}; rename all but one of each", where=where)
     return columns
 
 

@@ -1,12 +1,19 @@
-"""``main``: the whole pipeline on the sample catalogue; what it records are children of one MLflow run."""
+"""``main``: the whole pipeline on a catalogue; what it records are children of one MLflow run."""
 
+import json
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from fmtl.catalogue.photos.cells import Cell, read_cell
+from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
 from fmtl.commands.compare import compare
 from fmtl.commands.predict import predict
-from fmtl.commands.prepare import prepare, sample_folder
+from fmtl.commands.prepare import SAMPLE, prepare
 from fmtl.commands.train import train
+from fmtl.dataset.prepared import PreparedDataset
+from fmtl.model.predictor import Photo
 from fmtl.settings.schema import (
     DEFAULT_ALIAS,
     DEFAULT_MODEL_NAME,
@@ -15,7 +22,7 @@ from fmtl.settings.schema import (
     PredictSettings,
     PrepareSettings,
 )
-from fmtl.settings.train import TrainSettings
+from fmtl.settings.train import MODES, TrainSettings
 from fmtl.tracking.run import open_run
 
 log = logging.getLogger(__name__)
@@ -29,25 +36,41 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def main(settings: MainSettings) -> None:
-    """Prepare the sample, train both modes, compare, register the best, predict, and say what to look at."""
-    with open_run("main", name="sample") as run:
+    """Prepare, train both modes, compare, register the best, predict the test photos, and say what to look at."""
+    is_sample = settings.table == SAMPLE
+    name = Path(settings.table).stem
+    data = settings.data or f"data/{name}"
+    with open_run("main", name=name) as run:
         run.log_params(settings.model_dump(mode="json"))
-        _say("prepare: the sample catalogue")
-        dataset = prepare(PrepareSettings(table="sample", out=settings.data, seed=settings.seed))
-        for mode, recipe in RECIPES.items():
+        _say("prepare: the sample catalogue" if is_sample else f"prepare: {settings.table}")
+        px = max(settings.px, PrepareSettings.model_fields["px"].default)
+        dataset = prepare(
+            PrepareSettings(table=settings.table, images=settings.images, out=data, px=px, seed=settings.seed)
+        )
+        for mode in MODES:
             _say(f"train: {settings.backbone}, {mode}")
-            common = settings.model_dump(include={"backbone", "weights", "epochs", "px", "data", "seed"})
-            train(TrainSettings(mode=mode, **recipe, **common))
+            common = settings.model_dump(include={"backbone", "weights", "epochs", "px", "seed"})
+            train(TrainSettings(mode=mode, data=data, **(RECIPES[mode] if is_sample else {}), **common))
         _say("compare and register")
-        data = dataset.digest
-        compare(CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=data))
-        _say("predict: the sample's photos")
-        photos = sample_folder(settings.data) / "images"
+        compare(CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=dataset.digest))
+        _say("predict: the test photos")
         model = f"models:/{DEFAULT_MODEL_NAME}@{DEFAULT_ALIAS}"
-        table = predict(PredictSettings(model=model, images=str(photos), out="predictions.csv"))
+        table = predict(PredictSettings(model=model, images=data, out="predictions.csv"), _test_photos(dataset))
         shown = [c for c in table if "/" not in c]
         print(table[shown].head(NUM_SHOWN).to_string(index=False))
     print("\nBrowse the runs: make ui (or mlflow ui --port 5000), then open http://127.0.0.1:5000")
+
+
+def _test_photos(dataset: PreparedDataset) -> tuple[list[str], Sequence[Photo]]:
+    """Names of the test photos, and where they are: files of the image folder, or cells of the table."""
+    rows = dataset.rows("test")
+    names = dataset.table["path"].iloc[rows].tolist()
+    sources = dataset.sources.iloc[rows]
+    if sources["cell"].any():
+        return names, [read_cell(Cell(*json.loads(cell))) for cell in sources["cell"]]
+    root = dataset.folder / dataset.manifest["source"]["images_path"]
+    folder = ImageFolder(root, follow_links=dataset.manifest["settings"]["follow_links"])
+    return names, [PhotoFile(folder, name) for name in names]
 
 
 def _say(step: str) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from fmtl.catalogue.columns import IMAGE_SUFFIXES, image_column
-from fmtl.catalogue.photos import ImageError, ImageFolder, PhotoFile
+from fmtl.catalogue.columns import image_column
+from fmtl.catalogue.names import IMAGE_SUFFIXES
+from fmtl.catalogue.photos.finding import Finder, best_finder, image_roots
+from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
 from fmtl.catalogue.reading import read_catalogue
 from fmtl.catalogue.reasons import Reason
 from fmtl.errors import DataError
@@ -21,16 +23,21 @@ from fmtl.storage import durable, tables
 from fmtl.tracking import pyfunc, store
 from fmtl.tracking.run import adopted_run
 
+TABLES = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".jsonl", ".ndjson", ".gz", ".zst")  # how their names end
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def predict(settings: PredictSettings) -> pd.DataFrame:
-    """Run the whole command; prints a summary. Returns the table that it wrote."""
+def predict(settings: PredictSettings, found: tuple[list[str], Sequence[Photo]] | None = None) -> pd.DataFrame:
+    """Run the whole command; prints a summary. Returns the table that it wrote.
+
+    Args:
+        found: Names and photos, where they are known already.
+    """
     with adopted_run("predict"):
         precision = None if settings.precision == "model" else settings.precision
         folder = pyfunc.model_folder(_model_uri(settings.model))
         model = predictor.load(folder, choose_device(settings.device), precision)
-        names, photos = find_images(Path(settings.images), image_col=settings.image_col)
+        names, photos = found or find_images(Path(settings.images), image_col=settings.image_col)
         parts = []
         with tqdm(total=len(photos), desc="predict", unit=" images", disable=None) as bar:
             for part in model.predict_batches(photos, top_k=settings.top_k, batch_size=settings.batch_size):
@@ -53,8 +60,8 @@ def predict(settings: PredictSettings) -> pd.DataFrame:
 def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str], Sequence[Photo]]:
     """Names as they will be written, and where to read each photo.
 
-    A folder is read recursively in sorted order, image files by suffix. In a table, paths are relative to the
-    folder ``images`` beside it where there is one, else to the table's own; what lies outside becomes an error.
+    A folder is read recursively in sorted order, image files by suffix. The photos of a table are found as ``prepare``
+    finds them.
 
     Raises:
         DataError: Nothing is there.
@@ -64,28 +71,34 @@ def find_images(path: Path, *, image_col: str | None = None) -> tuple[list[str],
         if not found:
             raise DataError(f"no image file ({', '.join(IMAGE_SUFFIXES)}) below {path}", where="images")
         names = [p.relative_to(path).as_posix() for p in found]
-        return names, _below(path, names)
+        folder = ImageFolder(path)
+        return names, [PhotoFile(folder, name) for name in names]
     if not path.is_file():
         several = [Path(part.strip()) for part in str(path).split(",")]
         if len(several) > 1 and all(p.is_file() for p in several):
             return [str(p) for p in several], [PhotoFile.named(p) for p in several]
         raise DataError(f"{path} is neither a file nor a folder", where="images")
-    if path.suffix.lower() not in (".csv", ".tsv", ".parquet", ".pq"):
+    if path.suffix.lower() not in TABLES:
         return [str(path)], [PhotoFile.named(path)]
     table = read_catalogue(path)
     if table.rejects:
         first = table.rejects[0]
         told = f"{len(table.rejects)} unreadable lines; first: line {first.line}, {first.detail}"
         raise DataError(told, where=str(path))
-    column = image_column(table.frame, image_col)
-    root = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    finders = [Finder(ImageFolder(root), path) for root in image_roots(path, None)]
+    column, _ = image_column(table.frame, image_col, finders=finders)
     names = [name or "" for name in table.frame[column]]
-    return names, _below(root, names)
+    return names, _found(best_finder(finders, [name for name in names if name]), names)
 
 
-def _below(root: Path, names: Sequence[str]) -> list[Photo]:
-    folder = ImageFolder(root)
-    return [PhotoFile(folder, name) if name else ImageError(Reason.MISSING, "the cell is blank") for name in names]
+def _found(finder: Finder, names: Sequence[str]) -> list[Photo]:
+    """Where each photo of a table is, or why there is none."""
+    found = finder.find_all(names)
+    photos: list[Photo] = [PhotoFile(finder.folder, path) for path in found.paths]
+    for n, why in found.problems.items():
+        photos[n] = ImageError(*why)
+    blank = ImageError(Reason.MISSING, "the cell is blank")
+    return [photo if name else blank for name, photo in zip(names, photos, strict=True)]
 
 
 def _model_uri(model: str) -> str:

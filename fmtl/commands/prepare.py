@@ -12,12 +12,14 @@ from fmtl.storage import durable
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.run import open_run
 
+SAMPLE = "sample"  # a table of that name is drawn
+
 
 def prepare(settings: PrepareSettings) -> PreparedDataset:
     """Run the whole command; prints a summary and records one MLflow run."""
     with open_run("prepare", name=f"prepare-{Path(settings.table).stem}") as run:
         run.log_params(settings.model_dump(mode="json"))
-        if settings.table == "sample":
+        if settings.table == SAMPLE:
             table = sample.draw_catalogue(sample_folder(settings.out), seed=settings.seed)
             settings = settings.model_copy(update={"table": str(table), "id_col": "id", "image_col": "image"})
         dataset, news = build_dataset(settings)

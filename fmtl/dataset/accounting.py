@@ -1,13 +1,14 @@
 """What the manifest says of a dataset in numbers and sentences."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fmtl.catalogue.notes import Note, warning
+from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Reject
 from fmtl.dataset.decode import Decoded
 from fmtl.dataset.splits import SPLITS
@@ -22,20 +23,36 @@ IMAGE_NOTES = {
 }
 
 
-def check_rejects(num_read: int, rejects: Sequence[Reject], *, max_fraction: float, table: str, images: str) -> None:
-    """Raise DataError where so many rows were left out that the image folder is probably wrong."""
+def check_rejects(
+    num_read: int,
+    rejects: Sequence[Reject],
+    *,
+    max_fraction: float,
+    table: str,
+    look_around: Callable[[str], str],
+) -> None:
+    """Raise DataError where so many rows were left out that the image folder is probably wrong.
+
+    Args:
+        look_around: Given the path of a photo that is missing, says where it was looked for and what is there.
+    """
+    rejects = [reject for reject in rejects if reject.reason != Reason.NOT_TAKEN]
     reasons = Counter(str(reject.reason) for reject in rejects)
     told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+    if len(rejects) < num_read and len(rejects) <= max_fraction * num_read:
+        return
+    most = reasons.most_common(1)[0][0]
+    first = next(reject for reject in rejects if reject.reason == most)
     if len(rejects) == num_read:
-        first = rejects[0]
-        raise DataError(f"all {num_read} rows were rejected ({told}); line {first.line}: {first.detail}", where=table)
-    if len(rejects) > max_fraction * num_read:
-        first = next(r for r in rejects if r.reason == reasons.most_common(1)[0][0])
-        raise DataError(
+        message = f"all {num_read} rows were rejected ({told}); line {first.line}: {first.detail}"
+    else:
+        message = (
             f"{len(rejects)} of {num_read} rows were rejected ({told}), more than max_reject_fraction={max_fraction}; "
-            f"first: line {first.line}, {first.detail}. Is --images right? It is {images}",
-            where=table,
+            f"first: line {first.line}, {first.detail}"
         )
+    if most in (Reason.MISSING, Reason.OUTSIDE_ROOT) and (path := first.detail.partition("'")[2].partition("'")[0]):
+        message += f". {look_around(path)}"
+    raise DataError(message, where=table)
 
 
 def count(

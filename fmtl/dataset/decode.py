@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.dataset import shards
 from fmtl.dataset.prepared import PixelStore
 from fmtl.dataset.previous import Previous, may_change
@@ -65,7 +66,7 @@ class Decoded:
 def decode_all(
     sources: list[Source],
     *,
-    root: Path,
+    folder: ImageFolder,
     decoding: Mapping[str, Any],
     work: Path,
     previous: Previous,
@@ -78,7 +79,7 @@ def decode_all(
     instead of decoded: at once where its file is known not to have changed, else after a look at its hash.
 
     Args:
-        root: Image folder.
+        folder: Where the images lie.
         decoding: See ``shards.decoding``.
         work: Folder of finished shards, kept from an interrupted run to the next and removed by the caller.
         previous: The dataset whose pixels can be taken over.
@@ -87,13 +88,15 @@ def decode_all(
     Raises:
         EnvironmentFault: The disk is full or not writable; what is finished stays in ``work``.
     """
-    _open_work(work, {**decoding, "images": str(root.resolve())})
+    _open_work(work, {**decoding, "images": folder.root})
     spans = list(pairwise(shards.bounds([source.path for source in sources])))
     keys = {span: shards.key(sources[slice(*span)]) for span in spans}
     whole = previous.shards()
     finished = {span: found for span in spans if (found := whole.get(keys[span]) or _finished(work / keys[span]))}
     jobs = {
-        span: Job(str(work / keys[span]), sources[slice(*span)], {}, {}, str(root), dict(decoding))
+        span: Job(
+            str(work / keys[span]), sources[slice(*span)], {}, {}, folder.root, dict(decoding), folder.follow_links
+        )
         for span in spans
         if span not in finished
     }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmtl.catalogue.photos import Cell, ImageError, ImageFolder, signature
+from fmtl.catalogue.photos.cells import Cell
+from fmtl.catalogue.photos.folder import ImageError, ImageFolder, signature
 from fmtl.catalogue.reading import fingerprint
 from fmtl.dataset.prepared import IMAGES, PreparedDataset
 from fmtl.dataset.shards import Source
@@ -16,12 +17,16 @@ from fmtl.errors import DataError, first_ten
 def check_sources(dataset: PreparedDataset) -> None:
     """Raise DataError if the table or photos are there and not what the dataset was made from."""
     source, folder = dataset.manifest["source"], dataset.folder.resolve()
-    table, root = folder / source["table_path"], folder / source["images_path"]
+    root = folder / source["images_path"]
     problems = []
-    if table.exists() and (found := fingerprint(table)) != source["sha256"]:
-        problems.append(f"the table {table.resolve()} has changed (sha256 was {source['sha256'][:8]}, is {found[:8]})")
+    for kind in ("", "test_"):
+        table, before = folder / source.get(f"{kind}table_path", ""), source.get(f"{kind}sha256")
+        if before and table.exists() and (found := fingerprint(table)) != before:
+            problems.append(f"the table {table.resolve()} has changed (sha256 was {before[:8]}, is {found[:8]})")
     if root.is_dir():
-        problems += [f"the photo {path} has changed" for path in changed_photos(folder, root)]
+        links = dataset.manifest["settings"].get("follow_links", False)
+        changed = changed_photos(folder, root, follow_links=links)
+        problems += [f"the photo {path} has changed" for path in changed]
     if problems:
         raise DataError(
             "no longer what its sources say; run 'fmtl prepare' again, or train on it as it is with "
@@ -30,11 +35,11 @@ def check_sources(dataset: PreparedDataset) -> None:
         )
 
 
-def changed_photos(folder: Path, root: Path) -> list[str]:
+def changed_photos(folder: Path, root: Path, *, follow_links: bool = False) -> list[str]:
     """Paths of photos whose content is no longer that of the dataset in ``folder``; those that are gone have none."""
     before = pd.read_parquet(folder / IMAGES, columns=["path", "size", "mtime_ns", "sha256", "cell"])
     before = before[before["cell"] == ""]
-    files = ImageFolder(root)
+    files = ImageFolder(root, follow_links=follow_links)
     now = scan(before["path"].tolist(), files)
     changed = []
     for source, size, mtime_ns, sha256 in zip(now, before["size"], before["mtime_ns"], before["sha256"], strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from fmtl.catalogue.photos import ImageError
+from fmtl.catalogue.photos.folder import ImageError
 from fmtl.catalogue.reasons import Reason
 
 SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name

@@ -2,17 +2,28 @@
 
 import json
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fmtl.catalogue.reading import fingerprint
+from fmtl.catalogue.columns import Columns, choose_columns
+from fmtl.catalogue.photos.finding import Finder, image_roots
+from fmtl.catalogue.photos.folder import ImageFolder
+from fmtl.catalogue.presets import PRESETS
+from fmtl.catalogue.reading import EXPECTED, fingerprint, read_catalogue
+from fmtl.catalogue.table import Catalogue
+from fmtl.dataset.draft import PreparePlan
 from fmtl.dataset.prepared import MANIFEST, is_dataset
-from fmtl.errors import DataError, UsageError
+from fmtl.errors import DataError, UsageError, located
+from fmtl.storage import durable
+
+TEST_TABLE = "split by table"  # the column that two tables make
 
 
 def check_out(out: Path, *, table: str, images: str | None) -> None:
     """Raise UsageError where publishing the dataset would cost the user something."""
-    if out.exists() and not is_dataset(out) and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not is_dataset(out) and not (out.is_dir() and not _visible(out)):
         raise UsageError(f"out: {out} exists and is no prepared dataset; choose another folder or remove it")
     for name, source in (("table", table), ("images", images)):
         if source and Path(source).resolve().is_relative_to(out.resolve()):
@@ -24,30 +35,91 @@ def check_out(out: Path, *, table: str, images: str | None) -> None:
     if out.exists():
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8")) if is_dataset(out) else {"files": ()}
         ours = {MANIFEST, *manifest["files"]}
-        strange = sorted(path.name for path in out.iterdir() if path.name not in ours and path.name[0] != ".")
+        strange = [name for name in _visible(out) if name not in ours]
         if strange:
             raise UsageError(f"out: {out} also holds {', '.join(strange[:5])}, which would be lost; move it elsewhere")
 
 
-def image_root(table: str, images: str | None) -> Path:
-    """The image folder: the one named, else ``images`` beside the table, else the table's own."""
-    path = Path(table)
-    beside = path if path.is_dir() else path.parent
-    root = Path(images) if images else beside / "images" if (beside / "images").is_dir() else beside
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder", where="images")
-    return root
+def _visible(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.name[0] != "." and p.name != durable.LOST_AND_FOUND)
 
 
-def source(table: str, root: Path, out: Path) -> dict[str, Any]:
-    """What the dataset is made from; paths are relative to the dataset's folder, which may move with them."""
-    path, out = Path(table), out.resolve()
-    if not path.exists():
-        told = "no such table; expected a CSV or Parquet file, a folder of them, or 'sample'"
-        raise DataError(told, where=str(path))
-    return {
-        "table": path.name,
-        "table_path": os.path.relpath(path.resolve(), out),
-        "sha256": fingerprint(path),
-        "images_path": os.path.relpath(root.resolve(), out),
-    }
+def source(plan: PreparePlan, out: Path) -> dict[str, Any]:
+    """The tables that the dataset is made from; paths are relative to its folder, which may move with them.
+
+    Raises:
+        DataError: There is no such table.
+    """
+    found: dict[str, Any] = {}
+    for kind, name in (("", plan.table), ("test_", plan.test_table)):
+        if name:
+            path = Path(name)
+            if not path.exists():
+                raise DataError(f"no such table; expected {EXPECTED}", where=str(path))
+            found |= {
+                f"{kind}table": path.name,
+                f"{kind}table_path": os.path.relpath(path.resolve(), out.resolve()),
+                f"{kind}sha256": fingerprint(path),
+            }
+    return found
+
+
+def finders(plan: PreparePlan) -> list[Finder]:
+    """One per folder where the photos may be."""
+    table = Path(plan.table)
+    return [
+        Finder(ImageFolder(root, follow_links=plan.follow_links), table) for root in image_roots(table, plan.images)
+    ]
+
+
+def images_path(root: str, out: Path) -> str:
+    """The image folder, relative to the dataset's."""
+    return os.path.relpath(root, out.resolve())
+
+
+def read_tables(plan: PreparePlan, finders: Sequence[Finder]) -> tuple[Catalogue, Columns]:
+    """The table, and the part that each of its columns plays; what a preset knows fills what was not named.
+
+    Rows of a second table follow those of the first, and are the test split.
+    """
+    preset = PRESETS.get(plan.preset) if plan.preset else None
+    id_col = plan.id_col or (preset.id_col if preset else None)
+    read = partial(
+        read_catalogue,
+        free_text_col=preset.free_text_col if preset else None,
+        missing=(*plan.missing, *(preset.missing if preset else ())),
+        encoding=plan.encoding,
+        quotes=plan.quotes,
+        id_col=id_col,
+        sheet=plan.sheet,
+    )
+    table, split_col = read(Path(plan.table)), plan.split_col
+    if plan.test_table:
+        split_col = split_col or TEST_TABLE
+        table.add(read(Path(plan.test_table)), Path(plan.test_table).name, split_col=split_col)
+    label_cols = plan.label_cols or (preset.label_cols if preset else ())
+    if table.image_cells and (plan.image_template or plan.image_col not in (None, table.image_cells)):
+        table.ignore_image_cells()
+    others = [c for c in (plan.checksum_col,) if c]
+    for column in (*label_cols, plan.id_col, plan.group_col, split_col, *others):
+        if column in table.unusable:
+            told = f"column '{column}' is of type {table.unusable[column]}; expected text, numbers or booleans"
+            raise DataError(told, where=plan.table)
+    template = plan.image_template
+    if preset and not plan.image_col and not table.image_cells:
+        template = template or preset.image_template
+    free = [c for c in (preset.free_text_col,) if c in table.frame] if preset else []
+    with located(plan.table):
+        columns = choose_columns(
+            table.frame,
+            label_cols=label_cols,
+            id_col=id_col,
+            image_col=plan.image_col or (None if template else table.image_cells),
+            image_template=template,
+            group_col=plan.group_col,
+            split_col=split_col,
+            first_value=plan.first_value,
+            others=[*free, *others],
+            finders=[] if table.image_cells else finders,
+        )
+    return table, columns

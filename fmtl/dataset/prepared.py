@@ -108,6 +108,12 @@ class PreparedDataset:
         images = pd.read_parquet(self.folder / IMAGES, columns=["reason", "side"])
         return int(images.loc[images["reason"] == "", "side"].median())
 
+    @cached_property
+    def sources(self) -> pd.DataFrame:
+        """What each image was made from: a row per image of the columns ``path`` and ``cell``."""
+        images = pd.read_parquet(self.folder / IMAGES, columns=["path", "cell", "reason"])
+        return images[images["reason"] == ""].reset_index(drop=True)
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, ``(n,)`` int64."""
         return np.flatnonzero((self.table["split"] == split).to_numpy())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmtl.catalogue.photos import ImageFolder
+from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset import shards
 from fmtl.dataset.freshness import scan
@@ -36,6 +36,13 @@ class Splits:
     by_hash: Mapping[str, str]
     by_path: Mapping[str, str]
 
+    def of(self, table: pd.DataFrame) -> list[str | None]:
+        """Of each row of a table of ``path`` and ``sha256``; None where the image is new."""
+        return [
+            self.by_hash.get(digest) or self.by_path.get(path)
+            for digest, path in zip(table["sha256"], table["path"], strict=True)
+        ]
+
 
 class Previous:
     """A dataset where another is about to be prepared.
@@ -44,13 +51,14 @@ class Previous:
         manifest: Empty where nothing is there, or its tables are damaged.
         damaged: Whether something is there that can't be read.
         has_pixels: Whether its pixels may be taken over: they were made in the same way.
-        same_folder: Whether its images came from the same folder; else only an image's hash tells that it is the same.
+        images_path: Where the images are that are to be prepared now, relative to the dataset's folder.
     """
 
-    def __init__(self, folder: Path, decoding: Mapping[str, Any], images_path: str, *, take_pixels: bool):
+    def __init__(self, folder: Path, decoding: Mapping[str, Any], *, take_pixels: bool):
         self.folder = folder
         self.manifest: dict[str, Any] = {}
-        self.damaged = self.has_pixels = self.same_folder = False
+        self.damaged = self.has_pixels = False
+        self.images_path = ""
         if is_dataset(folder):
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             self.damaged = manifest["version"] != VERSION or not self._whole(manifest, (TABLE, IMAGES))
@@ -61,7 +69,11 @@ class Previous:
                     and manifest["image"] == dict(decoding)
                     and self._whole(manifest, shard_names(manifest), size_only=True)
                 )
-                self.same_folder = manifest["source"]["images_path"] == images_path
+
+    @property
+    def same_folder(self) -> bool:
+        """Whether its images came from the same folder; else only an image's hash tells that it is the same."""
+        return bool(self.manifest) and self.manifest["source"]["images_path"] == self.images_path
 
     def _whole(self, manifest: Mapping[str, Any], names: Iterable[str], *, size_only: bool = False) -> bool:
         for name in names:
@@ -77,15 +89,23 @@ class Previous:
         hashes = {name: item["sha256"] for name, item in self.manifest["files"].items()} if self.manifest else {}
         return {file for file in files if durable.sha256(Path(file)) == hashes.get(Path(file).name)}
 
-    def splits(self) -> Splits:
-        """Of its images; empty where nothing is there."""
-        if not self.manifest:
+    def splits(self, source: Mapping[str, Any]) -> Splits:
+        """Of its images, as far as they come from the same source; empty where nothing is there.
+
+        Of another table over the same photos, or the same table over photos elsewhere, equal files are the same images;
+        equal paths alone say nothing.
+
+        Args:
+            source: Tables that are to be prepared now.
+        """
+        same_table = bool(self.manifest) and self.manifest["source"]["table_path"] == source["table_path"]
+        if not (same_table or self.same_folder):
             return Splits({}, {})
         table = pd.read_parquet(self.folder / TABLE, columns=["path", "split"])
         kept = self.images[self.images["reason"] == ""]
         return Splits(
             by_hash=dict(zip(kept["sha256"], table["split"], strict=True)),
-            by_path=dict(zip(table["path"], table["split"], strict=True)),
+            by_path=dict(zip(table["path"], table["split"], strict=True)) if same_table and self.same_folder else {},
         )
 
     @cached_property
@@ -104,7 +124,7 @@ class Previous:
     def results(self) -> list[Result]:
         return [Result(*row) for row in zip(*(self.images[f].tolist() for f in Result._fields), strict=True)]
 
-    def unchanged(self, folder: ImageFolder) -> bool:
+    def unchanged(self, finder: Finder) -> bool:
         """Whether every file of the dataset and every image is as it was, and nothing is worth another try."""
         if not (self.has_pixels and self.same_folder):
             return False
@@ -114,11 +134,12 @@ class Previous:
         sources = self.sources
         now = scan(
             [source.path for source in sources],
-            folder,
+            finder.folder,
             checksums=[source.checksum for source in sources],
             cells=[source.cell for source in sources],
         )
-        return now == sources
+        absent = [source.path for source in sources if source.size < 0]
+        return now == sources and not any(finder.find(path).path is not None for path in absent)
 
     def shards(self) -> dict[str, Finished]:
         """Shards that can be taken over whole, by key."""

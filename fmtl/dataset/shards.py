@@ -16,7 +16,8 @@ import numpy as np
 import PIL
 import simplejpeg
 
-from fmtl.catalogue.photos import Cell, ImageError, ImageFolder, read_cell, signature
+from fmtl.catalogue.photos.cells import Cell, read_cell
+from fmtl.catalogue.photos.folder import ImageError, ImageFolder, signature
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset import images
 from fmtl.storage import durable
@@ -94,6 +95,7 @@ class Job:
         known: By position in ``sources``: earlier results to take over.
         crashed: By position: how the worker died of it.
         root: Image folder.
+        follow_links: Whether links in it may lead out of it.
         image: ``px``, ``fit``, ``background``.
     """
 
@@ -103,6 +105,7 @@ class Job:
     crashed: dict[int, str]
     root: str
     image: dict[str, Any]
+    follow_links: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -234,7 +237,7 @@ def _fill(out: np.ndarray, job: Job, i: int, source: Source) -> Result:
     try:
         if i in job.crashed:
             raise ImageError(Reason.DECODER_CRASH, job.crashed[i])
-        content = _read(job.root, source)
+        content = _read(job, source)
         digest = hashlib.sha256(content).hexdigest()
         if known and known.result.sha256 == digest and not source.checksum:
             return known.result if known.result.reason else _copy(out, known)
@@ -279,15 +282,15 @@ def _check(checksum: str, content: bytes, sha256: str) -> None:
             raise ImageError(Reason.CHECKSUM, told)
 
 
-def _read(root: str, source: Source) -> bytes:
+def _read(job: Job, source: Source) -> bytes:
     if source.cell:
         return read_cell(source.cell)
-    content, status = _folder(root).read(source.path)
+    content, status = _folder(job.root, job.follow_links).read(source.path)
     if signature(status) != (source.size, source.mtime_ns):
         raise ImageError(Reason.CHANGED, f"'{source.path}' changed since this run began; run again")
     return content
 
 
 @cache
-def _folder(root: str) -> ImageFolder:
-    return ImageFolder(root)
+def _folder(root: str, follow_links: bool) -> ImageFolder:
+    return ImageFolder(root, follow_links=follow_links)

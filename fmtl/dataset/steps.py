@@ -1,7 +1,9 @@
 """The steps from a catalogue to a dataset that touch no disk. Each takes a draft and returns the next one."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,56 +12,64 @@ import pandas as pd
 from fmtl.catalogue import rows
 from fmtl.catalogue.columns import Columns
 from fmtl.catalogue.labels import OTHER, clean_labels, rare_classes
-from fmtl.catalogue.notes import Note, warning
+from fmtl.catalogue.notes import Note
+from fmtl.catalogue.photos.finding import Finder
+from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue, Reject
-from fmtl.dataset import duplicates, splits
+from fmtl.catalogue.values import as_number, first_value
+from fmtl.dataset import duplicates
 from fmtl.dataset.decode import Decoded
+from fmtl.dataset.draft import Draft, some
 from fmtl.dataset.prepared import GROUP
-from fmtl.dataset.previous import Splits
-from fmtl.dataset.splits import FREE, SPLITS
+from fmtl.dataset.splits.stratified import split_groups
 from fmtl.errors import TABLE, DataError, first_ten
-from fmtl.tasks import IGNORE_INDEX, Task, Tasks, make_tasks
-
-SHOWN = 8  # names listed in a note
-Fractions = tuple[float, float, float]  # of train, val and test
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A dataset in the making.
-
-    Attributes:
-        table: A row per product photo that is still in; the index is its line in the catalogue. It begins with ``id``
-            and ``path``, and gains ``sha256`` of the file; ``identical``, ``near`` and ``together``, where equal
-            numbers mean the same stored pixels, the same look, and one split; ``pinned``, whether it must be in train;
-            and ``split``.
-        labels: The same rows' labels, a column per attribute, None where blank.
-        targets: The same as indices, ``(N, T)`` int64 in the order of ``tasks``.
-        rejects: The rows that were left out.
-        notes: What the user should know.
-    """
-
-    table: pd.DataFrame
-    labels: pd.DataFrame
-    rejects: list[Reject]
-    notes: list[Note]
-    tasks: Tasks = field(default_factory=Tasks)
-    targets: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
-
-    @property
-    def lines(self) -> list[int]:
-        return self.table.index.tolist()
-
-    def with_columns(self, *notes: Note, **columns: Iterable) -> "Draft":
-        return replace(self, table=self.table.assign(**columns), notes=[*self.notes, *notes])
+from fmtl.storage import tables
+from fmtl.tasks import IGNORE_INDEX, Task, make_tasks
 
 
 def begin(catalogue: Catalogue, columns: Columns, *, casefold: bool) -> Draft:
     """Clean the labels and choose the rows that are worth decoding."""
-    labels, label_notes = clean_labels(catalogue.frame, columns.labels, casefold=casefold)
-    table, rejects = rows.candidates(catalogue.frame, columns, labels)
+    frame = catalogue.frame
+    for column, separator in columns.separators.items():
+        first = partial(first_value, separator=separator)
+        frame = frame.assign(**{column: tables.map_cells(frame[[column]], first)[column]})
+    labels, label_notes = clean_labels(frame, columns.labels, casefold=casefold)
+    table, rejects = rows.candidates(frame, columns, labels)
     notes = [*catalogue.notes, *columns.notes, *_blanks(catalogue, columns), *label_notes]
     return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes)
+
+
+def take(draft: Draft, limit: int, *, seed: int) -> Draft:
+    """About ``limit`` rows, each class in its share, for a first try; products stay whole, the others are rejects."""
+    num = len(draft.table)
+    if num <= limit:
+        return draft
+    codes = [pd.factorize(draft.labels[column])[0] for column in draft.labels]
+    targets = np.where(np.stack(codes, 1) < 0, IGNORE_INDEX, np.stack(codes, 1)).astype(np.int64)
+    share = limit / num
+    chosen = split_groups(targets, draft.table["id"].tolist(), fractions=(share, 1 - share, 0), seed=seed) == 0
+    left = draft.table[~chosen]
+    told = f"--limit {limit} left it out"
+    rejects = [Reject(line, row_id, Reason.NOT_TAKEN, told) for line, row_id in left["id"].items()]
+    note = Note(f"{chosen.sum()} of {num} rows were taken, each class in its share, as --limit {limit} says")
+    return replace(
+        draft,
+        table=draft.table[chosen],
+        labels=draft.labels[chosen],
+        rejects=[*draft.rejects, *rejects],
+        notes=[*draft.notes, note],
+    )
+
+
+def find_photos(draft: Draft, finder: Finder) -> tuple[Draft, dict[int, tuple[Reason, str]]]:
+    """Paths as the table says them to paths below the image folder; by line, why one that is meant is not found."""
+    said = draft.table["path"].tolist()
+    found = finder.find_all(said)
+    notes = found.notes(said)
+    if finder.folder.follow_links and (num := sum(map(finder.folder.leads_out, found.paths))):
+        notes.append(Note(f"{num} photos are links that lead out of the image folder, and were followed"))
+    lines = draft.lines
+    return draft.with_columns(*notes, path=found.paths), {lines[n]: why for n, why in found.problems.items()}
 
 
 def _blanks(catalogue: Catalogue, columns: Columns) -> list[Note]:
@@ -72,11 +82,15 @@ def _blanks(catalogue: Catalogue, columns: Columns) -> list[Note]:
     return notes
 
 
-def keep_decoded(draft: Draft, decoded: Decoded) -> Draft:
-    """Leave out the rows whose photo could not be decoded."""
+def keep_decoded(draft: Draft, decoded: Decoded, problems: Mapping[int, tuple[Reason, str]]) -> Draft:
+    """Leave out the rows whose photo could not be decoded.
+
+    Args:
+        problems: By line, what is known of a photo that was not found.
+    """
     table = draft.table.assign(sha256=[result.sha256 for result in decoded.results])
     rejects = [
-        Reject(line, row_id, result.reason, result.detail)
+        Reject(line, row_id, *problems.get(line, (result.reason, result.detail)))
         for line, row_id, result in zip(draft.lines, table["id"], decoded.results, strict=True)
         if result.reason
     ]
@@ -116,7 +130,7 @@ def treat_rare(draft: Draft, *, policy: str, least: int, say: bool = True) -> Dr
     for column, classes in rare.items():
         hit = labels[column].isin(list(classes)).to_numpy()
         few = f"{len(classes)} classes with fewer than {least} distinct images"
-        notes.append(Note(f"column '{column}': {few} {fate}: {_some(list(classes))}"))
+        notes.append(Note(f"column '{column}': {few} {fate}: {some(list(classes))}"))
         if policy == "train_only":
             pinned |= hit
         else:
@@ -133,7 +147,7 @@ def make_classes(draft: Draft, *, named: bool) -> Draft:
     notes: list[Note] = []
     classes: dict[str, list[str]] = {}
     for column in draft.labels:
-        values = sorted(draft.labels[column].dropna().unique())
+        values = sorted(draft.labels[column].dropna().unique(), key=_in_order)
         if len(values) == 0 or (len(values) == 1 and not named):
             notes.append(Note(f"column '{column}' left out: {len(values)} classes among the rows kept"))
         else:
@@ -149,73 +163,10 @@ def make_classes(draft: Draft, *, named: bool) -> Draft:
     return replace(draft, tasks=tasks, targets=targets, notes=[*draft.notes, *notes])
 
 
-def draw_splits(draft: Draft, *, fractions: Fractions, seed: int, before: Splits) -> Draft:
-    """Splits by stratification; what was assigned in an earlier dataset stays where it was.
-
-    Rows that are pinned must be in train, unless they were elsewhere before.
-    """
-    table = draft.table
-    known = [
-        before.by_hash.get(digest) or before.by_path.get(path)
-        for digest, path in zip(table["sha256"], table["path"], strict=True)
-    ]
-    position = {name: i for i, name in enumerate(SPLITS)}
-    fixed = np.array([FREE if name is None else position[name] for name in known], dtype=np.int64)
-    fixed[(fixed == FREE) & table["pinned"].to_numpy()] = 0
-    assigned = splits.split_groups(
-        draft.targets, table["together"].tolist(), fractions=fractions, seed=seed, fixed=fixed
-    )
-    same = sum(name is not None for name in known)
-    kept = Note(f"{same} images keep the split of the dataset that was there; another seed draws all anew")
-    return draft.with_columns(*([kept] if same else ()), split=_names_of(assigned))
-
-
-def own_splits(
-    draft: Draft, cells: dict[int, str | None], column: str, *, fractions: Fractions, seed: int, mask: bool
-) -> Draft:
-    """The user's own splits, with their faults named.
-
-    Args:
-        cells: What the column says, by line of the rows kept.
-        mask: Whether a label that train does not have is dropped rather than refused.
-    """
-    own = splits.read_column(cells, column)
-    together = draft.table["together"].to_numpy()
-    assigned = splits.complete(own, draft.targets, together.tolist(), fractions=fractions, seed=seed)
-    notes = []
-    drawn = [SPLITS[s] for s in (1, 2) if not (own == s).any()]
-    if drawn:
-        notes.append(Note(f"column '{column}' has no {' and no '.join(drawn)}: drawn from its train rows"))
-    for groups, what in ((draft.table["identical"], "identical images"), (together, "rows that belong together")):
-        crossing = pd.Series(assigned).groupby(np.asarray(groups)).nunique().gt(1).sum()
-        if crossing:
-            notes.append(
-                warning(
-                    f"{crossing} groups of {what} cross the splits of column '{column}', so that test scores are too "
-                    "good"
-                )
-            )
-    targets, dropped = _without_unseen(draft, assigned, mask=mask)
-    notes += [Note(f"label dropped, train has none: {label}") for label in dropped]
-    return replace(draft.with_columns(*notes, split=_names_of(assigned)), targets=targets)
-
-
-def _without_unseen(draft: Draft, assigned: np.ndarray, *, mask: bool) -> tuple[np.ndarray, list[str]]:
-    """Targets without the classes that train does not have, and which those were; an error unless ``mask``."""
-    targets, lines = draft.targets.copy(), np.array(draft.lines)
-    dropped = []
-    for t, k in splits.only_outside_train(assigned, draft.targets):
-        task, hit = draft.tasks[t], draft.targets[:, t] == k
-        shown = ", ".join(map(str, lines[hit][:SHOWN]))
-        dropped.append(f"'{task.classes[k]}' of column '{task.name}': lines {shown}")
-        targets[hit, t] = IGNORE_INDEX
-    if dropped and not mask:
-        raise DataError(
-            f"{len(dropped)} classes occur in val or test and never in train; move a row of each to train, or drop "
-            "those labels with --rare drop:\n" + first_ten(dropped),
-            where="split_col",
-        )
-    return targets, dropped
+def _in_order(label: str) -> tuple[bool, Decimal, str]:
+    """Numbers by their size, before words by their letters."""
+    number = as_number(label)
+    return number is None, number or Decimal(0), label
 
 
 def dataset_table(draft: Draft) -> pd.DataFrame:
@@ -260,13 +211,5 @@ def list_twins(draft: Draft) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _names_of(assigned: np.ndarray) -> np.ndarray:
-    return np.array(SPLITS, dtype=object)[assigned]
-
-
 def _names(tasks: Sequence[Task], positions: Sequence[int]) -> str:
     return ", ".join(tasks[t].name for t in positions)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

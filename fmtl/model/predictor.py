@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fmtl.catalogue.photos import ImageError, PhotoFile
+from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.dataset import images
 from fmtl.errors import DataError
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network

@@ -1,5 +1,6 @@
 """What all settings share: their base, the kinds of their values, and the way to plans."""
 
+import csv
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar
 
@@ -9,8 +10,11 @@ P = TypeVar("P")
 
 
 def _split_list(value: Any) -> Any:
-    """'a, b' to ('a', 'b'): lists are typed with commas on the command line."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """'a, b' to ('a', 'b'): lists are typed with commas on the command line; a name with a comma in double quotes."""
+    if not isinstance(value, str):
+        return value
+    parts = next(csv.reader([value], skipinitialspace=True), []) if '"' in value else value.split(",")
+    return [part.strip() for part in parts if part.strip()]
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]

@@ -11,11 +11,11 @@ from fmtl.settings.fields import Device, Fraction, ModelName, Names, Px, Seed, S
 from fmtl.settings.train import TrainSettings
 
 if TYPE_CHECKING:
-    from fmtl.dataset.build import PreparePlan
+    from fmtl.dataset.draft import PreparePlan
 
 __all__ = [
-    "CompareSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "Settings",
-    "TrainSettings",
+    "CompareSettings", "FetchSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings",
+    "Settings", "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
@@ -25,25 +25,32 @@ DEFAULT_ALIAS = "champion"
 class PrepareSettings(Settings):
     """Settings of ``prepare``."""
 
-    table: str = Field(description="Product table: CSV, Parquet, folder of Parquet files; or 'sample': draw one.")
+    table: str = Field(description="Product table: CSV, Excel, JSON, Parquet or a folder of it; 'sample': draw one.")
+    test_table: str | None = Field(None, description="A second table of the same kind, whose rows are the test split.")
+    sheet: str | None = Field(None, description="Of a workbook [default: the first that has rows].")
     images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
+    follow_links: bool = Field(False, description="Photos may be links that lead out of the image folder.")
     image_col: str | None = Field(None, description="Column of image paths below the image folder [default: found].")
     id_col: str | None = Field(None, description="Column of product ids [default: id or product id, else image path].")
     image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
     label_cols: Names = Field((), description="Label columns, comma list [default: all that are suitable].")
+    first_value: Names = Field((), description="Columns of several values in a cell: the first counts; comma list.")
     preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
     missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
-    encoding: str | None = Field(None, description="Of a CSV [default: UTF-8, or UTF-16 by its mark].")
+    encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
     quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
     casefold: bool = Field(False, description="Labels that differ only by case are one class.")
     rare: Literal["train_only", "other", "drop"] = Field(
         "train_only", description="Rare classes: all in train; one class 'other'; or no label."
     )
     min_class_images: int = Field(3, ge=1, description="A class with fewer distinct images is rare.")
-    group_col: str | None = Field(None, description="Rows that share this column's value stay in one split.")
+    group_col: str | None = Field(
+        None, description="Rows of one value stay in one split; none: nothing [default: found]."
+    )
     group_near_duplicates: bool = Field(False, description="Images that look the same stay in one split.")
-    split_col: str | None = Field(None, description="Column that says train, val or test [default: drawn].")
+    split_col: str | None = Field(None, description="Column of train, val, test; none: drawn [default: found].")
     checksum_col: str | None = Field(None, description="Column of md5, sha1 or sha256 that an image file must have.")
+    limit: int | None = Field(None, ge=1, description="About so many rows, each class in its share, for a first try.")
     out: str = Field("data/prepared", description="Folder of the prepared dataset.")
     reuse: bool = Field(True, description="Images in the dataset at out that have not changed are not decoded again.")
     workers: int | None = Field(None, ge=1, le=1024, description="Decoding processes [default: one per processor].")
@@ -67,9 +74,20 @@ class PrepareSettings(Settings):
 
     def resolve(self) -> "PreparePlan":
         """What is done, as the code that does it takes it."""
-        from fmtl.dataset.build import PreparePlan
+        from fmtl.dataset.draft import PreparePlan
 
         return by_name(PreparePlan, self)
+
+
+class FetchSettings(Settings):
+    """Settings of ``fetch``."""
+
+    table: str = Field(description="Product table that has the photos' addresses.")
+    column: str = Field(description="Column of http or https addresses.")
+    out: str = Field(description="Folder for the photos, and for fetched.csv, which prepare reads.")
+    allow_private: bool = Field(False, description="Addresses of this machine and private networks may be asked.")
+    encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
+    sheet: str | None = Field(None, description="Of a workbook [default: the first that has rows].")
 
 
 with warnings.catch_warnings():
@@ -126,10 +144,12 @@ class PredictSettings(Settings):
 class MainSettings(Settings):
     """Settings of ``main``."""
 
+    table: str = Field("sample", description="Product table; 'sample': draw one.")
+    images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
     backbone: str = Field("tf_efficientnet_lite0", description="Backbone of both runs.")
     weights: str = Field("bundled", description="As in train.")
     epochs: int = Field(14, ge=1, description="Epochs of both runs.")
     px: Px = Field(128, description="Side of the network's input.")
-    data: str = Field("data/sample", description="Folder for the prepared sample.")
+    data: str | None = Field(None, description="Folder of the prepared dataset [default: data/NAME of the table].")
     out: str = Field("leaderboard", description="Folder of the leaderboard files.")
     seed: Seed = Field(0, description="Seed of everything.")

@@ -20,6 +20,7 @@ from fmtl.errors import EnvironmentFault
 log = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
+LOST_AND_FOUND = "lost+found"  # of a volume, whatever lies on it
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -82,17 +83,26 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def beside(target: Path, what: str) -> Path:
-    """A hidden neighbour of ``target`` that belongs to its making."""
+    """A hidden neighbour of ``target`` that belongs to its making; within it where it can have no neighbours."""
     target = target.resolve()
-    return target.with_name(f".{target.name}.{what}")
+    return (target if stands_alone(target) else target.parent) / f".{target.name}.{what}"
+
+
+def stands_alone(folder: Path) -> bool:
+    """Whether a folder can't be renamed and has no room beside it: a mounted volume, or one in a read-only folder."""
+    return folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK))
 
 
 @contextlib.contextmanager
-def publishing(folder: Path) -> Iterator[Path]:
+def publishing(folder: Path, *, mark: str = "") -> Iterator[Path]:
     """Yield a temporary folder beside ``folder``; on a clean exit it takes its place as a whole.
 
     Of an older folder there, the moment between two renames shows neither; what is killed in it is undone or
     finished by ``recover``. Call it with the lock held where two processes may publish the same folder.
+
+    Args:
+        mark: Name of the file without which the folder is nothing: where the folder itself can't be renamed, its
+            contents are, and the mark goes first and comes last.
 
     Raises:
         EnvironmentFault: The disk is full or not writable; ``folder`` is untouched.
@@ -110,17 +120,23 @@ def publishing(folder: Path) -> Iterator[Path]:
             for path in sorted(temporary.rglob("*")):
                 _fsync(path)
             _fsync(temporary)
-            _swap(temporary, folder)
-            _fsync(folder.parent)
+            if stands_alone(folder):
+                _swap_contents(temporary, folder, mark)
+                _fsync(folder)
+            else:
+                _swap(temporary, folder)
+                _fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def recover(folder: Path) -> None:
+def recover(folder: Path, *, mark: str = "") -> None:
     """Put right what a killed ``publishing`` left: the older folder comes back if nothing took its place."""
     old = beside(folder, "old")
     with _faults_named(folder):
-        if old.exists() and not folder.exists():
+        if stands_alone(folder):
+            _recover_contents(folder, old, mark)
+        elif old.exists() and not folder.exists():
             old.rename(folder.resolve())
         for leftover in (old, beside(folder, "new")):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -154,6 +170,36 @@ def _swap(new: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old)
+
+
+def _swap_contents(new: Path, target: Path, mark: str) -> None:
+    """Without its mark a folder is nothing, so that no instant shows a mixture as something whole."""
+    old, leaving = beside(target, "old"), beside(target, "leaving")
+    shutil.rmtree(old, ignore_errors=True)
+    _move_contents(target, leaving, mark)
+    leaving.rename(old)
+    _move_contents(new, target, mark)
+    shutil.rmtree(old)
+
+
+def _recover_contents(folder: Path, old: Path, mark: str) -> None:
+    leaving = beside(folder, "leaving")
+    if leaving.exists():  # nothing new had come yet
+        _move_contents(leaving, folder, mark)
+        leaving.rmdir()
+    elif old.exists() and not (folder / mark).is_file():
+        _move_contents(folder, beside(folder, "new"), mark)  # a part of the new ones
+        _move_contents(old, folder, mark)
+
+
+def _move_contents(source: Path, target: Path, mark: str) -> None:
+    """What is not hidden, the mark first if it leaves and last if it comes."""
+    target.mkdir(exist_ok=True)
+    names = sorted(path.name for path in source.iterdir() if path.name[0] != "." and path.name != LOST_AND_FOUND)
+    leaves = target.name[:1] == "."
+    for name in sorted(names, key=lambda name: (name == mark) != leaves):
+        (source / name).replace(target / name)
+    _fsync(target)
 
 
 def _fsync(path: Path) -> None:

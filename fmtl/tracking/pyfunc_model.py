@@ -9,7 +9,7 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
-from fmtl.catalogue.photos import ImageError, PhotoFile
+from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.model import predictor
 from fmtl.model.predictor import Photo

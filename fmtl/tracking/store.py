@@ -11,8 +11,10 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from sqlalchemy.engine import make_url
 
 from fmtl.errors import DataError, EnvironmentFault
+from fmtl.storage import durable
 from fmtl.tracking import CHOSEN_EXPERIMENT_ID
 
 log = logging.getLogger(__name__)
@@ -65,9 +67,40 @@ def choose_experiment(name: str | None) -> None:
         mlflow.set_experiment(name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT)
 
 
+def make_new() -> None:
+    """Make the store if it is an SQLite file that is not there yet: under a lock and elsewhere, then renamed.
+
+    MLflow makes one table after the other, so that two first commands at once, or one that is killed, would leave a
+    store that nothing can use.
+
+    Raises:
+        EnvironmentFault: The file can't be made.
+    """
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith("sqlite:"):
+        return
+    name = make_url(uri).database
+    if not name or name == ":memory:" or Path(name).exists():
+        return
+    path = Path(name).resolve()
+    try:
+        with durable.locked(path):
+            if not path.exists():
+                new = durable.beside(path, "new")
+                new.unlink(missing_ok=True)
+                mlflow.MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+                new.rename(path)
+    except (EnvironmentFault, OSError) as error:
+        raise EnvironmentFault(
+            f"MLflow store {uri}: can't be made ({error}); set MLFLOW_TRACKING_URI to a place that can be written, "
+            "such as sqlite:////tmp/mlflow.db, or to a server"
+        ) from error
+
+
 @contextlib.contextmanager
 def reachable() -> Iterator[None]:
     """Turn MLflow's errors into ``fault``."""
+    make_new()
     try:
         yield
     except MlflowException as error:

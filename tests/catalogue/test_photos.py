@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from fmtl.catalogue import photos
-from fmtl.catalogue.photos import ImageError, ImageFolder, PhotoFile
+from fmtl.catalogue.photos import folder
+from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
 from fmtl.catalogue.reasons import Reason
 
 
@@ -20,7 +20,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path, monkeypatch,
         file.write_bytes(change)
         return opened(path, flags)
 
-    monkeypatch.setattr(photos.os, "open", somebody_writes_first)
+    monkeypatch.setattr(folder.os, "open", somebody_writes_first)
     with pytest.raises(ImageError) as error:
         ImageFolder(tmp_path).read("a.jpg")
     assert error.value.reason == Reason.CHANGED
@@ -29,7 +29,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path, monkeypatch,
 def test_a_file_that_stays_as_it_is_is_read(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"content")
     content, status = ImageFolder(tmp_path).read("a.jpg")
-    assert content == b"content" and photos.signature(status)[0] == 7
+    assert content == b"content" and folder.signature(status)[0] == 7
     assert PhotoFile.named(tmp_path / "a.jpg").read() == b"content"
 
 

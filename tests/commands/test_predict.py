@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fmtl.catalogue.photos import ImageFolder
+from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.commands.predict import predict
 from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, predictor

@@ -10,7 +10,7 @@ from fmtl.commands.predict import predict
 from fmtl.commands.prepare import build_dataset, prepare
 from fmtl.commands.train import train
 from fmtl.dataset.prepared import GROUP, REPORT
-from fmtl.dataset.splits import split_groups
+from fmtl.dataset.splits.stratified import split_groups
 from fmtl.settings import schema
 from fmtl.tasks import IGNORE_INDEX
 

@@ -20,7 +20,7 @@ import pytest
 from corpus import GREEN, RED, encode, image_cases, plain, put, signpost, textured, write_images
 from PIL import Image
 
-from fmtl.catalogue.photos import ImageFolder
+from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.commands.prepare import build_dataset
 from fmtl.dataset import freshness, images, shards, workers
 from fmtl.dataset.prepared import GROUP, IMAGES, REJECTS
@@ -344,8 +344,8 @@ TABLE_CASES = [
     TableCase("D05", "only spaces", "  \n \n", error="(0 rows|empty|no column)"),
     TableCase("D05", "a web page", "<!DOCTYPE html>\n<html><body>404</body></html>\n", error="no column holds image"),
     TableCase("D05", "JSON", '[{"id": 1, "image": "1.png"}]\n', error="0 rows|no column"),
-    TableCase("D05", "a workbook", b"PK\x03\x04" + bytes(100), error="0 rows|no column|not utf-8"),
-    TableCase("D05", "compressed", b"\x1f\x8b\x08" + b"x" * 100, error="line 1, byte 1: not utf-8"),
+    TableCase("D05", "a workbook", b"PK\x03\x04" + bytes(100), error="a damaged zip file or workbook"),
+    TableCase("D05", "compressed", b"\x1f\x8b\x08" + b"x" * 100, error="can't be unpacked"),
     TableCase("D06", "blank line before semicolons", "\n" + TEXT.replace(",", ";"), note="separated by ';'"),
     TableCase("D06", "semicolons", TEXT.replace(",", ";"), note="columns are separated by ';'"),
     TableCase("D06", "tabs", TEXT.replace(",", "\t"), note="columns are separated by '\\t'"),
@@ -354,14 +354,14 @@ TABLE_CASES = [
     TableCase("D07", "UTF-16 little", TEXT.encode("utf-16")),
     TableCase("D07", "UTF-16 big", b"\xfe\xff" + TEXT.encode("utf-16-be")),
     TableCase("D07", "latin-1", TEXT.replace("Nice no. 4", "Café").encode("latin-1"),
-              error=r"line 5, byte \d+: not utf-8.*--encoding latin-1"),
+              note="read as with --encoding latin-1, so that line 5 says '4,4.png,blue,hat,Café'"),
     TableCase("D07", "latin-1 named", TEXT.replace("Nice no. 4", "Café").encode("latin-1"),
               options={"encoding": "latin-1"}),
     TableCase("D07", "unknown encoding", TEXT, options={"encoding": "klingon"}, error="encoding: 'klingon'"),
     *(TableCase("D07", f"mark before {name}, encoding named", content, options={"encoding": name}, ids=("1", "2"))
       for name, content in {"utf-8": b"\xef\xbb\xbf" + TEXT.encode(), "utf-16-le": TEXT.encode("utf-16"),
                             "utf-16": TEXT.encode("utf-16")}.items()),
-    TableCase("D07", "UTF-16 without mark", TEXT.encode("utf-16-le"), error="column|encoding|zero byte"),
+    TableCase("D07", "UTF-16 without mark", TEXT.encode("utf-16-le"), note="read as with --encoding utf-16-le"),
     TableCase("D07", "UTF-16 without mark, named", TEXT.encode("utf-16-le"), options={"encoding": "utf-16-le"}),
     TableCase("D07", "UTF-16 cut in a character", TEXT.encode("utf-16")[:-1], error=r"line 13, byte \d+: not utf-16"),
     TableCase("D07", "UTF-8 cut in a character", TEXT.encode() + b"13,1.png,red,hat,Caf\xc3", error="line 14, byte"),
@@ -378,7 +378,8 @@ TABLE_CASES = [
     TableCase("D07", "Windows line ends", TEXT.replace("\n", "\r\n")),
     TableCase("D08", "column twice", TEXT.replace("kind", "colour", 1), error="line 1: duplicate column names"),
     TableCase("D08", "column twice but for spaces", TEXT.replace("kind", " colour ", 1), error="line 1: duplicate"),
-    TableCase("D08", "two columns without a name", table_with(header=",image,colour,kind,"), error="line 1: duplicate"),
+    TableCase("D08", "two columns without a name", table_with(header=",image,colour,kind,"),
+              note="columns without a name are called 'column 1', 'column 5'"),
     TableCase("D08", "a column without a name, as pandas writes its index",
               each(lambda i: f"{i - 1},{i},{i}.png,{colour(i)},{kind(i)}", ",id,image,colour,kind"), ids=("1", "2")),
     TableCase("D08", "names that differ by case", TEXT.replace("kind", "Colour", 1), classes=COLOURS),
@@ -391,7 +392,10 @@ TABLE_CASES = [
     TableCase("D09", "checksum column missing", TEXT, options={"checksum_col": "md5"}, error="'md5' is not in"),
     TableCase("D09", "template's column missing", TEXT, options={"image_template": "{sku}.png"},
               error="'sku' is not in"),
-    TableCase("D09", "no column of images", TEXT.replace(".png", ""), error="no column holds image file names"),
+    TableCase("D09", "no column of images", TEXT.replace(".png", ""),
+              note="12 photos are written with another suffix or none: '1' is 1.png"),
+    TableCase("D09", "no column of images that are there", each(lambda i: f"p{i},x{i},{colour(i)},{kind(i)}"),
+              error="no column holds image file names"),
     TableCase("D09", "spaces around names", TEXT.replace(HEADER, " id , image,colour ,kind,title "), ids=("1", "2")),
     TableCase("D09", "names in other case", TEXT.replace(HEADER, HEADER.upper()), ids=("1", "2")),
     TableCase("D10", "blank id", table_with(",1.png,red,hat,a"), ((14, "blank_id"),)),
@@ -497,6 +501,7 @@ TABLE_CASES = [
               options={"label_cols": ("colour", "size")}, classes={"size": ("1", "2.5")}, masked=4),
     TableCase("D25", "times", columns(at=[datetime(2020, 1, 1 + i % 2, tzinfo=UTC) for i in range(12)],
                                       hour=[time(1 + i % 2) for i in range(12)]),
+              options={"label_cols": ("at", "hour")},
               classes={"at": ("2020-01-01 00:00:00+00:00", "2020-01-02 00:00:00+00:00"),
                        "hour": ("01:00:00", "02:00:00")}),
     TableCase("D25", "decimals of 256 bits",
@@ -611,9 +616,8 @@ def test_parquet_types_that_are_text_in_another_form_are_read(photos, tmp_path):
 def test_parquet_that_cannot_be_used_is_an_error_with_column_and_type(photos, tmp_path):
     good = {"image": [f"{i}.png" for i in range(1, 13)], "colour": colours()}
     table = parquet(tmp_path / "a.parquet", **good, tags=[["x"]] * 12, box=[{"w": 1}] * 12)
-    for column, kind in (("tags", "list"), ("box", "struct")):
-        with pytest.raises(DataError, match=rf"column '{column}' is of type {kind}"):
-            build(table, images=str(photos), label_cols=(column,))
+    with pytest.raises(DataError, match="column 'box' is of type struct"):
+        build(table, images=str(photos), label_cols=("box",))
     assert [task.name for task in build(table, images=str(photos)).tasks] == ["colour"]
     whole = table.read_bytes()
     for size in (0, 3, len(whole) // 2, len(whole) - 1):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fmtl.catalogue.photos import ImageFolder
+from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.commands.prepare import build_dataset
 from fmtl.dataset import images, shards
 from fmtl.dataset.decode import decode_all
@@ -35,16 +35,18 @@ def test_what_an_interrupted_run_decoded_in_another_way_is_decoded_anew(write_ca
     for how in ({}, way):
         how = {"px": 32, "fit": "pad", "background": "#ffffff"} | how
         decoding = shards.decoding(**how)
-        previous = Previous(tmp_path / "nothing", decoding, "", take_pixels=True)
-        found = decode_all(sources, root=folder, decoding=decoding, work=tmp_path / "work", previous=previous)
+        previous = Previous(tmp_path / "nothing", decoding, take_pixels=True)
+        found = decode_all(
+            sources, folder=ImageFolder(folder), decoding=decoding, work=tmp_path / "work", previous=previous
+        )
         np.testing.assert_array_equal(found.pixels(how["px"]).read(np.arange(12)), decoded(folder, **how))
 
 
 def test_what_an_interrupted_run_decoded_is_not_decoded_again_and_its_thumbnails_are_kept(write_catalogue, tmp_path):
     folder = write_catalogue(TABLE, NAMES).parent / "images"
     sources, decoding = scan(NAMES, ImageFolder(folder)), shards.decoding(32, "pad", "#ffffff")
-    previous = Previous(tmp_path / "nothing", decoding, "", take_pixels=True)
-    common = {"root": folder, "decoding": decoding, "work": tmp_path / "work", "previous": previous}
+    previous = Previous(tmp_path / "nothing", decoding, take_pixels=True)
+    common = {"folder": ImageFolder(folder), "decoding": decoding, "work": tmp_path / "work", "previous": previous}
     first, again = decode_all(sources, **common), decode_all(sources, **common)
     assert (first.taken_over, again.taken_over) == (0, 12)
     want = np.stack([shards.thumbnail(image) for image in decoded(folder)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmtl.catalogue.photos import ImageError, ImageFolder
+from fmtl.catalogue.photos.folder import ImageError, ImageFolder
 from fmtl.dataset.images import decode, quiet
 
 

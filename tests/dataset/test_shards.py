@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from fmtl.catalogue.photos import ImageFolder, signature
+from fmtl.catalogue.photos.folder import ImageFolder, signature
 from fmtl.dataset import images, shards
 from fmtl.dataset.shards import Job, Known, Result, Source
 

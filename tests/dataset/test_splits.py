@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fmtl.dataset.splits import FREE, complete, only_outside_train, read_column, split_groups
+from fmtl.dataset.splits.stratified import FREE, complete, only_outside_train, read_column, split_groups
 from fmtl.errors import DataError
 from fmtl.tasks import IGNORE_INDEX
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fmtl.catalogue.photos import ImageError, PhotoFile
+from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset import images
 from fmtl.errors import DataError

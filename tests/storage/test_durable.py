@@ -114,3 +114,70 @@ def test_what_may_be_lost_is_not_waited_for(tmp_path, disk):
     with durable.replacing(tmp_path / "x", sync=False) as temporary:
         temporary.write_text("content", encoding="utf-8")
     assert [what for what, *_ in disk] == ["rename"]
+
+
+@pytest.fixture
+def read_only_parent(tmp_path, monkeypatch):
+    """A folder that can have no neighbours, as a mounted volume; root may write everywhere, so that it is told here."""
+    monkeypatch.setattr(durable, "stands_alone", lambda folder: folder.resolve() == tmp_path / "volume")
+    (tmp_path / "volume" / "lost+found").mkdir(parents=True)
+    return tmp_path / "volume"
+
+
+def test_a_volume_gets_its_contents_and_keeps_nothing_else(read_only_parent):
+    for content in ("1", "2"):
+        with durable.publishing(read_only_parent, mark="mark") as folder:
+            assert folder.parent == read_only_parent
+            (folder / "a").write_text(content)
+            (folder / "mark").write_text(content)
+        assert (read_only_parent / "a").read_text() == (read_only_parent / "mark").read_text() == content
+        assert sorted(os.listdir(read_only_parent)) == ["a", "lost+found", "mark"]
+    assert os.listdir(read_only_parent.parent) == ["volume"]
+
+
+@pytest.mark.parametrize("moves", range(1, 6))
+def test_a_volume_is_whole_or_nothing_whenever_its_publishing_is_killed(read_only_parent, monkeypatch, moves):
+    """What lies there with the mark is always of one kind, and ``recover`` brings back one that is whole."""
+    with durable.publishing(read_only_parent, mark="mark") as folder:
+        for name in ("a", "mark", "z"):
+            (folder / name).write_text("old")
+    rename, left = Path.replace, moves
+
+    def dying(self, target):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", dying)
+    monkeypatch.setattr(durable.shutil, "rmtree", lambda *a, **k: None)  # as a kill leaves it
+    with pytest.raises(KeyboardInterrupt), durable.publishing(read_only_parent, mark="mark") as folder:
+        for name in ("a", "mark", "z"):
+            (folder / name).write_text("new")
+    monkeypatch.undo()
+    monkeypatch.setattr(durable, "stands_alone", lambda folder: folder.resolve() == read_only_parent)
+    found = {
+        name: (read_only_parent / name).read_text() for name in ("a", "mark", "z") if (read_only_parent / name).exists()
+    }
+    assert "mark" not in found or (len(found) == 3 and len(set(found.values())) == 1)
+    durable.recover(read_only_parent, mark="mark")
+    assert {(read_only_parent / name).read_text() for name in ("a", "mark", "z")} == {"old"}
+    assert sorted(os.listdir(read_only_parent)) == ["a", "lost+found", "mark", "z"]
+
+
+def test_a_mounted_volume_is_published_into(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from fmtl.storage import durable\n"
+        "with durable.locked(Path('out')), durable.publishing(Path('out'), mark='m') as folder:\n"
+        "    (folder / 'm').write_text('x')\n"
+        "print(sorted(p.name for p in Path('.').iterdir()), sorted(p.name for p in Path('out').iterdir()))\n"
+    )
+    (tmp_path / "out").mkdir()
+    script = f'mount -t tmpfs none out || exit 77; PYTHONPATH={Path.cwd()} exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script, sys.executable, code], cwd=tmp_path, capture_output=True, text=True
+    )
+    if done.returncode in (1, 77) and not done.stdout:
+        pytest.skip(f"can't mount here: {done.stderr}")
+    assert done.stdout == "['out'] ['.out.lock', 'm']\n", done.stderr

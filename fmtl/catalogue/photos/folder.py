@@ -1,18 +1,14 @@
-"""Where photos lie: files below one folder, nothing outside which is ever opened, or cells of a Parquet file."""
+"""Photos that are files below one folder, nothing outside which is ever opened."""
 
 import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from fmtl.catalogue.reasons import Reason
-
-CELLS_AT_ONCE = 16  # images read together from a Parquet file
 
 
 class ImageError(Exception):
@@ -30,10 +26,16 @@ class ImageError(Exception):
 
 
 class ImageFolder:
-    """A folder of images. Nothing outside it is ever opened, whatever a path says or links to."""
+    """A folder of images. Nothing outside it is ever opened, whatever a path says or links to.
 
-    def __init__(self, root: Path | str):
+    Args:
+        follow_links: Whether links below it may lead out, as those of DVC, git-annex or a hub's cache do; what they
+            lead to must be a regular file.
+    """
+
+    def __init__(self, root: Path | str, *, follow_links: bool = False):
         self.root = os.path.realpath(root)
+        self.follow_links = follow_links
         self._folders: dict[str, str] = {}  # relative folder: real path, checked once
 
     def find(self, relative: str) -> tuple[str, os.stat_result]:
@@ -75,10 +77,41 @@ class ImageFolder:
             raise ImageError(Reason.CHANGED, f"'{relative}' changed while it was read; run again")
         return content, status
 
+    def names(self, folder: str) -> set[str]:
+        """Of what lies directly in a folder below the root; none where it is not there or leads out."""
+        try:
+            return set(os.listdir(self._inside(os.path.join(self.root, folder), folder)))
+        except (ImageError, OSError, ValueError):
+            return set()
+
+    def walk(self) -> Iterator[tuple[str, str]]:
+        """(folder, name) of every file below the root, in sorted order, hidden ones left out.
+
+        Folders that links lead to are entered once, and only where links are followed.
+        """
+        entered = set()
+        for folder, below, names in os.walk(self.root, followlinks=self.follow_links):
+            real = os.path.realpath(folder)
+            if real in entered:
+                below.clear()
+                continue
+            entered.add(real)
+            below[:] = sorted(name for name in below if name[0] != ".")
+            relative = os.path.relpath(folder, self.root)
+            for name in sorted(names):
+                if name[0] != ".":
+                    yield "" if relative == "." else relative, name
+
+    def leads_out(self, relative: str) -> bool:
+        """Whether a link on the way to a photo leads out of the folder."""
+        real = os.path.realpath(os.path.join(self.root, relative))
+        return os.path.commonpath([real, self.root]) != self.root
+
     def _inside(self, path: str, relative: str) -> str:
         real = os.path.realpath(path, strict=True)
-        if os.path.commonpath([real, self.root]) != self.root:
-            raise ImageError(Reason.OUTSIDE_ROOT, f"'{relative}' links to a place outside the image folder")
+        if not self.follow_links and os.path.commonpath([real, self.root]) != self.root:
+            told = f"'{relative}' links to a place outside the image folder; --follow-links true reads it"
+            raise ImageError(Reason.OUTSIDE_ROOT, told)
         return real
 
 
@@ -119,53 +152,3 @@ class PhotoFile:
     def read(self) -> bytes:
         """Its bytes; ImageError where there are none."""
         return self.folder.read(self.name)[0]
-
-
-class Cell(NamedTuple):
-    """Where an image lies that is a table's cell: Parquet file, row group, row in it, column."""
-
-    file: str
-    group: int
-    row: int
-    column: str
-
-
-def read_cell(cell: Cell) -> bytes:
-    """The bytes of an image that is a table's cell; ImageError where there are none."""
-    try:
-        found = _cells(cell.file, cell.group, cell.column).read(cell.row)
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
-        told = f"{cell.file}, row group {cell.group}, row {cell.row}: {error}"
-        raise ImageError(Reason.DAMAGED, told) from error
-    content = found["bytes"] if isinstance(found, dict) else found
-    if content is None:
-        raise ImageError(Reason.MISSING, "the cell holds no image")
-    return content
-
-
-class _Cells:
-    """The cells of one row group in increasing order, a few at a time: a whole group may be larger than memory."""
-
-    def __init__(self, file: str, group: int, column: str):
-        self._source = (file, group, column)
-        self._batch: Sequence[Any] = ()
-        self._rewind()
-
-    def read(self, row: int) -> dict | bytes | None:
-        if row < self._start:
-            self._rewind()
-        while row >= self._start + len(self._batch):
-            self._start += len(self._batch)
-            self._batch = next(self._batches).column(0)
-        return self._batch[row - self._start].as_py()
-
-    def _rewind(self) -> None:
-        import pyarrow.parquet as pq  # only where images lie in tables
-
-        file, group, column = self._source
-        parquet = pq.ParquetFile(file, memory_map=True)
-        self._start, self._batch = 0, ()
-        self._batches: Iterator = parquet.iter_batches(CELLS_AT_ONCE, row_groups=[group], columns=[column])
-
-
-_cells = lru_cache(maxsize=1)(_Cells)

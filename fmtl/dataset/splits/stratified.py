@@ -3,25 +3,25 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import coo_array, csr_array
 
+from fmtl.catalogue.roles import SPLIT_SPELLINGS
+from fmtl.dataset.draft import Fractions
+from fmtl.dataset.splits import SPLITS
 from fmtl.errors import DataError, first_ten
 from fmtl.tasks import IGNORE_INDEX
 
-SPLITS = ("train", "val", "test")
 FREE = -1
-_SPELLINGS = {
-    **{name: 0 for name in ("train", "training")},
-    **{name: 1 for name in ("val", "valid", "validation", "dev")},
-    **{name: 2 for name in ("test", "testing")},
-}
+TOLERANCE = 0.02  # of a split's share
+_POSITIONS = {spelling: SPLITS.index(split) for spelling, split in SPLIT_SPELLINGS.items()}
 
 
 def split_groups(
     targets: np.ndarray,
     groups: Sequence,
     *,
-    fractions: tuple[float, float, float],
+    fractions: Fractions,
     seed: int,
     fixed: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -88,7 +88,7 @@ def read_column(values: Mapping[int, str | None], column: str) -> np.ndarray:
     Raises:
         DataError: A cell is blank or no known split, with its line.
     """
-    positions = [_SPELLINGS.get((value or "").casefold(), FREE) for value in values.values()]
+    positions = [_POSITIONS.get((value or "").casefold(), FREE) for value in values.values()]
     problems = [
         f"line {line}, column '{column}': '{value or ''}'; expected train, val or test"
         for (line, value), position in zip(values.items(), positions, strict=True)
@@ -99,9 +99,7 @@ def read_column(values: Mapping[int, str | None], column: str) -> np.ndarray:
     return np.array(positions, dtype=np.int64)
 
 
-def complete(
-    own: np.ndarray, targets: np.ndarray, groups: Sequence, *, fractions: tuple[float, float, float], seed: int
-) -> np.ndarray:
+def complete(own: np.ndarray, targets: np.ndarray, groups: Sequence, *, fractions: Fractions, seed: int) -> np.ndarray:
     """A user's split with val or test, where it has none, drawn from its train rows."""
     absent = [s for s in (1, 2) if not (own == s).any()]
     if not (own == 0).any():
@@ -115,6 +113,46 @@ def complete(
         targets[rows], np.asarray(groups)[rows].tolist(), fractions=(1 - (val + test), val, test), seed=seed
     )
     return drawn
+
+
+def majority(known: np.ndarray, groups: Sequence, *, fractions: Fractions) -> np.ndarray:
+    """Where groups of rows go whose rows were in different splits before: where most of them were.
+
+    Args:
+        known: ``(N,)`` positions in ``SPLITS``, ``FREE`` where a row is new.
+        fractions: Of as many, the split of the largest share wins.
+
+    Returns:
+        ``(N,)``, one position for all rows of a group, ``FREE`` where all of them are new.
+    """
+    number = {key: i for i, key in enumerate(dict.fromkeys(groups))}
+    of_row = np.array([number[key] for key in groups])
+    votes = np.zeros((len(number), len(SPLITS)))
+    np.add.at(votes, (of_row[known != FREE], known[known != FREE]), 1)
+    chosen = (votes + np.array(fractions) / 2).argmax(1)  # less than a vote, more than nothing
+    return np.where(votes.sum(1) > 0, chosen, FREE)[of_row]
+
+
+def into_train(assigned: np.ndarray, targets: np.ndarray, groups: Sequence) -> tuple[np.ndarray, int]:
+    """Groups moved to train until it has every class: of each class that it lacks the smallest group.
+
+    Returns:
+        The new positions, and how many rows were moved.
+    """
+    moved, keys = assigned.copy(), pd.Series(list(groups))
+    sizes = keys.groupby(keys).transform("size").to_numpy()
+    for t, k in only_outside_train(assigned, targets):
+        rows = np.flatnonzero(targets[:, t] == k)
+        if not (moved[rows] == 0).any():
+            moved[(keys == keys[rows[sizes[rows].argmin()]]).to_numpy()] = 0
+    return moved, int((moved != assigned).sum())
+
+
+def far_off(assigned: np.ndarray, fractions: Fractions) -> list[int]:
+    """Splits whose share is more than ``TOLERANCE`` from the one wanted, and by more than one row."""
+    wanted = np.array(fractions) * len(assigned)
+    off = np.abs(np.bincount(assigned, minlength=len(SPLITS)) - wanted)
+    return np.flatnonzero(off > max(TOLERANCE * len(assigned), 1)).tolist()
 
 
 def only_outside_train(splits: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:

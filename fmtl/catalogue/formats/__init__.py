@@ -1,0 +1,1 @@
+"""Kinds of files that hold a product table; each is read to a ``Catalogue``."""

@@ -1,0 +1,9 @@
+"""What names and values of a catalogue look like."""
+
+import re
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+)  # fmt: skip
+ID_NAMES = ("id", "product_id", "productid")  # of a column, whatever its case
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -1,0 +1,97 @@
+"""Which columns say what belongs together and what is kept apart: products, their views, and splits."""
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from fmtl.catalogue.names import IMAGE_SUFFIXES
+from fmtl.catalogue.notes import Note, warning
+from fmtl.catalogue.values import like_codes
+
+NONE = "none"  # named as a column: none plays that part
+SPLIT_NAMES = ("split", "set", "fold", "subset", "partition", "phase", "dataset")
+SPLIT_SPELLINGS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_PRODUCT_WORDS = frozenset(
+    (
+        "sku", "spu", "style", "item", "asin", "parent", "product", "article", "model", "listing", "ean", "gtin", "upc",
+        "mpn", "barcode", "code", "ref", "reference",
+    )
+)  # fmt: skip
+MAX_VIEWS = 20  # of one product, the median: with more, it is an attribute like any other
+_FEW_PRODUCTS = 5  # below which file names tell nothing
+_VIEW = re.compile(
+    r"(.*\d.*?)[\W_]?(?:front|back|side|left|right|top|bottom|detail|main|alt|model|zoom|[a-h]|(?<=[\W_])\d{1,2})",
+    re.IGNORECASE,
+)
+
+
+def product_columns(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Series]:
+    """Columns that tell the photos of one product, by their name and values, and those values."""
+    found = {}
+    for column in columns:
+        words = set(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", column)) | {column}
+        if {word.casefold() for word in words} & _PRODUCT_WORDS and is_product(frame[column].dropna()):
+            found[column] = frame[column]
+    return found
+
+
+def is_product(values: pd.Series) -> bool:
+    """Whether values look like identifiers, each of a few rows."""
+    return len(values) > 0 and like_codes(values.drop_duplicates().head(1000)) and _few_rows(values)
+
+
+def views(paths: pd.Series) -> pd.Series | None:
+    """What the names of photos of one product have in common: of ``SKU1_front.jpg``, ``SKU1``; None if nothing."""
+    names = [_stem(path) for path in paths]
+    found = [match[1] if (match := _VIEW.fullmatch(name)) else None for name in names]
+    several = pd.Series([stem for stem in found if stem is not None], dtype=object)
+    if len(several) < len(paths) / 2 or several.nunique() < _FEW_PRODUCTS or not _few_rows(several):
+        return None
+    if several.duplicated(keep=False).mean() < 0.5:
+        return None
+    folders = [re.split(r"[/\\]", path)[:-1] for path in paths]
+    together = ["/".join([*folder, stem or name]) for folder, stem, name in zip(folders, found, names, strict=True)]
+    return pd.Series(together, index=paths.index, dtype=object)
+
+
+def split_column(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[str | None, list[Note], list[str]]:
+    """A column that says train, val or test for every row; notes; and those that are named so and can't be used."""
+    notes: list[Note] = []
+    unusable: list[str] = []
+    for column in columns:
+        if column.casefold() not in SPLIT_NAMES:
+            continue
+        said = [SPLIT_SPELLINGS.get((cell or "").casefold()) for cell in frame[column]]
+        known = [split for split in said if split]
+        if len(known) == len(said) and "train" in known:
+            told = f"column '{column}' says which split a photo is in; --split-col {NONE} draws them instead"
+            return column, [*notes, Note(told)], unusable
+        if known:
+            at = next((n for n, split in enumerate(said) if not split), 0)
+            line, cell = frame.index[at], frame[column].iloc[at] or ""
+            why = f"line {line} says '{cell}'" if len(known) < len(said) else "no row is in train"
+            notes.append(
+                warning(f"column '{column}' looks like a split and is not used, since {why}; the splits are drawn")
+            )
+            unusable.append(column)
+        elif column.casefold() in ("split", "fold") and frame[column].nunique() <= 20:
+            told = f"column '{column}' left out: a fold; --split-col takes a column of train, val and test"
+            notes.append(Note(told))
+            unusable.append(column)
+    return None, notes, unusable
+
+
+def _few_rows(values: pd.Series) -> bool:
+    sizes = values.value_counts()
+    return bool(sizes.median() <= MAX_VIEWS and sizes.max() > 1)
+
+
+def _stem(path: str) -> str:
+    name = re.split(r"[/\\]", path)[-1]
+    stem, point, suffix = name.rpartition(".")
+    return stem if point and f".{suffix.lower()}" in IMAGE_SUFFIXES else name

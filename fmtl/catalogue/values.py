@@ -1,0 +1,123 @@
+"""What the values of a column are: attributes of a photo, or something else."""
+
+import ast
+import json
+import re
+from collections import Counter
+from decimal import Decimal
+
+import pandas as pd
+
+from fmtl.catalogue.names import NUMBER
+
+_MOST = 0.95  # share of values that makes a column what they are
+_LOOKED_AT = 1000  # values
+_WORDS = 6  # in the median value of free text
+_ID_SHARE = 0.1  # of rows: with fewer values, codes are an attribute
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_TIME = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[ap]\.?m\.?)?( ?(z|utc|[+-]\d{2}:?\d{2}))?"
+_DAY = (
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}"
+    rf"|\d{{1,2}}\.? {_MONTH}\.?,? \d{{4}}|{_MONTH}\.? \d{{1,2}},? \d{{4}})"
+)
+_AMOUNT = r"[+-]?\d{1,3}([., '\u00a0\u202f]\d{3})*([.,]\d+)?|[+-]?\d+([.,]\d+)?"
+_CURRENCY = r"([$€£¥₹₽₩]|us\$|usd|eur|gbp|chf|jpy|inr|rs\.?|kr\.?|sek|nok|dkk|pln|zł|czk|kč|rub|cny|rmb|aud|cad)"
+_PATTERNS = {
+    "addresses of web pages or files": r"(https?:|ftp:|s3:|gs:)?//\S+|www\.\S+",
+    "e-mail addresses": r"[^@\s]+@[^@\s]+\.[a-z]{2,}",
+    "percentages": rf"({_AMOUNT})\s*%",
+    "amounts of money": rf"{_CURRENCY}\s*({_AMOUNT})(\.-)?|({_AMOUNT})\s*{_CURRENCY}",
+    "dates": rf"{_DAY}([t ]{_TIME})?",
+    "times": _TIME,
+    "numbers (name it in --label-cols if they are classes)": rf"{NUMBER.pattern}|{_AMOUNT}",
+}
+_KINDS = {told: re.compile(pattern, re.IGNORECASE) for told, pattern in _PATTERNS.items()}
+_ID = re.compile(r"(?=.*\d{3})[\w./:#-]+|[0-9a-f]{8}-[0-9a-f-]{27}", re.IGNORECASE)
+_CODE = re.compile(r"(?=.*\d)[\w./:#-]+")
+_SEPARATORS = ("|", ";", ",", "/")
+_SEPARATED = 0.05  # share of cells with a separator that makes a column one of several values
+_KNOWN_PARTS = 0.8  # share of the joined cells whose parts all occur elsewhere
+
+
+def what_they_are(values: pd.Series) -> str | None:
+    """What the values are if no attribute of a photo; None where they may be one.
+
+    Args:
+        values: Text, without blanks.
+    """
+    unique = values.drop_duplicates().head(_LOOKED_AT)
+    for told, pattern in _KINDS.items():
+        if unique.map(lambda cell, pattern=pattern: pattern.fullmatch(cell) is not None).mean() >= _MOST:
+            return told
+    if like_identifiers(unique) and values.nunique() > _ID_SHARE * len(values):
+        return f"identifiers, such as {unique.iloc[0]!r}"
+    if unique.str.count(r"\S+").median() >= _WORDS:
+        return "free text"
+    return None
+
+
+def like_identifiers(values: pd.Series) -> bool:
+    """Whether nearly all are one word with three digits in a row."""
+    return values.map(lambda cell: _ID.fullmatch(cell) is not None).mean() >= _MOST
+
+
+def like_codes(values: pd.Series) -> bool:
+    """Whether nearly all are one word with a digit."""
+    return values.map(lambda cell: _CODE.fullmatch(cell) is not None).mean() >= _MOST
+
+
+def separator_of(values: pd.Series) -> str | None:
+    """What stands between several values of one cell: ``|``, ``;``, ``,``, ``/``, or ``[]`` of a list; None if nothing.
+
+    A bar always separates. The others do where nearly all parts occur elsewhere, too.
+    """
+    counts = values.value_counts()
+    unique = counts.index.tolist()
+    if sum(counts[cell] for cell in unique if _listed(cell) is not None) >= _MOST * len(values):
+        return "[]"
+    for separator in _SEPARATORS:
+        joined = [cell for cell in unique if len(_parts(cell, separator)) > 1]
+        if sum(counts[cell] for cell in joined) < _SEPARATED * len(values):
+            continue
+        if separator == "|":
+            return separator
+        seen = Counter(part for cell in unique for part in set(_parts(cell, separator)))
+        known = sum(all(seen[part] > 1 for part in _parts(cell, separator)) for cell in joined)
+        if len(joined) > 1 and known >= _KNOWN_PARTS * len(joined):
+            return separator
+    return None
+
+
+def first_value(cell: str, separator: str) -> str | None:
+    """The first of several values; None of an empty list."""
+    parts = _parts(cell, separator)
+    return parts[0] if parts else None
+
+
+def as_number(label: str) -> Decimal | None:
+    """The number that a label is; None where it is none, or a code such as 007."""
+    if not NUMBER.fullmatch(label) or re.match(r"[+-]?0\d", label):
+        return None
+    number = Decimal(label)
+    return number if number.is_finite() else None
+
+
+def _parts(cell: str, separator: str) -> list[str]:
+    if separator == "[]":
+        found = _listed(cell)
+        return [cell] if found is None else found
+    return [part for part in (part.strip() for part in cell.split(separator)) if part]
+
+
+def _listed(cell: str) -> list[str] | None:
+    """The values of a list as JSON or Python writes it."""
+    if not (cell.startswith("[") and cell.endswith("]")) and not (cell.startswith("{'") and cell.endswith("'}")):
+        return None
+    for reads in (json.loads, ast.literal_eval):
+        try:
+            found = reads(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list | tuple | set | frozenset):
+            return [str(item).strip() for item in found if item is not None]
+    return None
