@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from fmtl.catalogue import roles
-from fmtl.catalogue.names import ID_NAMES, IMAGE_SUFFIXES
+from fmtl.catalogue.names import ID_NAMES
 from fmtl.catalogue.notes import Note, warning
+from fmtl.catalogue.photos.column import image_column
 from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.roles import NONE
+from fmtl.catalogue.table import require
 from fmtl.catalogue.values import separator_of, what_they_are
-from fmtl.errors import TABLE, DataError, did_you_mean, first_ten
+from fmtl.errors import TABLE, DataError, first_ten
 
 log = logging.getLogger(__name__)
 
 MIN_CLASSES, MAX_CLASSES = 2, 500  # of a column that is found to be a label
 MAX_NAMED_CLASSES = 10_000  # of one that was named
 MAX_LABEL_LENGTH = 500  # characters
-_IMAGE_WORDS = re.compile(r"image|img|photo|pic|file|path", re.IGNORECASE)
-_SMALL = re.compile(r"thumb|small|preview|icon|swatch|mini", re.IGNORECASE)
-_ADDRESS = re.compile(r"(https?|ftp|s3|gs)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def choose_columns(
         DataError: A named column is missing, no image column is found, or no column can be a label.
     """
     named = [c for c in (id_col, image_col, group_col, split_col) if c and c != NONE]
-    _require(frame, [*label_cols, *named, *others, *first_value])
+    require(frame, [*label_cols, *named, *others, *first_value])
     notes: list[Note] = []
     id_col = id_col or next((c for c in frame if c.casefold() in ID_NAMES), None)
     if image_template is None:
@@ -88,7 +87,7 @@ def choose_columns(
         template_cols = re.findall(r"{(.*?)}", image_template)
         if not template_cols:
             raise DataError(f"image_template: '{image_template}' names no column; expected one such as '{{id}}.jpg'")
-        _require(frame, template_cols)
+        require(frame, template_cols)
     paths = _path_maker(image_template, template_cols)
     taken = {id_col, *others, *template_cols, *named} - set(label_cols)
     free = [c for c in frame if c not in taken and c not in label_cols]
@@ -164,68 +163,6 @@ def _path_maker(template: str | None, columns: list[str]) -> Callable[[pd.DataFr
     return lambda frame: [path(*cells) for cells in zip(*(frame[column] for column in columns), strict=True)]
 
 
-def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    problems = []
-    for column in columns:
-        if column not in frame:
-            hint = did_you_mean(column, frame.columns, cutoff=0.5)
-            if with_comma := next((c for c in frame if "," in c and c.startswith(column)), None):
-                hint = f"a name with a comma stands in double quotes: '\"{with_comma}\"'."
-            problems.append(
-                f"column '{column}' is not in the table{hint and f'; {hint}'} Columns: {', '.join(frame.columns)}"
-            )
-    if problems:
-        raise DataError("\n" + first_ten(problems), where=TABLE)
-
-
-def image_column(
-    frame: pd.DataFrame, named: str | None = None, *, finders: Sequence[Finder] = ()
-) -> tuple[str, list[Note]]:
-    """The column of image paths, and a note where several could be.
-
-    It is the one named; of those whose cells end like image files one whose photos are there, originals before
-    thumbnails; else one whose cells are found as photos all the same.
-
-    Raises:
-        DataError: The named one is missing, or none is found.
-    """
-    if named:
-        _require(frame, [named])
-        return named, []
-    heads = {c: cells.tolist() for c in frame if len(cells := frame[c].dropna().head(100))}
-    likely = [c for c, cells in heads.items() if sum(map(_like_image, cells)) > len(cells) / 2]
-    found = {c: _share_found(heads[c], finders) for c in likely}
-    if not likely:
-        by_name = sorted(heads, key=lambda c: (_IMAGE_WORDS.search(c) is None, c.casefold() not in ID_NAMES))
-        found = {c: share for c in by_name if (share := _share_found(heads[c], finders)) > 0.5}
-        if not found:
-            raise DataError(
-                "no column holds image file names; name it with --image-col. Columns: " + ", ".join(frame.columns),
-                where=TABLE,
-            )
-        likely = list(found)[:1]
-    best = min(
-        likely,
-        key=lambda c: (found[c] <= 0.5, _is_address(heads[c][0]), _SMALL.search(c) is not None, likely.index(c)),
-    )
-    if len(likely) == 1:
-        return best, []
-    others = ", ".join(f"'{c}'" for c in likely if c != best)
-    return best, [Note(f"photos are taken from column '{best}', not from {others}; --image-col names another")]
-
-
-def _like_image(cell: str) -> bool:
-    return cell.partition("?")[0].lower().endswith(IMAGE_SUFFIXES)
-
-
-def _is_address(cell: str) -> bool:
-    return _ADDRESS.match(cell) is not None
-
-
-def _share_found(said: Sequence[str], finders: Sequence[Finder]) -> float:
-    return max((finder.num_found(said) for finder in finders), default=0) / len(said)
-
-
 def _choose_labels(
     frame: pd.DataFrame, named: Sequence[str], first_value: Sequence[str]
 ) -> tuple[list[str], dict[str, str], list[Note]]:
@@ -244,8 +181,7 @@ def _choose_labels(
             continue
         reason = _why_not_a_label(values) or (_several_told(column, values, separator) if separator else None)
         if not named and reason:
-            note = warning if separator else Note
-            notes.append(note(f"column '{column}' left out: {reason}"))
+            notes.append(Note(f"column '{column}' left out: {reason}", is_warning=separator is not None))
             continue
         if values.empty:
             raise DataError(

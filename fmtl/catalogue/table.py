@@ -1,5 +1,6 @@
 """The raw product table: every line read becomes one row of text or one reject, with its line number."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from fmtl.catalogue.names import ID_NAMES
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.reasons import Reason
-from fmtl.errors import DataError
+from fmtl.errors import TABLE, DataError, did_you_mean, first_ten
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,18 @@ def id_position(columns: list[str], id_col: str | None) -> int:
     """Where the ids are; beyond the columns if nowhere."""
     wanted = (id_col.casefold(),) if id_col else ID_NAMES
     return next((at for at, column in enumerate(columns) if column.casefold() in wanted), len(columns))
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise DataError where a column that was named is not there, with the nearest name."""
+    problems = []
+    for column in columns:
+        if column not in frame:
+            hint = did_you_mean(column, frame.columns, cutoff=0.5)
+            if with_comma := next((c for c in frame if "," in c and c.startswith(column)), None):
+                hint = f"a name with a comma stands in double quotes: '\"{with_comma}\"'."
+            problems.append(
+                f"column '{column}' is not in the table{hint and f'; {hint}'} Columns: {', '.join(frame.columns)}"
+            )
+    if problems:
+        raise DataError("\n" + first_ten(problems), where=TABLE)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from fmtl.catalogue.columns import image_column
 from fmtl.catalogue.names import IMAGE_SUFFIXES
+from fmtl.catalogue.photos.column import image_column
 from fmtl.catalogue.photos.finding import Finder, best_finder, image_roots
 from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
 from fmtl.catalogue.reading import read_catalogue

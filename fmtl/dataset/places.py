@@ -1,5 +1,6 @@
 """Where a dataset is made from, and where it goes: found, and checked before any work."""
 
+import glob
 import json
 import os
 from collections.abc import Sequence
@@ -42,6 +43,19 @@ def check_out(out: Path, *, table: str, images: str | None) -> None:
 
 def _visible(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name[0] != "." and p.name != durable.LOST_AND_FOUND)
+
+
+def the_table(name: str) -> str:
+    """The table that a name with wildcards means.
+
+    Raises:
+        DataError: Several do.
+    """
+    found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else []  # noqa: PTH207
+    if len(found) > 1:
+        shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        raise DataError(f"{len(found)} files match ({shown}); name one, or put Parquet files in a folder", where=name)
+    return found[0] if found else name
 
 
 def source(plan: PreparePlan, out: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Precision, memory layout and batch size chosen by timing a few steps on this machine, not by belief."""
 
-import contextlib
 import copy
 import hashlib
 import itertools
@@ -85,8 +84,10 @@ class _Memory:
 
     @value.setter
     def value(self, fastest: int) -> None:
-        with contextlib.suppress(EnvironmentFault, OSError):  # nothing depends on remembering
+        try:
             durable.write_json(self._file, {"fastest": fastest, "of": json.loads(self._key)})
+        except (EnvironmentFault, OSError) as error:  # nothing depends on remembering
+            log.info("the trial is not remembered: %s", error)
 
 
 def fastest(net: MultiTaskNet, device: torch.device, ways: Sequence[Execution], *, px: int, batch_size: int) -> int:

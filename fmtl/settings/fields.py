@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -17,6 +18,12 @@ def _split_list(value: Any) -> Any:
     return [part.strip() for part in parts if part.strip()]
 
 
+def _from_home(value: Any) -> Any:
+    """'~/photos' as a shell reads it: settings come from files and from MLflow, too."""
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
+
+
+Place = Annotated[str, BeforeValidator(_from_home)]  # of a file or folder
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]

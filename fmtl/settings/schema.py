@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fmtl.metric_names import CHOSEN_BY
-from fmtl.settings.fields import Device, Fraction, ModelName, Names, Px, Seed, Settings, by_name
+from fmtl.settings.fields import Device, Fraction, ModelName, Names, Place, Px, Seed, Settings, by_name
 from fmtl.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ DEFAULT_ALIAS = "champion"
 class PrepareSettings(Settings):
     """Settings of ``prepare``."""
 
-    table: str = Field(description="Product table: CSV, Excel, JSON, Parquet or a folder of it; 'sample': draw one.")
-    test_table: str | None = Field(None, description="A second table of the same kind, whose rows are the test split.")
+    table: Place = Field(description="Product table: CSV, Excel, JSON, Parquet or a folder of it; 'sample': draw one.")
+    test_table: Place | None = Field(None, description="A second table, whose rows are the test split.")
     sheet: str | None = Field(None, description="Of a workbook [default: the first that has rows].")
-    images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
+    images: Place | None = Field(None, description="Image folder [default: 'images' by the table, or its folder].")
     follow_links: bool = Field(False, description="Photos may be links that lead out of the image folder.")
     image_col: str | None = Field(None, description="Column of image paths below the image folder [default: found].")
     id_col: str | None = Field(None, description="Column of product ids [default: id or product id, else image path].")
@@ -51,7 +51,7 @@ class PrepareSettings(Settings):
     split_col: str | None = Field(None, description="Column of train, val, test; none: drawn [default: found].")
     checksum_col: str | None = Field(None, description="Column of md5, sha1 or sha256 that an image file must have.")
     limit: int | None = Field(None, ge=1, description="About so many rows, each class in its share, for a first try.")
-    out: str = Field("data/prepared", description="Folder of the prepared dataset.")
+    out: Place = Field("data/prepared", description="Folder of the prepared dataset.")
     reuse: bool = Field(True, description="Images in the dataset at out that have not changed are not decoded again.")
     workers: int | None = Field(None, ge=1, le=1024, description="Decoding processes [default: one per processor].")
     px: Px = Field(256, description="Side of the stored square, pixels.")
@@ -75,16 +75,17 @@ class PrepareSettings(Settings):
     def resolve(self) -> "PreparePlan":
         """What is done, as the code that does it takes it."""
         from fmtl.dataset.draft import PreparePlan
+        from fmtl.dataset.places import the_table
 
-        return by_name(PreparePlan, self)
+        return by_name(PreparePlan, self, table=the_table(self.table))
 
 
 class FetchSettings(Settings):
     """Settings of ``fetch``."""
 
-    table: str = Field(description="Product table that has the photos' addresses.")
+    table: Place = Field(description="Product table that has the photos' addresses.")
     column: str = Field(description="Column of http or https addresses.")
-    out: str = Field(description="Folder for the photos, and for fetched.csv, which prepare reads.")
+    out: Place = Field(description="Folder for the photos, and for fetched.csv, which prepare reads.")
     allow_private: bool = Field(False, description="Addresses of this machine and private networks may be asked.")
     encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
     sheet: str | None = Field(None, description="Of a workbook [default: the first that has rows].")
@@ -99,9 +100,9 @@ with warnings.catch_warnings():
 
         experiment: str | None = Field(None, description="MLflow experiment [default: every one that has train runs].")
         metric: str = Field(CHOSEN_BY, description="Metric to rank by; one that ends in 'loss' ranks upwards.")
-        data: str | None = Field(None, description="Only runs on this dataset: a folder or (the start of) a digest.")
+        data: Place | None = Field(None, description="Only runs on this dataset: a folder or (the start of) a digest.")
         top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
-        out: str = Field("leaderboard", description="Folder of the leaderboard files.")
+        out: Place = Field("leaderboard", description="Folder of the leaderboard files.")
         register: ModelName | None = Field(None, description="Register the best under this model name.")
 
 
@@ -130,11 +131,11 @@ class PredictSettings(Settings):
     """Settings of ``predict``."""
 
     model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, or a model folder.")
-    images: str = Field(
+    images: Place = Field(
         description="Image files (comma list), a folder (read recursively in sorted order), or a CSV or Parquet table."
     )
     image_col: str | None = Field(None, description="The table's image column [default: found].")
-    out: str = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
+    out: Place = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
@@ -144,12 +145,12 @@ class PredictSettings(Settings):
 class MainSettings(Settings):
     """Settings of ``main``."""
 
-    table: str = Field("sample", description="Product table; 'sample': draw one.")
-    images: str | None = Field(None, description="Image folder [default: 'images' beside the table, else its folder].")
+    table: Place = Field("sample", description="Product table; 'sample': draw one.")
+    images: Place | None = Field(None, description="Image folder [default: 'images' by the table, or its folder].")
     backbone: str = Field("tf_efficientnet_lite0", description="Backbone of both runs.")
     weights: str = Field("bundled", description="As in train.")
     epochs: int = Field(14, ge=1, description="Epochs of both runs.")
     px: Px = Field(128, description="Side of the network's input.")
-    data: str | None = Field(None, description="Folder of the prepared dataset [default: data/NAME of the table].")
-    out: str = Field("leaderboard", description="Folder of the leaderboard files.")
+    data: Place | None = Field(None, description="Folder of the prepared dataset [default: data/NAME of the table].")
+    out: Place = Field("leaderboard", description="Folder of the leaderboard files.")
     seed: Seed = Field(0, description="Seed of everything.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fmtl.errors import UsageError
-from fmtl.settings.fields import Device, Names, Px, Seed, Settings, by_name
+from fmtl.settings.fields import Device, Names, Place, Px, Seed, Settings, by_name
 from fmtl.tasks import check_name
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TRIAL_BATCH = 32  # of the trial that finds the fastest way to run, where the ba
 class TrainSettings(Settings):
     """Settings of ``train``. ``with_mode`` fills in what depends on the mode, ``resolve`` makes a plan of them."""
 
-    data: str = Field("data/prepared", description="Folder of a prepared dataset.")
+    data: Place = Field("data/prepared", description="Folder of a prepared dataset.")
     allow_stale: bool = Field(False, description="Train although table or photos changed since prepare.")
     backbone: str = Field("convnext_tiny", description="A torchvision or timm classification model.")
     mode: Literal["tuned", "baseline"] = Field(

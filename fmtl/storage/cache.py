@@ -10,9 +10,12 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError)  # what a reader raises of a
 
 
 def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/fmtl``, else ``~/.cache/fmtl``."""
+    """``$XDG_CACHE_HOME/fmtl``, else ``~/.cache/fmtl``; a place where nothing can be kept for who has no home."""
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "fmtl"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "fmtl"
+    except RuntimeError:  # a container's user that the system does not know
+        return Path(os.devnull) / "fmtl"
 
 
 def recall(read: Callable[[], T | None], *damage: type[Exception]) -> T | None:

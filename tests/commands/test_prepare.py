@@ -87,7 +87,7 @@ def test_targets_and_pixels_are_those_of_the_row(write_catalogue, tmp_path):
 
 def test_too_many_rejects_fail_and_name_the_folder(write_catalogue, tmp_path):
     table = write_catalogue(rows(*GOOD), NAMES[:4])
-    with pytest.raises(DataError, match=r"8 of 12 rows were rejected \(missing 8\).*line 6.*Is --images right"):
+    with pytest.raises(DataError, match=r"8 of 12 rows were rejected \(missing 8\).*line 6.*--images names the folder"):
         build(table, tmp_path)
     assert not (tmp_path / "out").exists()
     dataset, _ = build(table, tmp_path, max_reject_fraction=0.7)

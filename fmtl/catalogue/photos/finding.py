@@ -21,7 +21,7 @@ from fmtl.errors import DataError
 FETCHED = "fetched.csv"  # beside photos that were downloaded: which address is which file
 IMAGES = "images"  # the folder beside a table where photos are expected
 _SAMPLE = 200  # paths that an image folder or column is chosen by
-_ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
+ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
 _WHOLE = re.compile(r"(\d+)\.0+")
 
 
@@ -119,7 +119,7 @@ class Finder:
 
     def find(self, said: str) -> Place:
         """Where a photo is, or why there is none."""
-        if _ADDRESS.match(said):
+        if ADDRESS.match(said):
             return self._downloaded(said)
         name = _slashed(said)
         if self._is_there(name):
