@@ -44,7 +44,7 @@ def test_main_takes_a_catalogue_from_its_table_to_labelled_test_photos(store):
     assert set(predictions["Farbe"]) <= {"grün", "weiß"} and (predictions["status"] == "ok").all()
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert sorted(run.data.tags["fmtl.kind"] for run in runs) == ["compare", "main", "prepare", "train", "train"]
-    assert mlflow.MlflowClient().get_model_version_by_alias("fashion-attributes", "champion").version == "1"
+    assert mlflow.MlflowClient().get_model_version_by_alias("fashion-attributes", "champion").version in (1, "1")
 
 
 @pytest.mark.slow
@@ -56,7 +56,8 @@ def test_labels_stay_what_they_are_where_the_system_is_not_utf_8(tmp_path):
     )
     if not (tmp_path / "loc" / "de_DE.ISO-8859-1").exists():
         pytest.skip(f"no such locale can be made here: {made.stderr.decode()}")
-    environment = os.environ | {
+    chosen = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment = chosen | {
         "LOCPATH": str(tmp_path / "loc"), "LC_ALL": "de_DE.ISO-8859-1", "PYTHONUTF8": "0",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'm.db'}",
     }  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fmtl.commands.prepare import build_dataset
+from fmtl.dataset.prepared import GROUP
 from fmtl.dataset.splits import SPLITS
 from fmtl.dataset.splits.stratified import FREE, far_off, into_train, majority, only_outside_train
 from fmtl.settings.schema import PrepareSettings
@@ -40,7 +41,7 @@ def check(dataset, fractions, before: pd.DataFrame | None) -> str:
     for t in range(len(dataset.tasks)):
         known = dataset.targets[:, t] != IGNORE_INDEX
         assert set(dataset.targets[known, t]) == set(dataset.targets[known & train, t])
-    together = table.groupby("group")["split"].nunique()
+    together = table.groupby(GROUP)["split"].nunique()
     assert (together == 1).all()
     told = re.search(r"(\d+) images keep the split|; (\d+) of \d+ images happen to keep", notes)
     if before is None:
