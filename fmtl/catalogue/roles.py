@@ -7,7 +7,7 @@ import pandas as pd
 
 from fmtl.catalogue.names import IMAGE_SUFFIXES
 from fmtl.catalogue.notes import Note, warning
-from fmtl.catalogue.values import like_codes
+from fmtl.catalogue.values import like_codes, like_identifiers
 
 NONE = "none"  # named as a column: none plays that part
 SPLIT_NAMES = ("split", "set", "fold", "subset", "partition", "phase", "dataset")
@@ -24,9 +24,10 @@ _PRODUCT_WORDS = frozenset(
 )  # fmt: skip
 MAX_VIEWS = 20  # of one product, the median: with more, it is an attribute like any other
 _FEW_PRODUCTS = 5  # below which file names tell nothing
+_MAX_UNNAMED_VIEWS = 6  # the same, of a column whose name does not say it
+_MAX_KINDS_OF_VIEWS = 12  # front, back, 1, 2 and so on
 _VIEW = re.compile(
-    r"(.*\d.*?)[\W_]?(?:front|back|side|left|right|top|bottom|detail|main|alt|model|zoom|[a-h]|(?<=[\W_])\d{1,2})",
-    re.IGNORECASE,
+    r"(.*\d.*?)(?:[\W_]+([^\W\d_]{1,12}|\d{1,2})|(front|back|side|left|right|top|bottom|detail|[a-h]))", re.IGNORECASE
 )
 
 
@@ -35,28 +36,36 @@ def product_columns(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd
     found = {}
     for column in columns:
         words = set(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", column)) | {column}
-        if {word.casefold() for word in words} & _PRODUCT_WORDS and is_product(frame[column].dropna()):
+        named = bool({word.casefold() for word in words} & _PRODUCT_WORDS)
+        if is_product(frame[column].dropna(), named=named):
             found[column] = frame[column]
     return found
 
 
-def is_product(values: pd.Series) -> bool:
-    """Whether values look like identifiers, each of a few rows."""
-    return len(values) > 0 and like_codes(values.drop_duplicates().head(1000)) and _few_rows(values)
+def is_product(values: pd.Series, *, named: bool) -> bool:
+    """Whether values look like identifiers, each of a few rows.
+
+    Args:
+        named: Whether the column's name says so, too.
+    """
+    if values.empty or not _few_rows(values, MAX_VIEWS if named else _MAX_UNNAMED_VIEWS):
+        return False
+    return like_codes(values.drop_duplicates().head(1000)) if named else like_identifiers(values)
 
 
 def views(paths: pd.Series) -> pd.Series | None:
     """What the names of photos of one product have in common: of ``SKU1_front.jpg``, ``SKU1``; None if nothing."""
-    names = [_stem(path) for path in paths]
-    found = [match[1] if (match := _VIEW.fullmatch(name)) else None for name in names]
-    several = pd.Series([stem for stem in found if stem is not None], dtype=object)
-    if len(several) < len(paths) / 2 or several.nunique() < _FEW_PRODUCTS or not _few_rows(several):
-        return None
-    if several.duplicated(keep=False).mean() < 0.5:
+    matches = [_VIEW.fullmatch(_stem(path)) for path in paths]
+    kinds = {(match[2] or match[3]).casefold() for match in matches if match}
+    if not 1 < len(kinds) <= _MAX_KINDS_OF_VIEWS:
         return None
     folders = [re.split(r"[/\\]", path)[:-1] for path in paths]
-    together = ["/".join([*folder, stem or name]) for folder, stem, name in zip(folders, found, names, strict=True)]
-    return pd.Series(together, index=paths.index, dtype=object)
+    stems = [match[1] if match else _stem(path) for match, path in zip(matches, paths, strict=True)]
+    together = pd.Series(["/".join([*f, s]) for f, s in zip(folders, stems, strict=True)], paths.index, dtype=object)
+    several = together.duplicated(keep=False)
+    if several.mean() < 0.5 or together[several].nunique() < _FEW_PRODUCTS or not _few_rows(together, MAX_VIEWS):
+        return None
+    return together
 
 
 def split_column(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[str | None, list[Note], list[str]]:
@@ -86,9 +95,9 @@ def split_column(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[str | Non
     return None, notes, unusable
 
 
-def _few_rows(values: pd.Series) -> bool:
+def _few_rows(values: pd.Series, most: int) -> bool:
     sizes = values.value_counts()
-    return bool(sizes.median() <= MAX_VIEWS and sizes.max() > 1)
+    return bool(sizes.median() <= most and sizes.max() > 1)
 
 
 def _stem(path: str) -> str:

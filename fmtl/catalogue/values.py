@@ -10,6 +10,7 @@ import pandas as pd
 
 from fmtl.catalogue.names import NUMBER
 
+IDENTIFIERS = "identifiers"  # how what_they_are begins where they are
 _MOST = 0.95  # share of values that makes a column what they are
 _LOOKED_AT = 1000  # values
 _WORDS = 6  # in the median value of free text
@@ -47,23 +48,27 @@ def what_they_are(values: pd.Series) -> str | None:
     """
     unique = values.drop_duplicates().head(_LOOKED_AT)
     for told, pattern in _KINDS.items():
-        if unique.map(lambda cell, pattern=pattern: pattern.fullmatch(cell) is not None).mean() >= _MOST:
+        if _share(unique, pattern) >= _MOST:
             return told
-    if like_identifiers(unique) and values.nunique() > _ID_SHARE * len(values):
-        return f"identifiers, such as {unique.iloc[0]!r}"
+    if _share(unique, _ID) >= _MOST and values.nunique() > _ID_SHARE * len(values):
+        return f"{IDENTIFIERS}, such as {unique.iloc[0]!r}"
     if unique.str.count(r"\S+").median() >= _WORDS:
         return "free text"
     return None
 
 
 def like_identifiers(values: pd.Series) -> bool:
-    """Whether nearly all are one word with three digits in a row."""
-    return values.map(lambda cell: _ID.fullmatch(cell) is not None).mean() >= _MOST
+    """Whether nearly all are one word with three digits in a row, most of them rare, and nothing else such as dates."""
+    return (what_they_are(values) or "").startswith(IDENTIFIERS)
 
 
 def like_codes(values: pd.Series) -> bool:
     """Whether nearly all are one word with a digit."""
-    return values.map(lambda cell: _CODE.fullmatch(cell) is not None).mean() >= _MOST
+    return _share(values, _CODE) >= _MOST
+
+
+def _share(values: pd.Series, pattern: re.Pattern) -> float:
+    return values.map(lambda cell: pattern.fullmatch(cell) is not None).mean()
 
 
 def separator_of(values: pd.Series) -> str | None:

@@ -421,6 +421,36 @@ def test_columns_and_file_names_that_tell_products_keep_them_together(tmp_path):
     assert (dataset.table.groupby(products)["split"].nunique() == 1).all() and dataset.table["split"].nunique() == 3
 
 
+VIEWS = {
+    "in another language": ("A{p}_{v}.jpg", ("vorne", "hinten")),
+    "by letters": ("A{p}{v}.jpg", "abc"),
+    "by numbers": ("p{p}-{v}.jpg", "123"),
+    "some without": ("{p}{v}.jpg", ("", "_2", "_3")),
+}
+
+
+@pytest.mark.parametrize("how", VIEWS)
+def test_views_are_told_by_file_names_in_any_language(tmp_path, how):
+    pattern, kinds = VIEWS[how]
+    rows = [f"{pattern.format(p=p, v=v)},{colour(p)}" for p in range(1000, 1030) for v in kinds]
+    (tmp_path / "t.csv").write_text("\n".join(["image,colour", *rows]) + "\n")
+    groups = read(tmp_path / "t.csv").columns.groups["file names"]
+    assert groups.nunique() == 30 and (groups.groupby(groups).size() == len(kinds)).all()
+
+
+def test_file_names_that_only_look_like_views_group_nothing(tmp_path):
+    for names in (["IMG_{i:04d}.jpg"], ["{i}.jpg", "{i}-again.jpg"], ["2024_{i:02d}.jpg"], ["{i:05d}.jpg"]):
+        rows = [f"{name.format(i=i)},{colour(i)}" for i in range(40) for name in names]
+        (tmp_path / "t.csv").write_text("\n".join(["image,colour", *rows]) + "\n")
+        assert not read(tmp_path / "t.csv").columns.groups, names
+
+
+def test_identifiers_under_any_name_tell_products(tmp_path):
+    rows = [f"{i}.jpg,A-{1000 + i // 2},{colour(i)}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["Bild,Artikelnummer,Farbe", *rows]) + "\n")
+    assert list(read(tmp_path / "t.csv").columns.groups) == ["Artikelnummer"]
+
+
 def test_a_style_of_many_rows_is_an_attribute(shop):
     table = write(shop / "t.csv", "image,style,item", lambda i: f"{i}.png,{('casual', 'formal')[i % 2]},{kind(i)}")
     assert list(read(table).labels) == ["style", "item"]
