@@ -91,9 +91,11 @@ def choose_columns(
     paths = _path_maker(image_template, template_cols)
     taken = {id_col, *others, *template_cols, *named} - set(label_cols)
     free = [c for c in frame if c not in taken and c not in label_cols]
-    split, said, no_labels = (None, [], []) if split_col else roles.split_column(frame, free)
+    split, said, no_labels = roles.split_column(frame, free)
+    if split_col:
+        split, said = None, [Note(f"column '{column}' left out: a split") for column in no_labels]
     notes += said
-    taken |= {split, *no_labels}
+    taken |= {*no_labels}
     groups, said = _groups(frame, [c for c in free if c not in taken], id_col, group_col, label_cols, paths)
     notes += said
     taken |= set(groups) - set(label_cols)

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     SHORT_ROW = "short_row", "the line has fewer fields than the header"
     EXTRA_FIELDS = "extra_fields", "the line has more fields than the header"
     NUL_BYTE = "nul_byte", "the line is damaged"
+    HEADER_AGAIN = "header_again", "the line repeats the header"
     NOT_JSON = "not_json", "the line is no JSON object"
     DUPLICATE_ROW = "duplicate_row", "the same product and photo as an earlier line"
     CONFLICTING_ROWS = "conflicting_rows", "one product and photo, with contradicting labels"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fmtl.catalogue.names import IMAGE_SUFFIXES
 from fmtl.catalogue.notes import Note, warning
-from fmtl.catalogue.values import like_codes, like_identifiers
+from fmtl.catalogue.values import DATES, like_codes, like_identifiers, what_they_are
 
 NONE = "none"  # named as a column: none plays that part
 SPLIT_NAMES = ("split", "set", "fold", "subset", "partition", "phase", "dataset")
@@ -24,6 +24,14 @@ _PRODUCT_WORDS = frozenset(
 )  # fmt: skip
 MAX_VIEWS = 20  # of one product, the median: with more, it is an attribute like any other
 _FEW_PRODUCTS = 5  # below which file names tell nothing
+_OTHER_WORDS = frozenset(
+    (
+        "price", "cost", "date", "day", "time", "year", "size", "colour", "color", "weight", "rating", "brand", "store",
+        "supplier", "vendor", "type", "count", "qty", "quantity", "stock", "description", "name", "title",
+    )
+)  # fmt: skip
+_LARGEST_SHARE = 0.02  # of the rows, that one product may have
+_MAX_FOLDS = 20
 _MAX_UNNAMED_VIEWS = 6  # the same, of a column whose name does not say it
 _MAX_KINDS_OF_VIEWS = 12  # front, back, 1, 2 and so on
 _VIEW = re.compile(
@@ -32,25 +40,47 @@ _VIEW = re.compile(
 
 
 def product_columns(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Series]:
-    """Columns that tell the photos of one product, by their name and values, and those values."""
-    found = {}
+    """Columns that tell the photos of one product, by their name and values, and those values.
+
+    Of several, only those that agree: each value of one lies in one value of the other.
+    """
+    found: dict[str, pd.Series] = {}
     for column in columns:
-        words = set(re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", column)) | {column}
-        named = bool({word.casefold() for word in words} & _PRODUCT_WORDS)
+        words = {word.casefold() for word in {*re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", column), column}}
+        named = bool(words & _PRODUCT_WORDS) and not words & _OTHER_WORDS
         if is_product(frame[column].dropna(), named=named):
             found[column] = frame[column]
-    return found
+    finest_first = sorted(found, key=lambda c: -found[c].nunique())
+    kept: list[str] = []
+    for column in finest_first:
+        if all(_lies_in(found[other], found[column]) for other in kept):
+            kept.append(column)
+    return {column: found[column] for column in found if column in kept}
 
 
 def is_product(values: pd.Series, *, named: bool) -> bool:
     """Whether values look like identifiers, each of a few rows.
 
     Args:
-        named: Whether the column's name says so, too.
+        named: Whether the column's name says so, too: then any words with a digit do, and whole numbers.
     """
     if values.empty or not _few_rows(values, MAX_VIEWS if named else _MAX_UNNAMED_VIEWS):
         return False
-    return like_codes(values.drop_duplicates().head(1000)) if named else like_identifiers(values)
+    if like_identifiers(values):
+        return True
+    return (
+        named and like_codes(values.drop_duplicates().head(1000)) and (what_they_are(values) is None or _whole(values))
+    )
+
+
+def _whole(values: pd.Series) -> bool:
+    return values.drop_duplicates().head(1000).str.fullmatch(r"\d+").all()
+
+
+def _lies_in(fine: pd.Series, coarse: pd.Series) -> bool:
+    """Whether rows of one value in ``fine`` have one value in ``coarse``."""
+    both = pd.DataFrame({"fine": fine, "coarse": coarse}).dropna().drop_duplicates()
+    return not both["fine"].duplicated().any()
 
 
 def views(paths: pd.Series) -> pd.Series | None:
@@ -63,41 +93,47 @@ def views(paths: pd.Series) -> pd.Series | None:
     stems = [match[1] if match else _stem(path) for match, path in zip(matches, paths, strict=True)]
     together = pd.Series(["/".join([*f, s]) for f, s in zip(folders, stems, strict=True)], paths.index, dtype=object)
     several = together.duplicated(keep=False)
-    if several.mean() < 0.5 or together[several].nunique() < _FEW_PRODUCTS or not _few_rows(together, MAX_VIEWS):
+    if several.mean() < 0.5 or together[several].nunique() < _FEW_PRODUCTS:
+        return None
+    named = pd.Series(stems, dtype=object)
+    if not _few_rows(together, _MAX_UNNAMED_VIEWS) or what_they_are(named.str.replace("_", "-")) == DATES:
         return None
     return together
 
 
 def split_column(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[str | None, list[Note], list[str]]:
-    """A column that says train, val or test for every row; notes; and those that are named so and can't be used."""
-    notes: list[Note] = []
-    unusable: list[str] = []
+    """A column that says train, val or test for every row; notes; and all columns that look so, which are no labels."""
+    chosen, notes = None, []
+    alike: list[str] = []
     for column in columns:
         if column.casefold() not in SPLIT_NAMES:
             continue
         said = [SPLIT_SPELLINGS.get((cell or "").casefold()) for cell in frame[column]]
         known = [split for split in said if split]
-        if len(known) == len(said) and "train" in known:
+        is_fold = column.casefold() in ("split", "fold") and frame[column].nunique() <= _MAX_FOLDS
+        if known or is_fold:
+            alike.append(column)
+        if known and len(known) == len(said) and "train" in known and chosen is None:
+            chosen = column
             told = f"column '{column}' says which split a photo is in; --split-col {NONE} draws them instead"
-            return column, [*notes, Note(told)], unusable
-        if known:
+            notes.append(Note(told))
+        elif known and chosen is None:
             at = next((n for n, split in enumerate(said) if not split), 0)
             line, cell = frame.index[at], frame[column].iloc[at] or ""
             why = f"line {line} says '{cell}'" if len(known) < len(said) else "no row is in train"
             notes.append(
                 warning(f"column '{column}' looks like a split and is not used, since {why}; the splits are drawn")
             )
-            unusable.append(column)
-        elif column.casefold() in ("split", "fold") and frame[column].nunique() <= 20:
-            told = f"column '{column}' left out: a fold; --split-col takes a column of train, val and test"
+        elif known or is_fold:
+            told = f"column '{column}' left out: a split or fold; --split-col takes a column of train, val and test"
             notes.append(Note(told))
-            unusable.append(column)
-    return None, notes, unusable
+    return chosen, notes, alike
 
 
 def _few_rows(values: pd.Series, most: int) -> bool:
+    """Whether most values have few rows, and none very many."""
     sizes = values.value_counts()
-    return bool(sizes.median() <= most and sizes.max() > 1)
+    return bool(sizes.median() <= most and 1 < sizes.max() <= max(2 * MAX_VIEWS, _LARGEST_SHARE * len(values)))
 
 
 def _stem(path: str) -> str:

@@ -4,6 +4,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pandas as pd
 
@@ -58,11 +59,11 @@ def numbers_in_one_spelling(labels: Sequence[str]) -> dict[str, str]:
 
     Where every label is a whole number, as programs make them decimal beside a blank, all lose their point.
     """
-    by_value: dict[object, list[str]] = {}
+    by_value: dict[Decimal, list[str]] = {}
     for label in labels:
         if (number := as_number(label)) is not None:
             by_value.setdefault(number, []).append(label)
-    whole = len(by_value) > 0 and all(number == int(number) for number in by_value)  # type: ignore[call-overload]
+    whole = len(by_value) > 0 and all(number == number.to_integral_value() for number in by_value)
     whole = whole and sum(map(len, by_value.values())) == len(labels)
     changed: dict[str, str] = {}
     for spellings in by_value.values():

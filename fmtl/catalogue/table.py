@@ -54,6 +54,11 @@ class Catalogue:
             name: Of the other table, for people.
             split_col: Column that says it; the rows that were here before are for training where it is not there yet.
         """
+        if other.image_cells != self.image_cells:
+            told = f"photos lie in column {other.image_cells!r}, and in {self.image_cells!r} of the first table"
+            raise DataError(f"{told}; both tables must have them in one column, or name them", where=name)
+        if self.image_cells is not None:  # names repeat from table to table
+            other.frame[self.image_cells] = "test/" + other.frame[self.image_cells]
         after = max([*self.frame.index, *(reject.line for reject in self.rejects)], default=0)
         rows = other.frame.set_axis(other.frame.index + after).assign(**{split_col: "test"})
         first = self.frame if split_col in self.frame else self.frame.assign(**{split_col: "train"})

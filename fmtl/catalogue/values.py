@@ -10,9 +10,12 @@ import pandas as pd
 
 from fmtl.catalogue.names import NUMBER
 
+DATES = "dates"
 IDENTIFIERS = "identifiers"  # how what_they_are begins where they are
 _MOST = 0.95  # share of values that makes a column what they are
 _LOOKED_AT = 1000  # values
+_LONGEST_NUMBER = 25  # characters
+_SAMPLE = 5000  # rows
 _WORDS = 6  # in the median value of free text
 _ID_SHARE = 0.1  # of rows: with fewer values, codes are an attribute
 _MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
@@ -28,7 +31,7 @@ _PATTERNS = {
     "e-mail addresses": r"[^@\s]+@[^@\s]+\.[a-z]{2,}",
     "percentages": rf"({_AMOUNT})\s*%",
     "amounts of money": rf"{_CURRENCY}\s*({_AMOUNT})(\.-)?|({_AMOUNT})\s*{_CURRENCY}",
-    "dates": rf"{_DAY}([t ]{_TIME})?",
+    DATES: rf"{_DAY}([t ]{_TIME})?",
     "times": _TIME,
     "numbers (name it in --label-cols if they are classes)": rf"{NUMBER.pattern}|{_AMOUNT}",
 }
@@ -76,6 +79,7 @@ def separator_of(values: pd.Series) -> str | None:
 
     A bar always separates. The others do where nearly all parts occur elsewhere, too.
     """
+    values = values.iloc[:: max(len(values) // _SAMPLE, 1)]
     counts = values.value_counts()
     unique = counts.index.tolist()
     if sum(counts[cell] for cell in unique if _listed(cell) is not None) >= _MOST * len(values):
@@ -100,11 +104,10 @@ def first_value(cell: str, separator: str) -> str | None:
 
 
 def as_number(label: str) -> Decimal | None:
-    """The number that a label is; None where it is none, or a code such as 007."""
-    if not NUMBER.fullmatch(label) or re.match(r"[+-]?0\d", label):
+    """The number that a label is; None where it is none, or a code such as 007, 12E4 or a very long one."""
+    if not NUMBER.fullmatch(label) or re.match(r"[+-]?0\d|.*[eE]", label) or len(label) > _LONGEST_NUMBER:
         return None
-    number = Decimal(label)
-    return number if number.is_finite() else None
+    return Decimal(label)
 
 
 def _parts(cell: str, separator: str) -> list[str]:
@@ -121,7 +124,7 @@ def _listed(cell: str) -> list[str] | None:
     for reads in (json.loads, ast.literal_eval):
         try:
             found = reads(cell)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(found, list | tuple | set | frozenset):
             return [str(item).strip() for item in found if item is not None]

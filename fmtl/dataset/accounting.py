@@ -36,7 +36,8 @@ def check_rejects(
     Args:
         look_around: Given the path of a photo that is missing, says where it was looked for and what is there.
     """
-    rejects = [reject for reject in rejects if reject.reason != Reason.NOT_TAKEN]
+    taken = [reject for reject in rejects if reject.reason != Reason.NOT_TAKEN]
+    num_read, rejects = num_read - (len(rejects) - len(taken)), taken
     reasons = Counter(str(reject.reason) for reject in rejects)
     told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
     if len(rejects) < num_read and len(rejects) <= max_fraction * num_read:

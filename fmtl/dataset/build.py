@@ -100,7 +100,7 @@ def _build(
     catalogue, columns = places.read_tables(plan, finders)
     draft = steps.begin(catalogue, columns, casefold=plan.casefold)
     if plan.limit:
-        draft = steps.take(draft, plan.limit, seed=plan.seed)
+        draft = steps.take(draft, plan.limit, also=columns.groups.values(), seed=plan.seed)
     finder = best_finder(finders, draft.table["path"].tolist())
     problems: Mapping[int, tuple[Reason, str]] = {}
     if not catalogue.cells:

@@ -13,6 +13,7 @@ from fmtl.catalogue.photos.finding import Finder, image_roots
 from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.reading import EXPECTED, fingerprint, read_catalogue
+from fmtl.catalogue.roles import NONE
 from fmtl.catalogue.table import Catalogue
 from fmtl.dataset.draft import PreparePlan
 from fmtl.dataset.prepared import MANIFEST, is_dataset
@@ -109,7 +110,7 @@ def read_tables(plan: PreparePlan, finders: Sequence[Finder]) -> tuple[Catalogue
     )
     table, split_col = read(Path(plan.table)), plan.split_col
     if plan.test_table:
-        split_col = split_col or TEST_TABLE
+        split_col = TEST_TABLE if split_col in (None, NONE) else split_col
         table.add(read(Path(plan.test_table)), Path(plan.test_table).name, split_col=split_col)
     label_cols = plan.label_cols or (preset.label_cols if preset else ())
     if table.image_cells and (plan.image_template or plan.image_col not in (None, table.image_cells)):

@@ -1,6 +1,6 @@
 """The steps from a catalogue to a dataset that touch no disk. Each takes a draft and returns the next one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -39,15 +39,20 @@ def begin(catalogue: Catalogue, columns: Columns, *, casefold: bool) -> Draft:
     return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes)
 
 
-def take(draft: Draft, limit: int, *, seed: int) -> Draft:
-    """About ``limit`` rows, each class in its share, for a first try; products stay whole, the others are rejects."""
+def take(draft: Draft, limit: int, *, also: Iterable[pd.Series], seed: int) -> Draft:
+    """About ``limit`` rows, each class in its share, for a first try; the others are rejects.
+
+    Args:
+        also: Columns whose equal values belong together.
+    """
     num = len(draft.table)
     if num <= limit:
         return draft
     codes = [pd.factorize(draft.labels[column])[0] for column in draft.labels]
     targets = np.where(np.stack(codes, 1) < 0, IGNORE_INDEX, np.stack(codes, 1)).astype(np.int64)
     share = limit / num
-    chosen = split_groups(targets, draft.table["id"].tolist(), fractions=(share, 1 - share, 0), seed=seed) == 0
+    groups = duplicates.together(num, *(duplicates.same_value(values.loc[draft.lines]) for values in also))
+    chosen = split_groups(targets, groups.tolist(), fractions=(share, 1 - share, 0), seed=seed) == 0
     left = draft.table[~chosen]
     told = f"--limit {limit} left it out"
     rejects = [Reject(line, row_id, Reason.NOT_TAKEN, told) for line, row_id in left["id"].items()]
@@ -208,7 +213,8 @@ def list_twins(draft: Draft) -> pd.DataFrame:
         for t, task in enumerate(draft.tasks):
             part[f"label/{task.name}"] = [task.classes[k] if k >= 0 else "" for k in draft.targets[chosen, t]]
         parts.append(pd.DataFrame(part).sort_values(["group", "row"], kind="stable"))
-    return pd.concat(parts, ignore_index=True)
+    # Where one kind has no rows, pandas takes whole numbers for decimal ones.
+    return pd.concat(parts, ignore_index=True).astype({"group": "int64", "line": "int64", "row": "int64"})
 
 
 def _names(tasks: Sequence[Task], positions: Sequence[int]) -> str:

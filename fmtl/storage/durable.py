@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,19 @@ def beside(target: Path, what: str) -> Path:
 
 def stands_alone(folder: Path) -> bool:
     """Whether a folder can't be renamed and has no room beside it: a mounted volume, or one in a read-only folder."""
-    return folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK))
+    return folder.is_dir() and (_is_mounted(folder) or not os.access(folder.parent, os.W_OK))
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Path.is_mount compares devices, and so does not see what is mounted from the same one, as containers do."""
+    if folder.is_mount():
+        return True
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:  # not Linux
+        return False
+    points = {re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), line.split()[4]) for line in mounts.splitlines()}
+    return str(folder.resolve()) in points
 
 
 @contextlib.contextmanager

@@ -100,8 +100,8 @@ def make_new() -> None:
 @contextlib.contextmanager
 def reachable() -> Iterator[None]:
     """Turn MLflow's errors into ``fault``."""
-    make_new()
     try:
+        make_new()
         yield
     except MlflowException as error:
         raise fault(error) from error

@@ -121,7 +121,8 @@ def test_each_fault_of_a_server_is_the_status_of_its_photo(address, tmp_path, pa
 
 def test_this_machine_and_private_networks_are_not_asked(address, tmp_path):
     urls = [f"{address}/p/1", "http://localhost/p/1", "http://10.0.0.1/x", "http://169.254.169.254/latest", "http://[::1]/",
-            "http://0.0.0.0/", "http://[::ffff:127.0.0.1]/"]  # fmt: skip
+            "http://0.0.0.0/", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://[::127.0.0.1]/", "http://[fec0::1]/",
+            "http://224.0.0.1/", "http://[::ffff:127.0.0.1]/"]  # fmt: skip
     rows = list(fetching.fetch(urls, tmp_path, allow_private=False))
     assert len(rows) == len(urls) and all("--allow-private true asks it" in row.status for row in rows)
     others = list(

@@ -19,10 +19,12 @@ from PIL import Image
 
 from fmtl.catalogue.columns import Columns
 from fmtl.catalogue.photos.finding import best_finder
+from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.catalogue.table import Catalogue
 from fmtl.commands.prepare import build_dataset
 from fmtl.dataset import places, steps
 from fmtl.dataset.draft import Draft
+from fmtl.dataset.prepared import GROUP
 from fmtl.errors import DataError
 from fmtl.settings.schema import PrepareSettings
 
@@ -149,6 +151,13 @@ def test_a_photo_that_is_missing_in_its_folder_is_not_taken_from_another(tmp_pat
     put(tmp_path / "images", ["train/1.png", "val/2.png", "3.png"])
     (tmp_path / "t.csv").write_text("image,colour\ntrain/1.png,a\nval/1.png,b\nval/2.png,a\nval/3.png,b\n")
     assert read(tmp_path / "t.csv").paths == ["train/1.png", "val/1.png", "val/2.png", "val/3.png"]
+
+
+def test_a_row_does_not_take_the_photo_of_another(tmp_path):
+    put(tmp_path / "images", ["0.png", "1.png", "2.png"])
+    (tmp_path / "t.csv").write_text("image,colour\n0.png,a\n1.png,b\nextra/0.png,a\nextra/2.png,b\n")
+    found = read(tmp_path / "t.csv")
+    assert found.paths == ["0.png", "1.png", "extra/0.png", "2.png"] and list(found.problems) == [4]
 
 
 def test_two_paths_that_would_become_one_file_are_nobodys(tmp_path):
@@ -365,6 +374,59 @@ def test_folders_of_parquet_as_other_programs_write_them(shop):
     assert found.paths == PLAIN and found.labels["size"] == ["M", "S"]
 
 
+@pytest.mark.parametrize("tags", ["Men|Shoes|Casual|Low", "red;cotton;summer"])
+@pytest.mark.parametrize("title", ["", "Export of 2024\n"])
+def test_marks_inside_one_column_do_not_take_the_place_of_the_delimiter(shop, tags, title):
+    found = read(write(shop / "t.csv", f"{title}id,image,kind,tags", lambda i: f"{i},{i}.png,{kind(i)},{tags}"))
+    assert found.table.frame.columns.tolist() == ["id", "image", "kind", "tags"] and found.paths == PLAIN
+
+
+def test_a_title_of_several_cells_is_no_header(shop):
+    found = read(
+        write(shop / "t.csv", "Product export,2024-05-01,\nid,image,colour", lambda i: f"{i},{i}.png,{colour(i)}")
+    )
+    assert found.paths == PLAIN and found.labels == {"colour": ["blue", "red"]}
+
+
+def test_a_header_of_numbers_is_a_header(shop):
+    found = read(write(shop / "t.csv", "image,colour,0,1", lambda i: f"{i}.png,{colour(i)},{i % 2},{1 - i % 2}"))
+    assert found.paths == PLAIN and list(found.labels) == ["colour"]
+
+
+def test_a_header_that_joined_files_repeat_is_no_product(shop):
+    table = write(shop / "t.csv", IMAGE, lambda i: f"{i}.png,{colour(i)}" + ("\nimage,colour" if i == 9 else ""))
+    found = read(table)
+    assert found.labels == {"colour": ["blue", "red"]} and found.paths == PLAIN
+    assert [(reject.line, reject.reason) for reject in found.table.rejects] == [(11, "header_again")]
+
+
+def test_json_as_other_programs_arrange_it_is_read(shop):
+    frame().to_json(shop / "a.json")
+    (shop / "b.json").write_text(json.dumps({"data": frame().to_dict("records"), "total": N}, indent=1))
+    for name in ("a.json", "b.json"):
+        found = read(shop / name)
+        assert found.paths == PLAIN and found.labels == {"colour": ["blue", "red"], "kind": ["bag", "hat"]}
+
+
+def test_code_pages_whose_letters_look_western_are_not_guessed(shop):
+    for encoding, words in {"cp1250": ("biały", "żółty"), "cp1254": ("kırmızı", "yeşil")}.items():
+        table = write(shop / "t.csv", "image,label", lambda i, w=words: f"{i}.png,{w[i % 2]}", encoding=encoding)
+        with pytest.raises(DataError, match="not utf-8"):
+            read(table)
+        assert read(table, encoding=encoding).labels == {"label": sorted(words)}
+
+
+def test_two_tables_with_photos_in_their_cells_are_training_and_test(shop):
+    for part in ("train", "test"):
+        cells = [{"bytes": part.encode(), "path": None}] * 8
+        pq.write_table(pa.table({"image": cells, "colour": ["red", "blue"] * 4}), shop / f"{part}.parquet")
+    found = read(shop / "train.parquet", test_table=str(shop / "test.parquet"))
+    assert len(found.draft.table) == 16 and len(found.table.cells) == 16 and not found.draft.rejects
+    with pytest.raises(DataError, match="both tables must have them in one column"):
+        write(shop / "t.csv", IMAGE, lambda i: f"{i}.png,{colour(i)}")
+        read(shop / "train.parquet", test_table=str(shop / "t.csv"))
+
+
 def test_two_tables_are_training_and_test(shop):
     write(shop / "train.csv", "id,image,colour", lambda i: f"{i},{i}.png,{colour(i)}", n=16)
     (shop / "test.csv").write_text(
@@ -439,7 +501,13 @@ def test_views_are_told_by_file_names_in_any_language(tmp_path, how):
 
 
 def test_file_names_that_only_look_like_views_group_nothing(tmp_path):
-    for names in (["IMG_{i:04d}.jpg"], ["{i}.jpg", "{i}-again.jpg"], ["2024_{i:02d}.jpg"], ["{i:05d}.jpg"]):
+    for names in (
+        ["IMG_{i:04d}.jpg"],
+        ["{i}.jpg", "{i}-again.jpg"],
+        ["2024_{i:02d}.jpg"],
+        ["{i:05d}.jpg"],
+        [f"2024-05-{d:02d}_{{i}}.jpg" for d in range(1, 7)],
+    ):
         rows = [f"{name.format(i=i)},{colour(i)}" for i in range(40) for name in names]
         (tmp_path / "t.csv").write_text("\n".join(["image,colour", *rows]) + "\n")
         assert not read(tmp_path / "t.csv").columns.groups, names
@@ -449,6 +517,19 @@ def test_identifiers_under_any_name_tell_products(tmp_path):
     rows = [f"{i}.jpg,A-{1000 + i // 2},{colour(i)}" for i in range(40)]
     (tmp_path / "t.csv").write_text("\n".join(["Bild,Artikelnummer,Farbe", *rows]) + "\n")
     assert list(read(tmp_path / "t.csv").columns.groups) == ["Artikelnummer"]
+
+
+def test_columns_that_only_sound_like_products_group_nothing(tmp_path):
+    rows = [
+        f"{i}.jpg,SKU-{i // 3:04d},{i % 19}.99,C{i % 9}00,{i % 28 + 1:02d}.05.2024,{36 + i % 8},{colour(i)}"
+        for i in range(300)
+    ]
+    head = "image,sku,product_price,colour_code,product_date,item_size,colour"
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]) + "\n")
+    assert list(read(tmp_path / "t.csv").columns.groups) == ["sku"]
+    rows = [f"{i}.jpg,S-{i // 2:04d},M-{i // 4:04d},X-{i % 97:04d},{colour(i)}" for i in range(300)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,sku,model,ref,colour", *rows]) + "\n")
+    assert list(read(tmp_path / "t.csv").columns.groups) == ["sku", "model"]  # ref crosses them
 
 
 def test_a_style_of_many_rows_is_an_attribute(shop):
@@ -463,7 +544,10 @@ def test_a_split_column_is_used_or_said_not_to_be(shop):
     found = read(table)
     assert found.columns.split == "split" and list(found.labels) == ["colour"]
     assert "column 'split' says which split a photo is in; --split-col none draws them" in found.notes
-    assert read(table, split_col="none").columns.split is None
+    found = read(table, split_col="none")
+    assert found.columns.split is None and list(found.labels) == ["colour"]
+    found = read(table, test_table=str(table), split_col="none")
+    assert found.columns.split == places.TEST_TABLE and "split" not in found.labels
     dataset, _ = build_dataset(PrepareSettings(table=str(table), out=str(shop / "out"), px=16))
     assert dataset.table["split"].tolist() == [("train", "val", "test")[i % 3] for i in range(1, N + 1)]
     table.write_text(table.read_text().replace("4.png,red,val", "4.png,red,tset"))
@@ -513,6 +597,7 @@ def test_several_values_in_a_cell_are_recognised_and_the_first_can_be_taken(shop
         (("1.50", "1.5", "2.0"), ["1.5", "2.0"]),
         (("007", "7", "7.0", "8"), ["007", "7", "8"]),
         (("36", "36.0", "XL"), ["36", "XL"]),
+        (("1e3000000", "3", "12e45678901234567890123"), ["12e45678901234567890123", "1e3000000", "3"]),
     ],
 )
 def test_numbers_are_compared_as_numbers(shop, cells, labels):
@@ -558,3 +643,33 @@ def test_a_first_try_takes_each_class_in_its_share(tmp_path):
     counts = dataset.table["kind"].value_counts()
     assert len(dataset.table) == 50 and dataset.manifest["counts"]["reasons"] == {"not_taken": 150}
     assert [counts[k] for k in range(3)] == pytest.approx([30, 15, 5], abs=1)
+
+
+def test_a_first_try_keeps_products_whole_and_still_says_what_is_missing(tmp_path):
+    put(tmp_path / "images", [f"{i}.png" for i in range(90)])
+    rows = "".join(f"{i}.png,SKU-{i // 3:03d},{'ab'[i // 3 % 2]}\n" for i in range(90))
+    (tmp_path / "t.csv").write_text("image,sku,kind\n" + rows)
+    settings = {"table": str(tmp_path / "t.csv"), "out": str(tmp_path / "out"), "px": 16, "limit": 30}
+    dataset, _ = build_dataset(PrepareSettings(**settings))
+    assert (dataset.table.groupby(GROUP).size() == 3).all() and len(dataset.table) == 30
+    with pytest.raises(DataError, match="all 30 rows were rejected .missing 30"):
+        build_dataset(PrepareSettings(images=str(tmp_path), **settings | {"table": str(shifted(tmp_path))}))
+
+
+def shifted(folder: Path) -> Path:
+    """The same table with photos that are nowhere."""
+    text = (folder / "t.csv").read_text()
+    (folder / "u.csv").write_text(text.replace(".png", "-none.png"))
+    return folder / "u.csv"
+
+
+def test_finding_takes_a_look_at_each_folder_once(tmp_path, monkeypatch):
+    put(tmp_path / "images", [f"photos/{i}.jpg" for i in range(20)])
+    table = write(tmp_path / "t.csv", IMAGE, lambda i: f"photos/{i - 1}.JPG,{colour(i)}", n=20)
+    looked = []
+    names = ImageFolder.names
+    monkeypatch.setattr(
+        ImageFolder, "names", lambda self, folder: looked.append((self.root, folder)) or names(self, folder)
+    )
+    assert len(read(table).paths) == 20
+    assert len(looked) == len(set(looked))

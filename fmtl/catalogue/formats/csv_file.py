@@ -28,10 +28,11 @@ def read(
         notes.append(Note(f"the table has no mark of its encoding; read as with --encoding {encoding}"))
     decoded, guessed = text.decode(content, encoding, where=where)
     lines = list(io.StringIO(decoded, newline=""))
-    found = dialects.find(lines, quotes=quotes)
-    records = _records(lines, found, where)
-    layout = layouts.find_layout(records, where=where)
-    _check_swallowed(lines, layout, found, where)
+    with dialects.long_cells():
+        found = dialects.find(lines, quotes=quotes)
+        records = _records(lines, found, where)
+        layout = layouts.find_layout(records, where=where)
+        _check_swallowed(lines, layout, found, where)
     table = layouts.assemble(layout, free_text_col=free_text_col, id_col=id_col, delimiter=found.delimiter, where=where)
     table.notes = [*notes, *guessed, *_said(found), *table.notes]
     return table

@@ -1,5 +1,6 @@
 """How a CSV is written, found by what makes most of its lines fit, and its records read in that way."""
 
+import contextlib
 import csv
 import re
 from collections import Counter
@@ -7,7 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from fmtl.catalogue.names import NUMBER
+
+LONGEST_CELL = 1 << 26  # characters
 DELIMITERS = ",;\t|"
+_NO_HEADER = 0.3  # what a fit without a header is worth
 _SAMPLE = 2000  # lines that the delimiter is told by
 _HINT = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # Excel's own line above the header
 _ESCAPED = re.compile(r'(?<!\\)\\"')
@@ -19,6 +24,16 @@ class Record(NamedTuple):
     first: int
     last: int
     cells: list[str]
+
+
+@contextlib.contextmanager
+def long_cells() -> Iterator[None]:
+    """Within it, cells may be long: photos and pages are found in some tables."""
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 @dataclass(frozen=True)
@@ -54,7 +69,7 @@ def find(lines: Sequence[str], *, quotes: bool) -> Dialect:
     else:
         head = lines[:_SAMPLE]
         known = [Dialect(delimiter, quotes) for delimiter in DELIMITERS]
-        found = max(known, key=lambda dialect: _fit(_read(head, dialect, strict=False)))
+        found = max(known, key=lambda dialect: _fit(list(_read(head, dialect, strict=False))))
     if quotes and any(_ESCAPED.search(line) for line in lines):
         escaped = replace(found, escaped=True)
         if _num_fitting(lines, escaped) > _num_fitting(lines, found):
@@ -77,6 +92,19 @@ def most_common_width(records: Iterable[Record]) -> int:
     return max(widths, key=lambda width: (widths[width], width), default=0)
 
 
+def recurs(record: Record, others: Sequence[Record]) -> bool:
+    """Whether a word of a record stands in its column again, in a record that is not the same: no header has that."""
+    words = {
+        n: cell.strip() for n, cell in enumerate(record.cells) if cell.strip() and not NUMBER.fullmatch(cell.strip())
+    }
+    return any(
+        n < len(other.cells) and other.cells[n].strip() == word
+        for other in others
+        if other.cells != record.cells
+        for n, word in words.items()
+    )
+
+
 def _read(lines: Sequence[str], dialect: Dialect, *, strict: bool) -> Iterator[Record]:
     body: Iterable[str] = lines[dialect.start :] if dialect.start else lines
     if dialect.escaped:
@@ -95,13 +123,18 @@ def _read(lines: Sequence[str], dialect: Dialect, *, strict: bool) -> Iterator[R
             raise OpenQuote(first, str(error)) from error
 
 
-def _fit(records: Iterable[Record]) -> float:
-    """From 0 to 1: the share of records of the usual width, less where that is small."""
-    widths = Counter(len(record.cells) for record in records)
-    if not widths:
-        return 0
-    width = max(widths, key=lambda width: (widths[width], width))
-    return widths[width] / widths.total() * (1 - 1 / width)
+def _fit(records: Sequence[Record]) -> tuple[bool, float]:
+    """How well records fit one width: whether all do, and the share that does, less where the width is small.
+
+    It is worth little where what stands in the header's place occurs again below: then the header does not fit.
+    """
+    width = most_common_width(records)
+    if width < 2:
+        return False, 0
+    fitting = [record for record in records if len(record.cells) == width]
+    share = len(fitting) / len(records)
+    worth = share * (1 - 1 / width)
+    return share == 1, worth * (_NO_HEADER if recurs(fitting[0], fitting) else 1)
 
 
 def _num_fitting(lines: Sequence[str], dialect: Dialect) -> int:

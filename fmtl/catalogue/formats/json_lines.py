@@ -24,7 +24,7 @@ def read(content: bytes, *, encoding: str | None, where: str) -> Catalogue:
     decoded, notes = text.decode(content, encoding or text.without_mark(content), where=where)
     table = Catalogue(pd.DataFrame(), notes=notes)
     rows: dict[int, dict[str, Any]] = {}
-    for line, item in _items(decoded):
+    for line, item in _items(decoded) if decoded.strip() else ():
         if isinstance(item, dict):
             rows[line] = {" ".join(str(name).split()): value for name, value in item.items()}
         else:
@@ -43,15 +43,29 @@ def read(content: bytes, *, encoding: str | None, where: str) -> Catalogue:
 
 def _items(decoded: str) -> Iterator[tuple[int, Any]]:
     """(line, object), or (line, its text) where there is none; of an array, (position, object)."""
-    whole = _parsed(decoded) if decoded.lstrip()[:1] == "[" else None
-    if isinstance(whole, list):
+    lines = [(number, line) for number, line in enumerate(decoded.split("\n"), 1) if line.strip()]
+    whole = _array(_parsed(decoded)) if len(lines) == 1 or not isinstance(_parsed(lines[0][1]), dict) else None
+    if whole is not None:
         for position, item in enumerate(whole, 1):
             yield position, item if isinstance(item, dict) else json.dumps(item)
         return
-    for number, line in enumerate(decoded.split("\n"), 1):
-        if line.strip():
-            item = _parsed(line)
-            yield number, item if isinstance(item, dict) else line.strip()
+    for number, line in lines:
+        item = _parsed(line)
+        yield number, item if isinstance(item, dict) else line.strip()
+
+
+def _array(whole: Any) -> list | None:
+    """The rows of a document that is one value: an array, one under a name, or columns as pandas writes them."""
+    if isinstance(whole, list):
+        return whole
+    if not isinstance(whole, dict) or not whole:
+        return None
+    values = list(whole.values())
+    if all(isinstance(column, dict) for column in values):
+        keys = dict.fromkeys(key for column in values for key in column)
+        return [{name: column.get(key) for name, column in whole.items()} for key in keys]
+    lists = [value for value in values if isinstance(value, list) and value and all(isinstance(v, dict) for v in value)]
+    return lists[0] if len(lists) == 1 else [whole]
 
 
 def _parsed(line: str) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from fmtl.catalogue.formats.dialect import Record, most_common_width
+from fmtl.catalogue.formats.dialect import Record, most_common_width, recurs
 from fmtl.catalogue.names import IMAGE_SUFFIXES, NUMBER
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.reasons import Reason
@@ -15,8 +15,8 @@ from fmtl.errors import DataError
 
 TITLE_LINES = 20  # at most above a header
 _USED = 0.2  # share of rows with a cell that makes a column one that a header names
-_UNNAMED = 0.4  # share of the used columns that a header may leave without a name
 LARGEST_KNOWN = 500  # values of a column in which an unknown one tells that the line is shifted
+_SAMPLE = 1000  # rows
 _SHOWN = 200  # characters of a line in a reject
 
 
@@ -80,6 +80,9 @@ def assemble(layout: Layout, *, free_text_col: str | None, id_col: str | None, d
     rows: dict[int, list[str]] = {}
     rejoined: list[int] = []
     for line, _, cells in layout.body:
+        if cells == layout.header.cells:
+            table.rejects.append(Reject(line, "", Reason.HEADER_AGAIN, "the header once more, as joined files have it"))
+            continue
         if free_at is not None and len(cells) > width:
             cells = _rejoin(cells, width, free_at, delimiter)
             rejoined.append(line)
@@ -112,13 +115,17 @@ def _used_columns(records: Sequence[Record]) -> list[int]:
 
 
 def _header_position(records: Sequence[Record], used: Sequence[int]) -> int:
-    """The first record that names most of the used columns; else the first."""
-    allowed = int(_UNNAMED * len(used))
+    """The record that names most of the used columns, and whose names are no cells of others; else the first."""
+    best, most = 0, 0
     for at, record in enumerate(records[: TITLE_LINES + 1]):
-        cells = record.cells
-        if sum(n >= len(cells) or not cells[n].strip() for n in used) <= allowed:
+        unnamed = [n for n in used if n >= len(record.cells) or not record.cells[n].strip()]
+        named = len(used) - len(unnamed)
+        if named <= most or recurs(record, records[:_SAMPLE]):
+            continue
+        if not unnamed or (unnamed == [0] and len(used) > 2):  # the first: as pandas writes its index
             return at
-    return 0
+        best, most = at, named
+    return best
 
 
 def _named(names: list[str], used: Sequence[int], notes: list[Note]) -> list[str]:
@@ -143,10 +150,10 @@ def _check_header(columns: list[str], names: list[str], body: Sequence[Record], 
     """Raise DataError where the first row of the data stands where the header should."""
     if any("\0" in name for name in names):
         raise DataError(f"line {line}: a zero byte in the header; is this another encoding or no text?", where=where)
-    cells = [[record.cells[n] for record in body[:1000] if n < len(record.cells)] for n in range(len(columns))]
+    cells = [[record.cells[n] for record in body[:_SAMPLE] if n < len(record.cells)] for n in range(len(columns))]
     files = [name for name in columns if name.casefold().endswith(IMAGE_SUFFIXES) or "://" in name]
     numbers = [name for name in columns if NUMBER.fullmatch(name)]
-    values = [name for name, column in zip(columns, cells, strict=True) if name in column]
+    values = [name for name, column in zip(columns, cells, strict=True) if name in column and name not in numbers]
     if (files and len(columns) > 1) or (files and not body) or (numbers and values):
         shown = ", ".join(repr(name) for name in columns[:5])
         raise DataError(

@@ -9,6 +9,8 @@ from fmtl.errors import DataError
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _OTHERS = ("cp1252", "cp1250", "cp1251", "gb18030", "shift_jis", "mac-roman")  # shown where none can be guessed
 _C1 = re.compile(rb"[\x80-\x9f]")  # control characters in latin-1, letters and typographic signs in cp1252
+_STRANGE = re.compile(r"[^\W\d_][¹²³ªº¿¡£¥¼½¾¯][^\W\d_]|(?=.*ý)(?=.*[èìùø])")  # Polish, Czech in another code page
+_TURKISH, _ICELANDIC = re.compile("[ýþðÝÞÐ]"), re.compile("[æáéíóúÆÁÉÍÓÚ]")  # letters that stand in the same places
 _WORD = re.compile(r"[^\W\d_]+")
 _SHOWN = 60  # characters of a line, around what was guessed
 
@@ -61,6 +63,8 @@ def _guess(content: bytes) -> str | None:
     except UnicodeError:  # five bytes mean nothing in it
         return None
     if sum(c < " " and c not in "\t\r\n\f\v" for c in text) > len(text) / 1000:
+        return None
+    if _STRANGE.search(text) or (_TURKISH.search(text) and not _ICELANDIC.search(text)):
         return None
     accented = [word for word in _WORD.findall(text) if not word.isascii()]
     strange = sum(not c.isascii() for word in accented for c in word)

@@ -13,6 +13,7 @@ from fmtl.errors import TABLE, DataError
 
 _IMAGE_WORDS = re.compile(r"image|img|photo|pic|file|path", re.IGNORECASE)
 _SMALL = re.compile(r"thumb|small|preview|icon|swatch|mini", re.IGNORECASE)
+_ENOUGH = 0.5  # share of the cells whose photos are there
 _HEAD = 100  # cells looked at
 
 
@@ -35,7 +36,7 @@ def image_column(
     found = {c: _share_found(heads[c], finders) for c in likely}
     if not likely:
         by_name = sorted(heads, key=lambda c: (_IMAGE_WORDS.search(c) is None, c.casefold() not in ID_NAMES))
-        found = {c: share for c in by_name if (share := _share_found(heads[c], finders)) > 0.5}
+        found = {c: share for c in by_name if (share := _share_found(heads[c], finders)) > _ENOUGH}
         if not found:
             raise DataError(
                 "no column holds image file names; name it with --image-col. Columns: " + ", ".join(frame.columns),
@@ -44,7 +45,7 @@ def image_column(
         likely = list(found)[:1]
     best = min(
         likely,
-        key=lambda c: (found[c] <= 0.5, _is_address(heads[c][0]), _SMALL.search(c) is not None, likely.index(c)),
+        key=lambda c: (found[c] <= _ENOUGH, _is_address(heads[c][0]), _SMALL.search(c) is not None, likely.index(c)),
     )
     if len(likely) == 1:
         return best, []
@@ -61,4 +62,9 @@ def _is_address(cell: str) -> bool:
 
 
 def _share_found(said: Sequence[str], finders: Sequence[Finder]) -> float:
-    return max((finder.num_found(said) for finder in finders), default=0) / len(said)
+    share = 0.0
+    for finder in finders:
+        share = max(share, finder.num_found(said) / len(said))
+        if share > _ENOUGH:  # the next folder need not be looked through
+            break
+    return share

@@ -24,6 +24,7 @@ MAX_SECONDS = 60  # for a photo, redirects included
 MAX_REDIRECTS = 5
 OK = "ok"
 COLUMNS = ("url", "path", "status")
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 addresses for who has IPv6 alone
 _CHUNK = 1 << 16
 _TYPES = {
     "image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/gif": ".gif", "image/bmp": ".bmp",
@@ -158,9 +159,21 @@ def _connection(url: str, allow_private: bool, deadline: float) -> http.client.H
 
 def _checked_address(host: str, port: int, allow_private: bool) -> str:
     found = [str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not allow_private and not all(ipaddress.ip_address(a.partition("%")[0]).is_global for a in found):
+    if not allow_private and not all(_is_public(ipaddress.ip_address(a.partition("%")[0])) for a in found):
         raise NotFetched(f"{host} is an address of this machine or a private network; --allow-private true asks it")
     return found[0]
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether it is one of the open internet, an IPv4 address within an IPv6 one included."""
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return False
+    if isinstance(address, ipaddress.IPv4Address):
+        return True
+    inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _TRANSLATED or int(address) < 1 << 32:
+        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return not address.is_site_local and all(_is_public(ipv4) for ipv4 in inner if ipv4 is not None)
 
 
 def _suffix(url: str, kind: str) -> str:

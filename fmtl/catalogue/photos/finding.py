@@ -93,21 +93,23 @@ class Finder:
         self._listings: dict[str, set[str]] = {}
 
     def find_all(self, said: Sequence[str]) -> Found:
-        """Find each photo. One file that two different spellings lead to by leaving folders out is neither's."""
+        """Find each photo. A file that something else leads to is none that a path without its folder may mean."""
         found = Found(list(said), {}, {})
-        claims: dict[str, set[str]] = {}
+        claims: dict[str, set[str]] = {}  # file: what leads to it
         for n, name in enumerate(said):
             place = self.find(name)
             if place.problem:
                 found.problems[n] = place.problem
-            elif place.path is not None and place.rule:
-                found.paths[n], found.rules[n] = place.path, place.rule
-                if place.rule is Rule.FOLDER_IN_FRONT:
-                    claims.setdefault(place.path, set()).add(_slashed(name))
+            elif place.path is not None:
+                claims.setdefault(posixpath.normpath(_slashed(place.path)), set()).add(_slashed(name))
+                if place.rule:
+                    found.paths[n], found.rules[n] = place.path, place.rule
         for n, rule in list(found.rules.items()):
-            others = claims.get(found.paths[n], set()) if rule is Rule.FOLDER_IN_FRONT else set()
+            others = claims[posixpath.normpath(found.paths[n])] if rule is Rule.FOLDER_IN_FRONT else ()
             if len(others) > 1:
-                told = f"'{said[n]}' is not there, and {found.paths[n]} would fit {len(others)} different paths"
+                told = (
+                    f"'{said[n]}' is not there, and {found.paths[n]} is what {len(others)} different paths would mean"
+                )
                 found.problems[n], found.paths[n] = (Reason.SEVERAL_FIT, told), said[n]
                 del found.rules[n]
         return found
@@ -174,7 +176,7 @@ class Finder:
         for n in range(len(parts)):
             if n:
                 yield Rule.FOLDER_IN_FRONT, "/".join(parts[n:])
-            if n < len(parts) - 1 and self.folder.names(parts[n]):
+            if n < len(parts) - 1 and self._names(parts[n]):
                 break  # a folder that is there, and has no such file, is the one that is meant
 
     def _alike(self, path: str) -> Iterator[tuple[Rule, list[str]]]:
@@ -194,10 +196,13 @@ class Finder:
         if path.startswith("/") or ".." in path.split("/"):
             return False
         folder, name = posixpath.split(posixpath.normpath(path))
+        return name in self._names(folder)
+
+    def _names(self, folder: str) -> set[str]:
         names = self._listings.get(folder)
         if names is None:
             names = self._listings[folder] = self.folder.names(folder)
-        return name in names
+        return names
 
     @cached_property
     def _index(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
