@@ -75,20 +75,8 @@ def choose_columns(
     require(frame, [*label_cols, *named, *others, *first_value])
     notes: list[Note] = []
     id_col = id_col or next((c for c in frame if c.casefold() in ID_NAMES), None)
-    if image_template is None:
-        try:
-            image_col, said = image_column(frame, image_col, finders=finders)
-        except DataError as error:
-            way_out = "Or build paths from columns with --image-template '{id}.jpg'"
-            raise DataError(f"{error.message}. {way_out}", where=error.where) from error
-        notes += said
-        template_cols = [image_col]
-    else:
-        template_cols = re.findall(r"{(.*?)}", image_template)
-        if not template_cols:
-            raise DataError(f"image_template: '{image_template}' names no column; expected one such as '{{id}}.jpg'")
-        require(frame, template_cols)
-    paths = _path_maker(image_template, template_cols)
+    template_cols, paths, said = photo_paths(frame, image_col, image_template, finders=finders)
+    notes += said
     taken = {id_col, *others, *template_cols, *named} - set(label_cols)
     free = [c for c in frame if c not in taken and c not in label_cols]
     split, said, no_labels = roles.split_column(frame, free)
@@ -105,6 +93,28 @@ def choose_columns(
     parts = Note(_parts_told(image_template, template_cols, id_col))
     chosen_split = split if split_col is None else None if split_col == NONE else split_col
     return Columns(labels, id_col, paths, [parts, *notes, *said], chosen_split, groups, separators)
+
+
+def photo_paths(
+    frame: pd.DataFrame, image_col: str | None, image_template: str | None, *, finders: Sequence[Finder] = ()
+) -> tuple[list[str], Callable[[pd.DataFrame], list[str | None]], list[Note]]:
+    """The columns that photos are named by, the paths that they make, and what was guessed.
+
+    Raises:
+        DataError: A named column is missing, or none is found.
+    """
+    if image_template is not None:
+        columns = re.findall(r"{(.*?)}", image_template)
+        if not columns:
+            raise DataError(f"image_template: '{image_template}' names no column; expected one such as '{{id}}.jpg'")
+        require(frame, columns)
+        return columns, _path_maker(image_template, columns), []
+    try:
+        column, notes = image_column(frame, image_col, finders=finders)
+    except DataError as error:
+        way_out = "Or build paths from columns with --image-template '{id}.jpg'"
+        raise DataError(f"{error.message}. {way_out}", where=error.where) from error
+    return [column], _path_maker(None, [column]), notes
 
 
 def _parts_told(template: str | None, template_cols: Sequence[str], id_col: str | None) -> str:

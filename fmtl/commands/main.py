@@ -2,18 +2,17 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fmtl.catalogue.photos.cells import Cell, read_cell
+from fmtl.catalogue.photos.cells import Cell, PhotoCell
 from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
 from fmtl.commands.compare import compare
+from fmtl.commands.listing import Listing
 from fmtl.commands.predict import predict
 from fmtl.commands.prepare import SAMPLE, prepare
 from fmtl.commands.train import train
 from fmtl.dataset.prepared import PreparedDataset
-from fmtl.model.predictor import Photo
 from fmtl.settings.schema import (
     DEFAULT_ALIAS,
     DEFAULT_MODEL_NAME,
@@ -61,16 +60,16 @@ def main(settings: MainSettings) -> None:
     print("\nBrowse the runs: make ui (or mlflow ui --port 5000), then open http://127.0.0.1:5000")
 
 
-def _test_photos(dataset: PreparedDataset) -> tuple[list[str], Sequence[Photo]]:
-    """Names of the test photos, and where they are: files of the image folder, or cells of the table."""
+def _test_photos(dataset: PreparedDataset) -> Listing:
+    """The test photos: files of the image folder, or cells of the table."""
     rows = dataset.rows("test")
     names = dataset.table["path"].iloc[rows].tolist()
     sources = dataset.sources.iloc[rows]
     if sources["cell"].any():
-        return names, [read_cell(Cell(*json.loads(cell))) for cell in sources["cell"]]
+        return Listing(names, [PhotoCell(Cell(*json.loads(cell))) for cell in sources["cell"]])
     root = dataset.folder / dataset.manifest["source"]["images_path"]
     folder = ImageFolder(root, follow_links=dataset.manifest["settings"]["follow_links"])
-    return names, [PhotoFile(folder, name) for name in names]
+    return Listing(names, [PhotoFile(folder, name) for name in names])
 
 
 def _say(step: str) -> None:

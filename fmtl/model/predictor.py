@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fmtl.catalogue.photos.cells import PhotoCell
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.dataset import images
 from fmtl.errors import DataError
@@ -29,7 +30,7 @@ FORMAT, VERSION = "fmtl-model", 2
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 OK = "ok"
 
-Photo = PhotoFile | bytes | ImageError  # where it lies, its content, or why there is none
+Photo = PhotoFile | PhotoCell | bytes | ImageError  # where it lies, its content, or why there is none
 
 
 def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, preprocess: Preprocess) -> None:
@@ -69,7 +70,7 @@ class Predictor:
         """``(stored_px, stored_px, 3)`` uint8; ImageError where it is none."""
         if isinstance(photo, ImageError):
             raise photo
-        content = photo.read() if isinstance(photo, PhotoFile) else photo
+        content = photo if isinstance(photo, bytes) else photo.read()
         p = self.preprocess
         return images.decode(content, px=p.stored_px, fit=p.fit, background=p.background)
 

@@ -131,15 +131,32 @@ class PredictSettings(Settings):
     """Settings of ``predict``."""
 
     model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, or a model folder.")
-    images: Place = Field(
-        description="Image files (comma list), a folder (read recursively in sorted order), or a CSV or Parquet table."
+    images: Place | None = Field(
+        None, description="Files (comma list, wildcards), a folder with all below it, or a table; or a table's folder."
     )
+    table: Place | None = Field(None, description="A table as prepare takes it; then images is its image folder.")
+    sheet: str | None = Field(None, description="Of a workbook [default: the first that has rows].")
+    follow_links: bool = Field(False, description="Photos may be links that lead out of the image folder.")
     image_col: str | None = Field(None, description="The table's image column [default: found].")
+    image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
+    preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
+    missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
+    encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
+    quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
+    names: Literal["slug", "attribute"] = Field("slug", description="What the columns of labels are called.")
+    spreadsheet: bool = Field(False, description="Cells that a spreadsheet would run are guarded; with its mark.")
+    separator: str = Field(",", min_length=1, max_length=1, description="Between the columns of a CSV.")
     out: Place = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")
+
+    @model_validator(mode="after")
+    def _named(self) -> "PredictSettings":
+        if not (self.images or self.table):
+            raise ValueError("images, table: give one of them")
+        return self
 
 
 class MainSettings(Settings):

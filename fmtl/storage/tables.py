@@ -14,7 +14,7 @@ def map_cells(frame: pd.DataFrame, change: Callable[[str], str | None]) -> pd.Da
     return pd.DataFrame(columns, index=frame.index, dtype=object)
 
 
-def to_csv(table: pd.DataFrame) -> str:
+def to_csv(table: pd.DataFrame, *, sep: str = ",") -> str:
     """CSV without the index. Text that a spreadsheet would run as a formula gets a leading apostrophe
     (OWASP ASVS 1.2.10); numbers stay numbers."""
 
@@ -22,7 +22,7 @@ def to_csv(table: pd.DataFrame) -> str:
         return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
     text = table.select_dtypes(exclude=["number", "bool"]).columns
-    return table.assign(**{name: table[name].map(safe) for name in text}).to_csv(index=False)
+    return table.assign(**{name: table[name].map(safe) for name in text}).to_csv(index=False, sep=sep)
 
 
 def number_text(value: float, digits: int = 4) -> str:

@@ -4,26 +4,12 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-import torch
 
 from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.commands.predict import predict
-from fmtl.loading.preprocess import Preprocess
-from fmtl.model import backbones, predictor
 from fmtl.settings.schema import PredictSettings
-from fmtl.tasks import make_tasks
 
 NAMES = tuple(f"{i}.png" for i in range(1, 8))
-
-
-@pytest.fixture
-def model(tmp_path):
-    torch.manual_seed(0)
-    tasks = make_tasks({"kind": ["bag", "hat"]})
-    net = backbones.build("resnet18", tasks.num_classes, weights="none", px=32)
-    preprocess = Preprocess(32, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3)
-    predictor.save(tmp_path / "model", net, backbone="resnet18", tasks=tasks, preprocess=preprocess)
-    return tmp_path / "model"
 
 
 @pytest.fixture
@@ -60,4 +46,4 @@ def test_every_row_has_an_answer_and_a_reason_where_there_is_no_photo(store, mod
     found = pd.read_parquet("p.parquet")
     assert found["status"].tolist() == ["ok", "missing", "missing", "outside_root", "ok", "empty"]
     assert found["image"].tolist() == ["1.png", "", "none.png", "../products.csv", "2.png", "3.png"]
-    assert found["kind"].isna().tolist() == [False, True, True, True, False, True]
+    assert found["Art_des_Teils"].isna().tolist() == [False, True, True, True, False, True]

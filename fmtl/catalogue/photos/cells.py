@@ -1,6 +1,7 @@
 """Photos that are cells of a Parquet file."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,6 +18,17 @@ class Cell(NamedTuple):
     group: int
     row: int
     column: str
+
+
+@dataclass(frozen=True)
+class PhotoCell:
+    """One photo of a table, which is read when it is wanted and not before."""
+
+    cell: Cell
+
+    def read(self) -> bytes:
+        """Its bytes; ImageError where there are none."""
+        return read_cell(self.cell)
 
 
 def read_cell(cell: Cell) -> bytes:

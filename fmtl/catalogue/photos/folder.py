@@ -84,15 +84,18 @@ class ImageFolder:
         except (ImageError, OSError, ValueError):
             return set()
 
-    def walk(self) -> Iterator[tuple[str, str]]:
+    def walk(self, *, into_links: bool = False) -> Iterator[tuple[str, str]]:
         """(folder, name) of every file below the root, in sorted order, hidden ones left out.
 
         Folders that links lead to are entered once, and only where links are followed.
+
+        Args:
+            into_links: List what lies behind links all the same; reading it is another matter.
         """
         entered = set()
-        for folder, below, names in os.walk(self.root, followlinks=self.follow_links):
+        for folder, below, names in os.walk(self.root, followlinks=self.follow_links or into_links):
             real = os.path.realpath(folder)
-            if real in entered:
+            if real in entered or (folder != self.root and self.root.startswith(real)):
                 below.clear()
                 continue
             entered.add(real)
