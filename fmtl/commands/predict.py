@@ -1,5 +1,7 @@
 """``predict``: a model and images to a predictions table."""
 
+import hashlib
+import logging
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,14 +11,17 @@ from tqdm.auto import tqdm
 
 from fmtl.catalogue.reasons import Reason
 from fmtl.commands.listing import Listing, list_photos
+from fmtl.commands.predictions import Predictions
 from fmtl.errors import DataError
 from fmtl.hardware import choose_device
 from fmtl.model import predictor
-from fmtl.model.predictor import OK
+from fmtl.model.predictor import OK, Predictor
 from fmtl.settings.schema import PredictSettings
-from fmtl.storage import durable, tables
+from fmtl.storage import durable
 from fmtl.tracking import pyfunc, store
 from fmtl.tracking.run import adopted_run
+
+log = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -38,18 +43,37 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         folder = pyfunc.model_folder(_model_uri(settings.model))
         listing = listing or list_photos(settings)
         model = predictor.load(folder, choose_device(settings.device), precision)
-        parts = []
-        with tqdm(total=len(listing.photos), desc="predict", unit=" images", disable=None) as bar:
-            for part in model.predict_batches(listing.photos, top_k=settings.top_k, batch_size=settings.batch_size):
-                parts.append(part)
-                bar.update(len(part))
-        table = pd.concat(parts, ignore_index=True)
-        if settings.names == "attribute":
-            table = table.rename(columns=_attribute_names(table, model))
-        table.insert(0, "image", listing.names)
-        _write(table, out, settings)
+        rows = Predictions(out, key=_key(settings, folder, listing), batch_size=settings.batch_size)
+        there = rows.begin(resume=settings.resume)
+        try:
+            _label(model, listing, rows, there, settings)
+        except BaseException:
+            log.warning("the rows so far are kept in %s; --resume true goes on with them", rows.part)
+            raise
+        table = pd.concat(list(rows.read()), ignore_index=True)
+        rows.finish(separator=settings.separator, spreadsheet=settings.spreadsheet)
     _say(table, listing, out)
     return table
+
+
+def _label(model: Predictor, listing: Listing, rows: Predictions, there: int, settings: PredictSettings) -> None:
+    """Label the photos after those that are there, a batch at a time."""
+    photos = listing.photos[there:]
+    with tqdm(total=len(listing.photos), initial=there, desc="predict", unit=" images", disable=None) as bar:
+        for part in model.predict_batches(photos, top_k=settings.top_k, batch_size=settings.batch_size):
+            if settings.names == "attribute":
+                part = part.rename(columns=_attribute_names(part, model))
+            part.insert(0, "image", listing.names[there : there + len(part)])
+            rows.append(part)
+            there += len(part)
+            bar.update(len(part))
+
+
+def _key(settings: PredictSettings, folder: Path, listing: Listing) -> dict[str, object]:
+    """What decides the rows."""
+    photos = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape")).hexdigest()
+    model = durable.sha256(folder / predictor.DESCRIPTION)  # which has the hash of the weights
+    return {"model": model, "list of photos": photos} | settings.model_dump(include={"top_k", "precision", "names"})
 
 
 def _say(table: pd.DataFrame, listing: Listing, out: Path) -> None:
@@ -67,7 +91,7 @@ def _say(table: pd.DataFrame, listing: Listing, out: Path) -> None:
         raise DataError(f"none of {len(table)} photos could be labelled ({failed}){where}", where="images")
 
 
-def _attribute_names(table: pd.DataFrame, model: predictor.Predictor) -> dict[str, str]:
+def _attribute_names(table: pd.DataFrame, model: Predictor) -> dict[str, str]:
     """By column of a predictions table, the same with the attribute's own name in place of its slug."""
     names = {task.slug: task.name for task in model.tasks}
     return {
@@ -93,14 +117,3 @@ def _model_uri(model: str) -> str:
     if uri is None:
         raise DataError(f"run {model} logged no model; is it a completed train run?", where="model")
     return uri
-
-
-def _write(table: pd.DataFrame, out: Path, settings: PredictSettings) -> None:
-    """As it is, for programs; guarded and with the mark that spreadsheets look for where it is for one."""
-    with durable.replacing(out) as temporary:
-        if out.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
-        elif settings.spreadsheet:
-            temporary.write_text(tables.to_csv(table, sep=settings.separator), encoding="utf-8-sig", newline="")
-        else:
-            table.to_csv(temporary, index=False, sep=settings.separator, encoding="utf-8")

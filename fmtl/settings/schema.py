@@ -146,7 +146,10 @@ class PredictSettings(Settings):
     names: Literal["slug", "attribute"] = Field("slug", description="What the columns of labels are called.")
     spreadsheet: bool = Field(False, description="Cells that a spreadsheet would run are guarded; with its mark.")
     separator: str = Field(",", min_length=1, max_length=1, description="Between the columns of a CSV.")
-    out: Place = Field("predictions.csv", pattern=r"\.(csv|parquet)$", description="Predictions, .csv or .parquet.")
+    out: Place = Field(
+        "predictions.csv", pattern=r"\.(csv|parquet|xlsx)$", description="Predictions, .csv, .parquet or .xlsx."
+    )
+    resume: bool = Field(False, description="Go on with the rows of an interrupted run.")
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")

@@ -1,7 +1,11 @@
 """predict takes what prepare takes, and every file is a row or counted."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +14,8 @@ import pytest
 from fmtl.catalogue.photos.folder import ImageError
 from fmtl.commands.listing import list_photos
 from fmtl.commands.predict import predict
-from fmtl.errors import DataError, EnvironmentFault
+from fmtl.commands.predictions import Predictions
+from fmtl.errors import DataError, EnvironmentFault, UsageError
 from fmtl.settings.schema import PredictSettings
 
 NAMES = tuple(f"{i}.png" for i in range(1, 7))
@@ -152,3 +157,67 @@ def test_names_stay_what_they_are_unless_it_is_for_a_spreadsheet(store, model, s
     text = (store / "b.csv").read_bytes()
     assert text.startswith(b"\xef\xbb\xbfimage;status;Art des Teils;Art des Teils/confidence")
     assert b"'-front.png" in text
+
+
+KILLED = """
+import os, sys
+from fmtl.model.predictor import Predictor
+from fmtl.cli import main
+batches, done = Predictor.predict_batches, 0
+def dying(self, photos, **options):
+    global done
+    for part in batches(self, photos, **options):
+        yield part
+        done += 1
+        if done == 2: os.kill(os.getpid(), 9)
+Predictor.predict_batches = dying
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "xlsx"])
+def test_a_killed_run_goes_on_and_gives_the_file_of_one_that_was_not(store, model, shop, kind):
+    """Killed after its second batch of two; then with rows that were written in half."""
+    settings = {"model": str(model), "images": str(shop / "images"), "batch_size": 2, "precision": "fp32"}
+    whole = predict(PredictSettings(out=f"whole.{kind}", **settings))
+    options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-c", KILLED, "predict", *options, "--out", f"p.{kind}"]
+    done = subprocess.run(command, cwd=store, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    part = store / f".p.{kind}.part.csv"
+    assert not (store / f"p.{kind}").exists() and len(pd.read_csv(part)) in (2, 4)
+    with part.open("a") as file:
+        file.write("5.png,ok,")
+    resumed = predict(PredictSettings(out=f"p.{kind}", resume=True, **settings))
+    pd.testing.assert_frame_equal(resumed, whole)
+    if kind != "xlsx":  # which says when it was made
+        assert (store / f"p.{kind}").read_bytes() == (store / f"whole.{kind}").read_bytes()
+    assert sorted(p.name for p in store.iterdir() if p.name.startswith(".")) == []
+
+
+def test_rows_made_in_another_way_are_not_continued(store, model, shop):
+    settings = {"model": str(model), "images": str(shop / "images"), "out": "p.csv", "batch_size": 2}
+    rows = Predictions(Path("p.csv"), key={"model": "another", "top_k": 1}, batch_size=2)
+    rows.begin(resume=False)
+    rows.append(pd.DataFrame({"image": ["1.png"], "status": ["ok"]}))
+    with pytest.raises(UsageError, match="was made with another model, list of photos, "):
+        predict(PredictSettings(resume=True, **settings))
+    assert len(predict(PredictSettings(**settings))) == 6  # anew
+
+
+def test_cells_of_a_workbook_and_of_parquet_are_what_they_say(store, tmp_path):
+    frame = pd.DataFrame({"image": ["=1+1", "", "NA"], "status": ["ok", "short_row", "ok"],
+                          "size": ["36", None, "null"], "size/confidence": [0.1 + 0.2, float("nan"), 1.0]})  # fmt: skip
+    for kind in ("xlsx", "parquet", "csv"):
+        rows = Predictions(tmp_path / f"p.{kind}", key={}, batch_size=2)
+        rows.begin(resume=False)
+        rows.append(frame.iloc[:2])
+        rows.append(frame.iloc[2:])
+        rows.finish(separator=",", spreadsheet=False)
+    found = pd.read_parquet(tmp_path / "p.parquet")
+    assert found["image"].tolist() == ["=1+1", "", "NA"] and found["size"].fillna("").tolist() == ["36", "", "null"]
+    assert found["size/confidence"].tolist()[::2] == [0.1 + 0.2, 1.0]
+    assert (tmp_path / "p.csv").read_text() == frame.to_csv(index=False)
+    sheet = openpyxl.load_workbook(tmp_path / "p.xlsx")["predictions"]
+    cells = list(sheet.iter_rows(min_row=2))
+    assert [cell.value for cell in cells[0]] == ["=1+1", "ok", "36", 0.1 + 0.2] and cells[0][0].data_type == "s"
