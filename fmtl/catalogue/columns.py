@@ -14,13 +14,16 @@ from fmtl.catalogue.photos.column import image_column
 from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.roles import NONE
 from fmtl.catalogue.table import require
-from fmtl.catalogue.values import separator_of, what_they_are
+from fmtl.catalogue.values import NUMBERS, separator_of, what_they_are
 from fmtl.errors import TABLE, DataError, first_ten
 
 log = logging.getLogger(__name__)
 
 MIN_CLASSES, MAX_CLASSES = 2, 500  # of a column that is found to be a label
 MAX_NAMED_CLASSES = 10_000  # of one that was named
+_LABEL_WORDS = re.compile(
+    r"(class|label|target|categor(y|ies)|attribute)s?([_ -]?(id|idx|index|no|nr|code))?", re.IGNORECASE
+)
 MAX_LABEL_LENGTH = 500  # characters
 
 
@@ -191,7 +194,15 @@ def _choose_labels(
             told = f"column '{column}' has several values in a cell, separated by {_shown(separator)}: the first counts"
             notes.append(Note(told))
             continue
-        reason = _why_not_a_label(values) or (_several_told(column, values, separator) if separator else None)
+        reason = _why_not_a_label(values)
+        if (
+            reason == NUMBERS
+            and _LABEL_WORDS.fullmatch(column)
+            and values.nunique() <= min(MAX_CLASSES, len(values) / 2)
+        ):
+            notes.append(Note(f"column '{column}' is taken for classes by its name, though they are numbers"))
+            reason = None
+        reason = reason or (_several_told(column, values, separator) if separator else None)
         if not named and reason:
             notes.append(Note(f"column '{column}' left out: {reason}", is_warning=separator is not None))
             continue

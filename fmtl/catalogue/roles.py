@@ -10,7 +10,7 @@ from fmtl.catalogue.notes import Note, warning
 from fmtl.catalogue.values import DATES, like_codes, like_identifiers, what_they_are
 
 NONE = "none"  # named as a column: none plays that part
-SPLIT_NAMES = ("split", "set", "fold", "subset", "partition", "phase", "dataset")
+SPLIT_NAMES = frozenset(("split", "set", "fold", "subset", "partition", "phase", "dataset"))
 SPLIT_SPELLINGS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -106,7 +106,7 @@ def split_column(frame: pd.DataFrame, columns: Sequence[str]) -> tuple[str | Non
     chosen, notes = None, []
     alike: list[str] = []
     for column in columns:
-        if column.casefold() not in SPLIT_NAMES:
+        if not {word.casefold() for word in re.split(r"[\W_]+", column)} & SPLIT_NAMES:
             continue
         said = [SPLIT_SPELLINGS.get((cell or "").casefold()) for cell in frame[column]]
         known = [split for split in said if split]

@@ -11,6 +11,7 @@ import pandas as pd
 from fmtl.catalogue.names import NUMBER
 
 DATES = "dates"
+NUMBERS = "numbers (name it in --label-cols if they are classes)"
 IDENTIFIERS = "identifiers"  # how what_they_are begins where they are
 _MOST = 0.95  # share of values that makes a column what they are
 _LOOKED_AT = 1000  # values
@@ -33,7 +34,7 @@ _PATTERNS = {
     "amounts of money": rf"{_CURRENCY}\s*({_AMOUNT})(\.-)?|({_AMOUNT})\s*{_CURRENCY}",
     DATES: rf"{_DAY}([t ]{_TIME})?",
     "times": _TIME,
-    "numbers (name it in --label-cols if they are classes)": rf"{NUMBER.pattern}|{_AMOUNT}",
+    NUMBERS: rf"{NUMBER.pattern}|{_AMOUNT}",
 }
 _KINDS = {told: re.compile(pattern, re.IGNORECASE) for told, pattern in _PATTERNS.items()}
 _ID = re.compile(r"(?=.*\d{3})[\w./:#-]+|[0-9a-f]{8}-[0-9a-f-]{27}", re.IGNORECASE)

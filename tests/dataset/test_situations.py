@@ -153,6 +153,14 @@ def test_a_photo_that_is_missing_in_its_folder_is_not_taken_from_another(tmp_pat
     assert read(tmp_path / "t.csv").paths == ["train/1.png", "val/1.png", "val/2.png", "val/3.png"]
 
 
+def test_names_as_addresses_write_them_are_found_and_several_in_a_cell_are_said(tmp_path):
+    put(tmp_path / "images", ["red hat.png", "blue bag.png"])
+    (tmp_path / "t.csv").write_text("image,colour\nred%20hat.png,a\nblue%20bag.png,b\nred hat.png|blue bag.png,a\n")
+    found = read(tmp_path / "t.csv", label_cols=("colour",))
+    assert found.paths[:2] == ["red hat.png", "blue bag.png"]
+    assert "names 2 photos; give each a row of its own" in found.problems[4][1]
+
+
 def test_a_row_does_not_take_the_photo_of_another(tmp_path):
     put(tmp_path / "images", ["0.png", "1.png", "2.png"])
     (tmp_path / "t.csv").write_text("image,colour\n0.png,a\n1.png,b\nextra/0.png,a\nextra/2.png,b\n")
@@ -532,6 +540,11 @@ def test_columns_that_only_sound_like_products_group_nothing(tmp_path):
     assert list(read(tmp_path / "t.csv").columns.groups) == ["sku", "model"]  # ref crosses them
 
 
+def test_numbers_are_classes_where_the_column_says_so(shop):
+    found = read(write(shop / "t.csv", "image,label,year", lambda i: f"{i}.png,{i % 3},{2010 + i % 3}"))
+    assert found.labels == {"label": ["0", "1", "2"]} and "'label' is taken for classes by its name" in found.notes
+
+
 def test_a_style_of_many_rows_is_an_attribute(shop):
     table = write(shop / "t.csv", "image,style,item", lambda i: f"{i}.png,{('casual', 'formal')[i % 2]},{kind(i)}")
     assert list(read(table).labels) == ["style", "item"]
@@ -554,6 +567,10 @@ def test_a_split_column_is_used_or_said_not_to_be(shop):
     found = read(table)
     assert found.columns.split is None and list(found.labels) == ["colour"]
     assert "warning: column 'split' looks like a split and is not used, since line 5 says 'tset'" in found.notes
+    named = write(
+        shop / "g.csv", "image,colour,data_split", lambda i: f"{i}.png,{colour(i)},{('train', 'test')[i % 2]}"
+    )
+    assert read(named).columns.split == "data_split"
     fold = write(shop / "f.csv", "image,colour,fold", lambda i: f"{i}.png,{colour(i)},f{i % 4}")
     assert list(read(fold).labels) == ["colour"]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from fmtl.catalogue.names import IMAGE_SUFFIXES
 from fmtl.catalogue.notes import Note
@@ -20,6 +21,7 @@ from fmtl.errors import DataError
 
 FETCHED = "fetched.csv"  # beside photos that were downloaded: which address is which file
 IMAGES = "images"  # the folder beside a table where photos are expected
+_SEPARATORS = ("|", ";", ",", " ")
 _SAMPLE = 200  # paths that an image folder or column is chosen by
 ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
 _WHOLE = re.compile(r"(\d+)\.0+")
@@ -35,6 +37,7 @@ class Rule(StrEnum):
     FOLDER_IN_FRONT = "have another folder in front of their path"
     CASE = "are written in another case or Unicode form"
     SUFFIX = "are written with another suffix or none"
+    ENCODED = "are written as in an address (%20 for a space)"
     WHOLE_NUMBER = "are written as a decimal number"
     CLASS_FOLDER = "lie in the only folder that has a file of that name"
     FETCHED = "were downloaded from their address"
@@ -147,10 +150,21 @@ class Finder:
                 if len(files) == 1:
                     return Place(files[0], rule if rule is Rule.FOLDER_IN_FRONT else how)
                 several = several or files
+        if parts := self._several_names(said):
+            told = f"'{said}' names {len(parts)} photos; give each a row of its own (pandas: explode)"
+            return Place(None, problem=(Reason.SEVERAL_FIT, told))
         if several:
             told = f"'{said}' is not there, and {len(several)} files could be meant: {', '.join(several[:3])}"
             return Place(None, problem=(Reason.SEVERAL_FIT, told))
         return Place(None)
+
+    def _several_names(self, said: str) -> list[str]:
+        """The names in a cell that has several, each of a photo that is there."""
+        for separator in _SEPARATORS:
+            parts = [part.strip() for part in said.split(separator)]
+            if len(parts) > 1 and all(parts) and all(self.find(part).path is not None for part in parts):
+                return parts
+        return []
 
     def look_around(self, said: str) -> str:
         """One path that was tried, and what lies in the folder instead."""
@@ -255,6 +269,8 @@ def _spellings(name: str) -> Iterator[tuple[Rule, str]]:
     yield Rule.CASE, name
     stem = _stem(name)
     yield Rule.SUFFIX, stem
+    if "%" in name:
+        yield Rule.ENCODED, unquote(name)
     if whole := _WHOLE.fullmatch(stem):
         yield Rule.WHOLE_NUMBER, whole[1]
 
