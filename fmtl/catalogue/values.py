@@ -14,7 +14,7 @@ DATES = "dates"
 NUMBERS = "numbers (name it in --label-cols if they are classes)"
 IDENTIFIERS = "identifiers"  # how what_they_are begins where they are
 _MOST = 0.95  # share of values that makes a column what they are
-_LOOKED_AT = 1000  # values
+_LOOKED_AT, _FIRST = 1000, 50  # values: at most, and before it is worth a look at all
 _LONGEST_NUMBER = 25  # characters
 _SAMPLE = 5000  # rows
 _WORDS = 6  # in the median value of free text
@@ -52,9 +52,13 @@ def what_they_are(values: pd.Series) -> str | None:
     """
     unique = values.drop_duplicates().head(_LOOKED_AT)
     for told, pattern in _KINDS.items():
-        if _share(unique, pattern) >= _MOST:
+        if _share(unique[:_FIRST], pattern) >= _MOST / 2 and _share(unique, pattern) >= _MOST:
             return told
-    if _share(unique, _ID) >= _MOST and values.nunique() > _ID_SHARE * len(values):
+    if (
+        _share(unique[:_FIRST], _ID) >= _MOST / 2
+        and _share(unique, _ID) >= _MOST
+        and values.nunique() > _ID_SHARE * len(values)
+    ):
         return f"{IDENTIFIERS}, such as {unique.iloc[0]!r}"
     if unique.str.count(r"\S+").median() >= _WORDS:
         return "free text"

@@ -13,6 +13,7 @@ from fmtl.catalogue.names import NUMBER
 LONGEST_CELL = 1 << 26  # characters
 DELIMITERS = ",;\t|"
 _NO_HEADER = 0.3  # what a fit without a header is worth
+_HEAD = 300  # records among which a header's names would occur again
 _SAMPLE = 2000  # lines that the delimiter is told by
 _HINT = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # Excel's own line above the header
 _ESCAPED = re.compile(r'(?<!\\)\\"')
@@ -134,7 +135,7 @@ def _fit(records: Sequence[Record]) -> tuple[bool, float]:
     fitting = [record for record in records if len(record.cells) == width]
     share = len(fitting) / len(records)
     worth = share * (1 - 1 / width)
-    return share == 1, worth * (_NO_HEADER if recurs(fitting[0], fitting) else 1)
+    return share == 1, worth * (_NO_HEADER if recurs(fitting[0], fitting[:_HEAD]) else 1)
 
 
 def _num_fitting(lines: Sequence[str], dialect: Dialect) -> int:
