@@ -162,7 +162,7 @@ class Finder:
         """The names in a cell that has several, each of a photo that is there."""
         for separator in _SEPARATORS:
             parts = [part.strip() for part in said.split(separator)]
-            if len(parts) > 1 and all(parts) and all(self.find(part).path is not None for part in parts):
+            if len(parts) > 1 and all(part and self._is_there(_slashed(part)) for part in parts):
                 return parts
         return []
 
