@@ -33,6 +33,7 @@ _OTHER_WORDS = frozenset(
 _LARGEST_SHARE = 0.02  # of the rows, that one product may have
 _MAX_FOLDS = 20
 _MAX_UNNAMED_VIEWS = 6  # the same, of a column whose name does not say it
+_LONGEST_NAME = 80  # characters: the pattern takes long over longer ones
 _MAX_KINDS_OF_VIEWS = 12  # front, back, 1, 2 and so on
 _VIEW = re.compile(
     r"(.*\d.*?)(?:[\W_]+([^\W\d_]{1,12}|\d{1,2})|(front|back|side|left|right|top|bottom|detail|[a-h]))", re.IGNORECASE
@@ -85,7 +86,7 @@ def _lies_in(fine: pd.Series, coarse: pd.Series) -> bool:
 
 def views(paths: pd.Series) -> pd.Series | None:
     """What the names of photos of one product have in common: of ``SKU1_front.jpg``, ``SKU1``; None if nothing."""
-    matches = [_VIEW.fullmatch(_stem(path)) for path in paths]
+    matches = [_VIEW.fullmatch(stem) if len(stem) <= _LONGEST_NAME else None for stem in map(_stem, paths)]
     kinds = {(match[2] or match[3]).casefold() for match in matches if match}
     if not 1 < len(kinds) <= _MAX_KINDS_OF_VIEWS:
         return None
