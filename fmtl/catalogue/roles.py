@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fmtl.catalogue.names import IMAGE_SUFFIXES
+from fmtl.catalogue.names import without_image_suffix
 from fmtl.catalogue.notes import Note, warning
-from fmtl.catalogue.values import DATES, like_codes, like_identifiers, what_they_are
+from fmtl.catalogue.values import DATES, IDENTIFIERS, like_codes, what_they_are
 
 NONE = "none"  # named as a column: none plays that part
 SPLIT_NAMES = frozenset(("split", "set", "fold", "subset", "partition", "phase", "dataset"))
@@ -33,11 +33,10 @@ _OTHER_WORDS = frozenset(
 _LARGEST_SHARE = 0.02  # of the rows, that one product may have
 _MAX_FOLDS = 20
 _MAX_UNNAMED_VIEWS = 6  # the same, of a column whose name does not say it
-_LONGEST_NAME = 80  # characters: the pattern takes long over longer ones
 _MAX_KINDS_OF_VIEWS = 12  # front, back, 1, 2 and so on
 _VIEW = re.compile(
-    r"(.*\d.*?)(?:[\W_]+([^\W\d_]{1,12}|\d{1,2})|(front|back|side|left|right|top|bottom|detail|[a-h]))", re.IGNORECASE
-)
+    r"(?<![\W_])[\W_]+([^\W\d_]{1,12}|\d{1,2})\Z|(front|back|side|left|right|top|bottom|detail|[a-h])\Z", re.IGNORECASE
+)  # at the end of a name; a search that begins at a separator only where none is before it takes no time
 
 
 def product_columns(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, pd.Series]:
@@ -67,11 +66,10 @@ def is_product(values: pd.Series, *, named: bool) -> bool:
     """
     if values.empty or not _few_rows(values, MAX_VIEWS if named else _MAX_UNNAMED_VIEWS):
         return False
-    if like_identifiers(values):
+    told = what_they_are(values)
+    if told is not None and told.startswith(IDENTIFIERS):
         return True
-    return (
-        named and like_codes(values.drop_duplicates().head(1000)) and (what_they_are(values) is None or _whole(values))
-    )
+    return named and like_codes(values.drop_duplicates().head(1000)) and (told is None or _whole(values))
 
 
 def _whole(values: pd.Series) -> bool:
@@ -86,12 +84,12 @@ def _lies_in(fine: pd.Series, coarse: pd.Series) -> bool:
 
 def views(paths: pd.Series) -> pd.Series | None:
     """What the names of photos of one product have in common: of ``SKU1_front.jpg``, ``SKU1``; None if nothing."""
-    matches = [_VIEW.fullmatch(stem) if len(stem) <= _LONGEST_NAME else None for stem in map(_stem, paths)]
-    kinds = {(match[2] or match[3]).casefold() for match in matches if match}
+    split = [_view_of(without_image_suffix(re.split(r"[/\\]", path)[-1])) for path in paths]
+    kinds = {view.casefold() for _, view in split if view}
     if not 1 < len(kinds) <= _MAX_KINDS_OF_VIEWS:
         return None
     folders = [re.split(r"[/\\]", path)[:-1] for path in paths]
-    stems = [match[1] if match else _stem(path) for match, path in zip(matches, paths, strict=True)]
+    stems = [stem for stem, _ in split]
     together = pd.Series(["/".join([*f, s]) for f, s in zip(folders, stems, strict=True)], paths.index, dtype=object)
     several = together.duplicated(keep=False)
     if several.mean() < 0.5 or together[several].nunique() < _FEW_PRODUCTS:
@@ -137,7 +135,9 @@ def _few_rows(values: pd.Series, most: int) -> bool:
     return bool(sizes.median() <= most and 1 < sizes.max() <= max(2 * MAX_VIEWS, _LARGEST_SHARE * len(values)))
 
 
-def _stem(path: str) -> str:
-    name = re.split(r"[/\\]", path)[-1]
-    stem, point, suffix = name.rpartition(".")
-    return stem if point and f".{suffix.lower()}" in IMAGE_SUFFIXES else name
+def _view_of(name: str) -> tuple[str, str]:
+    """What a name has in common with the other views of a product, and which view it is; empty where it is none."""
+    match = _VIEW.search(name)
+    if match is None or not re.search(r"\d", name[: match.start()]):
+        return name, ""
+    return name[: match.start()], match[1] or match[2]

@@ -65,11 +65,6 @@ def what_they_are(values: pd.Series) -> str | None:
     return None
 
 
-def like_identifiers(values: pd.Series) -> bool:
-    """Whether nearly all are one word with three digits in a row, most of them rare, and nothing else such as dates."""
-    return (what_they_are(values) or "").startswith(IDENTIFIERS)
-
-
 def like_codes(values: pd.Series) -> bool:
     """Whether nearly all are one word with a digit."""
     return _share(values, _CODE) >= _MOST

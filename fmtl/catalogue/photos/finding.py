@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from fmtl.catalogue.names import IMAGE_SUFFIXES
+from fmtl.catalogue.names import without_image_suffix
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.catalogue.reasons import Reason
@@ -224,7 +224,7 @@ class Finder:
         by_path: dict[str, list[str]] = {}
         by_name: dict[str, list[str]] = {}
         for folder, name in self.folder.walk():
-            path, stem = posixpath.join(folder, name), _stem(name)
+            path, stem = posixpath.join(folder, name), without_image_suffix(name)
             for spelling in dict.fromkeys((name, stem)):
                 by_path.setdefault(_folded(posixpath.join(folder, spelling)), []).append(path)
                 by_name.setdefault(_folded(spelling), []).append(path)
@@ -267,18 +267,12 @@ def best_finder(finders: Sequence[Finder], said: Sequence[str]) -> Finder:
 
 def _spellings(name: str) -> Iterator[tuple[Rule, str]]:
     yield Rule.CASE, name
-    stem = _stem(name)
+    stem = without_image_suffix(name)
     yield Rule.SUFFIX, stem
     if "%" in name:
         yield Rule.ENCODED, unquote(name)
     if whole := _WHOLE.fullmatch(stem):
         yield Rule.WHOLE_NUMBER, whole[1]
-
-
-def _stem(name: str) -> str:
-    """A file name without an image's suffix."""
-    stem, point, suffix = name.rpartition(".")
-    return stem if stem and f"{point}{suffix}".lower() in IMAGE_SUFFIXES else name
 
 
 def _folded(path: str) -> str:
