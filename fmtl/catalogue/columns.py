@@ -84,7 +84,7 @@ def choose_columns(
     free = [c for c in frame if c not in taken and c not in label_cols]
     split, said, no_labels = roles.split_column(frame, free)
     if split_col:
-        split, said = None, [Note(f"column '{column}' left out: a split") for column in no_labels]
+        split, said = split_col, [Note(f"column '{column}' left out: a split") for column in no_labels]
     notes += said
     taken |= {*no_labels}
     groups, said = _groups(frame, [c for c in free if c not in taken], id_col, group_col, label_cols, paths)
@@ -94,8 +94,7 @@ def choose_columns(
         frame.drop(columns=[c for c in taken if c in frame]), label_cols, first_value
     )
     parts = Note(_parts_told(image_template, template_cols, id_col))
-    chosen_split = split if split_col is None else None if split_col == NONE else split_col
-    return Columns(labels, id_col, paths, [parts, *notes, *said], chosen_split, groups, separators)
+    return Columns(labels, id_col, paths, [parts, *notes, *said], None if split == NONE else split, groups, separators)
 
 
 def photo_paths(

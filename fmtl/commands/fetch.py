@@ -8,7 +8,8 @@ from tqdm.auto import tqdm
 from fmtl.catalogue.photos import fetching
 from fmtl.catalogue.photos.finding import FETCHED
 from fmtl.catalogue.reading import read_catalogue
-from fmtl.errors import DataError, did_you_mean
+from fmtl.catalogue.table import require
+from fmtl.errors import DataError, located
 from fmtl.settings.schema import FetchSettings
 
 NUM_SHOWN = 5  # reasons
@@ -21,10 +22,8 @@ def fetch(settings: FetchSettings) -> list[fetching.Fetched]:
         DataError: The column is missing or blank, or no photo came.
     """
     table = read_catalogue(Path(settings.table), encoding=settings.encoding, sheet=settings.sheet)
-    if settings.column not in table.frame:
-        hint = did_you_mean(settings.column, table.frame.columns)
-        told = f"column '{settings.column}' is not in the table{hint and f'; {hint}'}"
-        raise DataError(f"{told} Columns: {', '.join(table.frame.columns)}", where=settings.table)
+    with located(settings.table):
+        require(table.frame, [settings.column])
     urls = list(dict.fromkeys(table.frame[settings.column].dropna()))
     if not urls:
         raise DataError(f"column '{settings.column}' is blank in every row", where=settings.table)

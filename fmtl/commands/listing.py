@@ -12,7 +12,7 @@ from fmtl.catalogue.columns import photo_paths
 from fmtl.catalogue.names import IMAGE_SUFFIXES
 from fmtl.catalogue.notes import Note, warning
 from fmtl.catalogue.photos.cells import Cell, PhotoCell
-from fmtl.catalogue.photos.finding import Finder, best_finder, image_roots
+from fmtl.catalogue.photos.finding import Finder, best_finder, finders_of
 from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
 from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.reading import read_catalogue
@@ -104,7 +104,7 @@ def _of_list(path: Path, settings: PredictSettings) -> Listing:
     names = [line.strip() for line in content.splitlines() if line.strip()]
     if not names:
         raise DataError("an empty file; expected the path of a photo on each line", where=str(path))
-    return _found(path, settings.images if settings.table else None, names, settings)
+    return _found(finders_of(path, None, follow_links=settings.follow_links), names)
 
 
 def _of_table(path: Path, settings: PredictSettings, *, images: str | None) -> Listing:
@@ -128,11 +128,11 @@ def _of_table(path: Path, settings: PredictSettings, *, images: str | None) -> L
         return _with_rejects(Listing(names, cells, table.notes), table)
     if preset and not settings.image_col:
         template = template or preset.image_template
-    finders = _finders(path, images, settings)
+    finders = finders_of(path, images, follow_links=settings.follow_links)
     with located(str(path)):
         _, paths, notes = photo_paths(table.frame, settings.image_col, template, finders=finders)
     names = [name or "" for name in paths(table.frame)]
-    listing = _found(path, images, names, settings)
+    listing = _found(finders, names)
     told = Listing(listing.names, listing.photos, [*table.notes, *notes, *listing.notes], listing.look_around)
     return _with_rejects(told, table)
 
@@ -153,14 +153,9 @@ def _with_rejects(listing: Listing, table: Catalogue) -> Listing:
     return Listing([name for name, _ in in_order], [photo for _, photo in in_order], notes, listing.look_around)
 
 
-def _finders(path: Path, images: str | None, settings: PredictSettings) -> list[Finder]:
-    roots = image_roots(path, images)
-    return [Finder(ImageFolder(root, follow_links=settings.follow_links), path) for root in roots]
-
-
-def _found(path: Path, images: str | None, names: list[str], settings: PredictSettings) -> Listing:
+def _found(finders: Sequence[Finder], names: list[str]) -> Listing:
     """Where each named photo is, or why there is none."""
-    finder = best_finder(_finders(path, images, settings), [name for name in names if name])
+    finder = best_finder(finders, [name for name in names if name])
     found = finder.find_all(names)
     photos: list[Photo] = [PhotoFile(finder.folder, place) for place in found.paths]
     for n, why in found.problems.items():

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmtl.catalogue.columns import Columns, choose_columns
-from fmtl.catalogue.photos.finding import Finder, image_roots
-from fmtl.catalogue.photos.folder import ImageFolder
+from fmtl.catalogue.photos.finding import Finder, finders_of
 from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.reading import EXPECTED, fingerprint, read_catalogue
 from fmtl.catalogue.roles import NONE
@@ -81,10 +80,7 @@ def source(plan: PreparePlan, out: Path) -> dict[str, Any]:
 
 def finders(plan: PreparePlan) -> list[Finder]:
     """One per folder where the photos may be."""
-    table = Path(plan.table)
-    return [
-        Finder(ImageFolder(root, follow_links=plan.follow_links), table) for root in image_roots(table, plan.images)
-    ]
+    return finders_of(Path(plan.table), plan.images, follow_links=plan.follow_links)
 
 
 def images_path(root: str, out: Path) -> str:

@@ -99,7 +99,8 @@ def test_what_was_fetched_is_not_fetched_again_and_what_failed_is_tried_again(ad
     Shop.asked.clear()
     fetch(settings)
     assert "/gone" in Shop.asked and len(Shop.asked) <= 3
-    found = {row.url: row.status for row in fetching.read(tmp_path / "p")}
+    with listed.open(newline="") as file:
+        found = {row["url"]: row["status"] for row in csv.DictReader(file)}
     assert found == dict.fromkeys(urls[:3], "ok") | {urls[3]: "HTTP 404 Not Found"}
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 from fmtl.catalogue.names import IMAGE_SUFFIXES
-from fmtl.catalogue.photos.finding import FETCHED
+from fmtl.catalogue.photos.finding import FETCHED, read_fetched
 from fmtl.storage import durable
 
 AT_ONCE = 8
@@ -54,7 +54,8 @@ def fetch(urls: Sequence[str], folder: Path, *, allow_private: bool) -> Iterator
         allow_private: Whether addresses of this machine and of private networks may be asked.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = {row.url: row for row in read(folder) if row.status == OK and (folder / row.path).is_file()}
+    there = read_fetched(folder).items()
+    known = {url: Fetched(url, path, OK) for url, path in there if (folder / path).is_file()}
     wanted = list(dict.fromkeys(urls))
     yield from (known[url] for url in wanted if url in known)
     todo = [url for url in wanted if url not in known]
@@ -70,16 +71,6 @@ def fetch(urls: Sequence[str], folder: Path, *, allow_private: bool) -> Iterator
                 yield row
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def read(folder: Path) -> list[Fetched]:
-    """The rows of a folder's ``fetched.csv``; a line that was cut short is none."""
-    try:
-        with (folder / FETCHED).open(encoding="utf-8", newline="") as file:
-            rows = [Fetched(*row) for row in csv.reader(file) if len(row) == len(COLUMNS)]
-    except (OSError, ValueError, csv.Error):
-        return []
-    return [row for row in rows if row != COLUMNS]
 
 
 def _write(folder: Path, rows: Iterable[Fetched]) -> None:

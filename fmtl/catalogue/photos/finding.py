@@ -258,6 +258,11 @@ def image_roots(table: Path, images: str | None) -> list[Path]:
     return [folder for folder in (beside / IMAGES, beside) if folder.is_dir()]
 
 
+def finders_of(table: Path, images: str | None, *, follow_links: bool) -> list[Finder]:
+    """One per folder where the photos of a table may be: see ``image_roots``."""
+    return [Finder(ImageFolder(root, follow_links=follow_links), table) for root in image_roots(table, images)]
+
+
 def best_finder(finders: Sequence[Finder], said: Sequence[str]) -> Finder:
     """The one that finds most of some paths; the first where several find as many, or nearly all."""
     if len(finders) > 1 and finders[0].num_found(said) < len(said[:: max(len(said) // _SAMPLE, 1)]) / 2:
