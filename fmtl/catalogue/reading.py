@@ -4,8 +4,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from fmtl.catalogue.formats import content, csv_file, json_lines, parquet_file, workbook
+from fmtl.catalogue.presets import Preset
 from fmtl.catalogue.table import Catalogue
 from fmtl.errors import DataError
 from fmtl.storage import durable, tables
@@ -59,6 +61,45 @@ def read_catalogue(
             catalogue.blanks[column] = dict(blank.most_common())
     catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in blanks else cell)
     return catalogue
+
+
+class How(Protocol):
+    """What settings say of reading a table; ``PrepareSettings`` says what each means."""
+
+    @property
+    def missing(self) -> tuple[str, ...]: ...
+    @property
+    def encoding(self) -> str | None: ...
+    @property
+    def quotes(self) -> bool: ...
+    @property
+    def sheet(self) -> str | None: ...
+    @property
+    def image_col(self) -> str | None: ...
+    @property
+    def image_template(self) -> str | None: ...
+
+
+def read_as(path: Path, how: How, preset: Preset | None, *, id_col: str | None = None) -> Catalogue:
+    """``read_catalogue`` as settings say; what a preset knows fills what was not named."""
+    return read_catalogue(
+        path,
+        free_text_col=preset.free_text_col if preset else None,
+        missing=(*how.missing, *(preset.missing if preset else ())),
+        encoding=how.encoding,
+        quotes=how.quotes,
+        id_col=id_col,
+        sheet=how.sheet,
+    )
+
+
+def photo_template(table: Catalogue, how: How, preset: Preset | None) -> str | None:
+    """The template of the photos' paths, if any. Photos in the table's cells are ignored where others are named."""
+    if table.image_cells and (how.image_template or how.image_col not in (None, table.image_cells)):
+        table.ignore_image_cells()
+    if how.image_template or how.image_col or table.image_cells:
+        return how.image_template
+    return preset.image_template if preset else None
 
 
 def fingerprint(path: Path) -> str:

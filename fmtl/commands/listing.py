@@ -15,7 +15,7 @@ from fmtl.catalogue.photos.cells import Cell, PhotoCell
 from fmtl.catalogue.photos.finding import Finder, best_finder, finders_of
 from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
 from fmtl.catalogue.presets import PRESETS
-from fmtl.catalogue.reading import read_catalogue
+from fmtl.catalogue.reading import photo_template, read_as
 from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue
 from fmtl.errors import DataError, located
@@ -110,24 +110,13 @@ def _of_list(path: Path, settings: PredictSettings) -> Listing:
 def _of_table(path: Path, settings: PredictSettings, *, images: str | None) -> Listing:
     """The photos that the rows of a table name; a line that can't be read is one with its reason."""
     preset = PRESETS.get(settings.preset) if settings.preset else None
-    table = read_catalogue(
-        path,
-        free_text_col=preset.free_text_col if preset else None,
-        missing=(*settings.missing, *(preset.missing if preset else ())),
-        encoding=settings.encoding,
-        quotes=settings.quotes,
-        sheet=settings.sheet,
-    )
-    template = settings.image_template
-    if table.image_cells and (template or settings.image_col not in (None, table.image_cells)):
-        table.ignore_image_cells()
+    table = read_as(path, settings, preset)
+    template = photo_template(table, settings, preset)
     if table.image_cells:
         column = table.image_cells
         names = [name or "" for name in table.frame[column]]
         cells = [PhotoCell(Cell(*table.cells[line], column)) for line in table.frame.index]
         return _with_rejects(Listing(names, cells, table.notes), table)
-    if preset and not settings.image_col:
-        template = template or preset.image_template
     finders = finders_of(path, images, follow_links=settings.follow_links)
     with located(str(path)):
         _, paths, notes = photo_paths(table.frame, settings.image_col, template, finders=finders)

@@ -11,7 +11,7 @@ from typing import Any
 from fmtl.catalogue.columns import Columns, choose_columns
 from fmtl.catalogue.photos.finding import Finder, finders_of
 from fmtl.catalogue.presets import PRESETS
-from fmtl.catalogue.reading import EXPECTED, fingerprint, read_catalogue
+from fmtl.catalogue.reading import EXPECTED, fingerprint, photo_template, read_as
 from fmtl.catalogue.roles import NONE
 from fmtl.catalogue.table import Catalogue
 from fmtl.dataset.draft import PreparePlan
@@ -95,30 +95,18 @@ def read_tables(plan: PreparePlan, finders: Sequence[Finder]) -> tuple[Catalogue
     """
     preset = PRESETS.get(plan.preset) if plan.preset else None
     id_col = plan.id_col or (preset.id_col if preset else None)
-    read = partial(
-        read_catalogue,
-        free_text_col=preset.free_text_col if preset else None,
-        missing=(*plan.missing, *(preset.missing if preset else ())),
-        encoding=plan.encoding,
-        quotes=plan.quotes,
-        id_col=id_col,
-        sheet=plan.sheet,
-    )
+    read = partial(read_as, how=plan, preset=preset, id_col=id_col)
     table, split_col = read(Path(plan.table)), plan.split_col
     if plan.test_table:
         split_col = TEST_TABLE if split_col in (None, NONE) else split_col
         table.add(read(Path(plan.test_table)), Path(plan.test_table).name, split_col=split_col)
     label_cols = plan.label_cols or (preset.label_cols if preset else ())
-    if table.image_cells and (plan.image_template or plan.image_col not in (None, table.image_cells)):
-        table.ignore_image_cells()
+    template = photo_template(table, plan, preset)
     others = [c for c in (plan.checksum_col,) if c]
     for column in (*label_cols, plan.id_col, plan.group_col, split_col, *others):
         if column in table.unusable:
             told = f"column '{column}' is of type {table.unusable[column]}; expected text, numbers or booleans"
             raise DataError(told, where=plan.table)
-    template = plan.image_template
-    if preset and not plan.image_col and not table.image_cells:
-        template = template or preset.image_template
     free = [c for c in (preset.free_text_col,) if c in table.frame] if preset else []
     with located(plan.table):
         columns = choose_columns(
