@@ -87,20 +87,18 @@ class Predictions:
 
     def read(self) -> Iterator[pd.DataFrame]:
         """The rows so far, some at a time."""
-        confidences = {name: float for name in self._columns() if name.endswith("/confidence")}
+        columns = pd.read_csv(self.part, nrows=0).columns
+        confidences = {name: float for name in columns if name.endswith("/confidence")}
         # Labels may be numbers, NA or null: all are text, and only nothing is nothing.
         chunks = pd.read_csv(
             self.part,
             chunksize=CHUNK_ROWS,
             keep_default_na=False,
             na_values=[""],
-            dtype={**dict.fromkeys(self._columns(), str), **confidences},
+            dtype={**dict.fromkeys(columns, str), **confidences},
         )
         for chunk in chunks:
             yield chunk.astype(object).where(chunk.notna(), None).astype(confidences).fillna({"image": ""})
-
-    def _columns(self) -> list[str]:
-        return pd.read_csv(self.part, nrows=0).columns.tolist()
 
     def _whole_batches(self) -> int:
         """Cut off what the interrupt left of a batch. Returns the number of rows kept."""
