@@ -4,7 +4,9 @@ import ast
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
+from statistics import median
 
 import pandas as pd
 
@@ -50,7 +52,7 @@ def what_they_are(values: pd.Series) -> str | None:
     Args:
         values: Text, without blanks.
     """
-    unique = values.drop_duplicates().head(_LOOKED_AT)
+    unique = values.drop_duplicates().head(_LOOKED_AT).tolist()
     for told, pattern in _KINDS.items():
         if _share(unique[:_FIRST], pattern) >= _MOST / 2 and _share(unique, pattern) >= _MOST:
             return told
@@ -59,19 +61,19 @@ def what_they_are(values: pd.Series) -> str | None:
         and _share(unique, _ID) >= _MOST
         and values.nunique() > _ID_SHARE * len(values)
     ):
-        return f"{IDENTIFIERS}, such as {unique.iloc[0]!r}"
-    if unique.str.count(r"\S+").median() >= _WORDS:
+        return f"{IDENTIFIERS}, such as {unique[0]!r}"
+    if unique and median([len(cell.split()) for cell in unique]) >= _WORDS:
         return "free text"
     return None
 
 
 def like_codes(values: pd.Series) -> bool:
     """Whether nearly all are one word with a digit."""
-    return _share(values, _CODE) >= _MOST
+    return _share(values.tolist(), _CODE) >= _MOST
 
 
-def _share(values: pd.Series, pattern: re.Pattern) -> float:
-    return values.map(lambda cell: pattern.fullmatch(cell) is not None).mean()
+def _share(values: Sequence[str], pattern: re.Pattern) -> float:
+    return sum(pattern.fullmatch(cell) is not None for cell in values) / max(len(values), 1)
 
 
 def separator_of(values: pd.Series) -> str | None:
@@ -85,7 +87,7 @@ def separator_of(values: pd.Series) -> str | None:
     if sum(counts[cell] for cell in unique if _listed(cell) is not None) >= _MOST * len(values):
         return "[]"
     for separator in _SEPARATORS:
-        joined = [cell for cell in unique if len(_parts(cell, separator)) > 1]
+        joined = [cell for cell in unique if separator in cell and len(_parts(cell, separator)) > 1]
         if sum(counts[cell] for cell in joined) < _SEPARATED * len(values):
             continue
         if separator == "|":

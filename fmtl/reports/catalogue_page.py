@@ -156,6 +156,6 @@ def _strip(dataset: PreparedDataset, rows: np.ndarray, columns: int) -> str:
     columns = min(columns, len(rows))
     canvas = Image.new("RGB", (columns * THUMBNAIL_PX, -(-len(rows) // columns) * THUMBNAIL_PX), "white")
     for i, pixels in enumerate(dataset.pixels(rows)):
-        thumbnail = Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
+        thumbnail = html.smaller(Image.fromarray(pixels), THUMBNAIL_PX)
         canvas.paste(thumbnail, (i % columns * THUMBNAIL_PX, i // columns * THUMBNAIL_PX))
     return html.data_uri(canvas)
