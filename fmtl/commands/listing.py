@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import pandas as pd
+
 from fmtl.catalogue.columns import photo_paths
 from fmtl.catalogue.names import IMAGE_SUFFIXES
 from fmtl.catalogue.notes import Note, warning
@@ -18,7 +20,7 @@ from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.reading import photo_template, read_as
 from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue
-from fmtl.errors import DataError, located
+from fmtl.errors import DataError, UsageError, located
 from fmtl.model.predictor import Photo
 from fmtl.settings.schema import PredictSettings
 
@@ -39,12 +41,28 @@ class Listing:
         photos: Where each is, or why there is none.
         notes: What was guessed and passed over.
         look_around: Given the name of one that is missing, says where it was looked for.
+        source, table: Where the table is that names them, if any, and what was read of it.
+        lines: Of that table, one for each photo.
     """
 
     names: list[str]
     photos: Sequence[Photo]
     notes: list[Note] = field(default_factory=list)
     look_around: Callable[[str], str] | None = None
+    source: Path | None = None
+    table: Catalogue | None = None
+    lines: Sequence[int] = ()
+
+    def own_columns(self, taken: Sequence[str]) -> pd.DataFrame:
+        """The table's columns, a row per photo; ``table/`` before a name that is taken.
+
+        Raises:
+            UsageError: There is no table.
+        """
+        if self.table is None:
+            raise UsageError("keep_columns: expected a table, not photos alone")
+        frame = self.table.frame.reindex(self.lines)
+        return frame.rename(columns={name: f"table/{name}" for name in frame if name in taken})
 
 
 def list_photos(settings: PredictSettings) -> Listing:
@@ -116,17 +134,17 @@ def _of_table(path: Path, settings: PredictSettings, *, images: str | None) -> L
         column = table.image_cells
         names = [name or "" for name in table.frame[column]]
         cells = [PhotoCell(Cell(*table.cells[line], column)) for line in table.frame.index]
-        return _with_rejects(Listing(names, cells, table.notes), table)
+        return _with_rejects(Listing(names, cells, table.notes), path, table)
     finders = finders_of(path, images, follow_links=settings.follow_links)
     with located(str(path)):
         _, paths, notes = photo_paths(table.frame, settings.image_col, template, finders=finders)
     names = [name or "" for name in paths(table.frame)]
     listing = _found(finders, names)
     told = Listing(listing.names, listing.photos, [*table.notes, *notes, *listing.notes], listing.look_around)
-    return _with_rejects(told, table)
+    return _with_rejects(told, path, table)
 
 
-def _with_rejects(listing: Listing, table: Catalogue) -> Listing:
+def _with_rejects(listing: Listing, path: Path, table: Catalogue) -> Listing:
     """With the lines that can't be read where they stand in the table."""
     photos: dict[int, tuple[str, Photo]] = {
         line: (name, photo) for line, name, photo in zip(table.frame.index, listing.names, listing.photos, strict=True)
@@ -138,8 +156,9 @@ def _with_rejects(listing: Listing, table: Catalogue) -> Listing:
         first = table.rejects[0]
         told = f"{len(table.rejects)} lines could not be read; the first: line {first.line}, {first.detail}"
         notes = [*notes, warning(told)]
-    in_order = [photos[line] for line in sorted(photos)]
-    return Listing([name for name, _ in in_order], [photo for _, photo in in_order], notes, listing.look_around)
+    lines = sorted(photos)
+    names, found = [photos[line][0] for line in lines], [photos[line][1] for line in lines]
+    return Listing(names, found, notes, listing.look_around, source=path, table=table, lines=lines)
 
 
 def _found(finders: Sequence[Finder], names: list[str]) -> Listing:

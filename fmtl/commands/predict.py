@@ -4,12 +4,15 @@ import hashlib
 import logging
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from fmtl.catalogue.reading import fingerprint
 from fmtl.catalogue.reasons import Reason
+from fmtl.commands import filling
 from fmtl.commands.listing import Listing, list_photos
 from fmtl.commands.predictions import Predictions
 from fmtl.errors import DataError
@@ -17,7 +20,7 @@ from fmtl.hardware import choose_device
 from fmtl.model import predictor
 from fmtl.model.predictor import OK, Predictor
 from fmtl.settings.schema import PredictSettings
-from fmtl.storage import durable
+from fmtl.storage import durable, tables
 from fmtl.tracking import pyfunc, store
 from fmtl.tracking.run import adopted_run
 
@@ -37,51 +40,79 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         EnvironmentFault: The output can't be written; known before the work.
     """
     out = Path(settings.out)
-    _check_out(out)
+    for place in (settings.out, settings.fill):
+        if place:
+            _check_writable(Path(place))
     with adopted_run("predict"):
         precision = None if settings.precision == "model" else settings.precision
         folder = pyfunc.model_folder(_model_uri(settings.model))
         listing = listing or list_photos(settings)
         model = predictor.load(folder, choose_device(settings.device), precision)
-        rows = Predictions(out, key=_key(settings, folder, listing), batch_size=settings.batch_size)
+        if settings.fill:
+            filling.columns_of(model.tasks, listing.table)
+        names = _column_names(model, settings)
+        own = listing.own_columns(["image", *names.values()]) if settings.keep_columns else None
+        numbers = [name for name in names.values() if name.endswith("/confidence")]
+        key = _key(settings, folder, listing)
+        rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers)
         there = rows.begin(resume=settings.resume)
         try:
-            _label(model, listing, rows, there, settings)
+            _label(model, listing, rows, there, settings, names, own)
+            told = _fill(settings, listing, rows, model, names) if settings.fill else []
         except BaseException:
             log.warning("the rows so far are kept in %s; --resume true goes on with them", rows.part)
             raise
         table = pd.concat(list(rows.read()), ignore_index=True)
         rows.finish(separator=settings.separator, spreadsheet=settings.spreadsheet)
-    _say(table, listing, out)
+    _say(table, listing, out, told)
     return table
 
 
-def _label(model: Predictor, listing: Listing, rows: Predictions, there: int, settings: PredictSettings) -> None:
+def _label(
+    model: Predictor,
+    listing: Listing,
+    rows: Predictions,
+    there: int,
+    settings: PredictSettings,
+    names: Mapping[str, str],
+    own: pd.DataFrame | None,
+) -> None:
     """Label the photos after those that are there, a batch at a time."""
     photos = listing.photos[there:]
     with tqdm(total=len(listing.photos), initial=there, desc="predict", unit=" images", disable=None) as bar:
         for part in model.predict_batches(photos, top_k=settings.top_k, batch_size=settings.batch_size):
-            if settings.names == "attribute":
-                part = part.rename(columns=_attribute_names(part, model))
+            part = part.rename(columns=names)
             part.insert(0, "image", listing.names[there : there + len(part)])
+            if own is not None:
+                part = pd.concat([part, own.iloc[there : there + len(part)].set_axis(part.index)], axis=1)
             rows.append(part)
             there += len(part)
             bar.update(len(part))
+
+
+def _fill(
+    settings: PredictSettings, listing: Listing, rows: Predictions, model: Predictor, names: Mapping[str, str]
+) -> list[str]:
+    assert listing.source and listing.table  # columns_of has seen to that
+    tasks = {names[task.slug]: task for task in model.tasks}
+    return filling.fill(settings, listing.source, listing.table, listing.lines, rows.read(), tasks)
 
 
 def _key(settings: PredictSettings, folder: Path, listing: Listing) -> dict[str, object]:
     """What decides the rows."""
     photos = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape")).hexdigest()
     model = durable.sha256(folder / predictor.DESCRIPTION)  # which has the hash of the weights
-    return {"model": model, "list of photos": photos} | settings.model_dump(include={"top_k", "precision", "names"})
+    chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns"})
+    table = fingerprint(listing.source) if listing.source else None
+    return {"model": model, "list of photos": photos, "table": table} | chosen
 
 
-def _say(table: pd.DataFrame, listing: Listing, out: Path) -> None:
+def _say(table: pd.DataFrame, listing: Listing, out: Path, cells: Sequence[str]) -> None:
     counts = Counter(table["status"])
     failed = ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if reason != OK)
     told = f"{len(table)} images = {counts[OK]} labelled + {len(table) - counts[OK]} not"
     print(told + (f" ({failed})" if failed else ""))
-    for note in listing.notes:
+    for note in (*listing.notes, *cells):
         print(note)
     print(f"predictions: {out}")
     if not counts[OK]:
@@ -91,23 +122,23 @@ def _say(table: pd.DataFrame, listing: Listing, out: Path) -> None:
         raise DataError(f"none of {len(table)} photos could be labelled ({failed}){where}", where="images")
 
 
-def _attribute_names(table: pd.DataFrame, model: Predictor) -> dict[str, str]:
-    """By column of a predictions table, the same with the attribute's own name in place of its slug."""
+def _column_names(model: Predictor, settings: PredictSettings) -> dict[str, str]:
+    """By column of the predictor's table, what it is called in the file: by slug or by the attribute's own name."""
     names = {task.slug: task.name for task in model.tasks}
-    return {
-        column: names[slug] + rest
-        for column in table.columns
-        for slug, slash, after in [column.partition("/")]
-        for rest in [slash + after]
-        if slug in names
-    }
+    if settings.names == "slug":
+        names = {slug: slug for slug in names}
+    columns = model.predict([], top_k=settings.top_k).columns
+    parts = [(column, *column.partition("/")) for column in columns]
+    return {column: names.get(slug, slug) + slash + rest for column, slug, slash, rest in parts}
 
 
-def _check_out(out: Path) -> None:
+def _check_writable(file: Path) -> None:
     """Raise EnvironmentFault before the work where its result could not be written."""
-    with durable.replacing(out.with_name(f"{out.name}.check"), sync=False) as temporary:
+    if file.suffix == ".xlsx":
+        tables.require_workbooks()
+    with durable.replacing(file.with_name(f"{file.name}.check"), sync=False) as temporary:
         temporary.touch()
-    out.with_name(f"{out.name}.check").unlink()
+    file.with_name(f"{file.name}.check").unlink()
 
 
 def _model_uri(model: str) -> str:

@@ -2,23 +2,19 @@
 
 import json
 import logging
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from fmtl.errors import EnvironmentFault, UsageError
+from fmtl.errors import UsageError
 from fmtl.storage import durable, tables
 from fmtl.storage.cache import recall
 
-ILLEGAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # what a workbook can't hold
 log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 50_000  # converted at once
 _LOGGED = 3  # words of a line that is whole
-_SHEET_ROWS = 1_048_576  # that a workbook can have
 
 
 class Predictions:
@@ -28,10 +24,12 @@ class Predictions:
         out: The file, by whose suffix its kind is chosen.
         key: All that decides the rows; only rows of an equal key are continued.
         batch_size: Rows of a batch: a continued run has the batches of one that was not interrupted.
+        numbers: Columns of numbers; all others are text.
     """
 
-    def __init__(self, out: Path, *, key: Mapping[str, object], batch_size: int):
+    def __init__(self, out: Path, *, key: Mapping[str, object], batch_size: int, numbers: Iterable[str] = ()):
         self.out = out
+        self._numbers = dict.fromkeys(numbers, float)
         self.part = durable.beside(out, "part.csv")
         self._key_file = durable.beside(out, "part.json")
         self._key = {**key, "batch_size": batch_size}
@@ -79,7 +77,7 @@ class Predictions:
             if self.out.suffix == ".parquet":
                 self._to_parquet(temporary)
             elif self.out.suffix == ".xlsx":
-                self._to_workbook(temporary)
+                tables.to_workbook(temporary, "predictions", self.read())
             else:
                 self._to_csv(temporary, separator, spreadsheet)
         for file in (self.part, self._key_file, self._log):
@@ -88,17 +86,16 @@ class Predictions:
     def read(self) -> Iterator[pd.DataFrame]:
         """The rows so far, some at a time."""
         columns = pd.read_csv(self.part, nrows=0).columns
-        confidences = {name: float for name in columns if name.endswith("/confidence")}
         # Labels may be numbers, NA or null: all are text, and only nothing is nothing.
         chunks = pd.read_csv(
             self.part,
             chunksize=CHUNK_ROWS,
             keep_default_na=False,
             na_values=[""],
-            dtype={**dict.fromkeys(columns, str), **confidences},
+            dtype={**dict.fromkeys(columns, str), **self._numbers},
         )
         for chunk in chunks:
-            yield chunk.astype(object).where(chunk.notna(), None).astype(confidences).fillna({"image": ""})
+            yield chunk.astype(object).where(chunk.notna(), None).astype(self._numbers).fillna({"image": ""})
 
     def _whole_batches(self) -> int:
         """Cut off what the interrupt left of a batch. Returns the number of rows kept."""
@@ -126,39 +123,10 @@ class Predictions:
         writer = None
         try:
             for chunk in self.read():
-                kinds = [pa.float64() if name.endswith("/confidence") else pa.string() for name in chunk]
+                kinds = [pa.float64() if name in self._numbers else pa.string() for name in chunk]
                 schema = pa.schema(zip(chunk.columns, kinds, strict=True))
                 writer = writer or pq.ParquetWriter(path, schema)
                 writer.write_table(pa.Table.from_pandas(chunk, schema=schema, preserve_index=False))
         finally:
             if writer is not None:
                 writer.close()
-
-    def _to_workbook(self, path: Path) -> None:
-        try:
-            import openpyxl  # an extra
-        except ImportError as error:
-            raise EnvironmentFault("workbooks need openpyxl: pip install 'fmtl[xlsx]', or choose .csv") from error
-        book = openpyxl.Workbook(write_only=True)
-        sheet = book.create_sheet("predictions")
-        num = 0
-        for number, chunk in enumerate(self.read()):
-            if number == 0:
-                sheet.append(list(chunk.columns))
-            for row in chunk.astype(object).where(chunk.notna(), None).itertuples(index=False, name=None):
-                sheet.append([_cell(sheet, value) for value in row])
-            num += len(chunk)
-        if num >= _SHEET_ROWS:
-            raise UsageError(f"out: {num} rows are more than a workbook can have; choose .csv or .parquet")
-        book.save(path)
-
-
-def _cell(sheet: Any, value: object) -> object:
-    """Text stays text, whatever it begins with: a workbook would take '=1+1' for a formula."""
-    if not isinstance(value, str):
-        return value
-    from openpyxl.cell import WriteOnlyCell
-
-    cell = WriteOnlyCell(sheet, value=ILLEGAL.sub("?", value))
-    cell.data_type = "s"
-    return cell

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -146,6 +147,13 @@ class PredictSettings(Settings):
     names: Literal["slug", "attribute"] = Field("slug", description="What the columns of labels are called.")
     spreadsheet: bool = Field(False, description="Cells that a spreadsheet would run are guarded; with its mark.")
     separator: str = Field(",", min_length=1, max_length=1, description="Between the columns of a CSV.")
+    keep_columns: bool = Field(False, description="The table's own columns stand behind the predictions.")
+    fill: Place | None = Field(
+        None,
+        pattern=r"\.(csv|parquet|xlsx)$",
+        description="The table again, its blank cells filled; and disagreements.csv beside it.",
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="Confidence from which on a blank cell is filled.")
     out: Place = Field(
         "predictions.csv", pattern=r"\.(csv|parquet|xlsx)$", description="Predictions, .csv, .parquet or .xlsx."
     )
@@ -159,6 +167,10 @@ class PredictSettings(Settings):
     def _named(self) -> "PredictSettings":
         if not (self.images or self.table):
             raise ValueError("images, table: give one of them")
+        read = {Path(place).resolve() for place in (self.images, self.table) if place}
+        written = [Path(place).resolve() for place in (self.out, self.fill) if place]
+        if len({*written}) < len(written) or read & {*written}:
+            raise ValueError("out, fill: expected files of their own; the table and each other would be overwritten")
         return self
 
 

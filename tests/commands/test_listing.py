@@ -209,7 +209,7 @@ def test_cells_of_a_workbook_and_of_parquet_are_what_they_say(store, tmp_path):
     frame = pd.DataFrame({"image": ["=1+1", "", "NA"], "status": ["ok", "short_row", "ok"],
                           "size": ["36", None, "null"], "size/confidence": [0.1 + 0.2, float("nan"), 1.0]})  # fmt: skip
     for kind in ("xlsx", "parquet", "csv"):
-        rows = Predictions(tmp_path / f"p.{kind}", key={}, batch_size=2)
+        rows = Predictions(tmp_path / f"p.{kind}", key={}, batch_size=2, numbers=["size/confidence"])
         rows.begin(resume=False)
         rows.append(frame.iloc[:2])
         rows.append(frame.iloc[2:])

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from fmtl.catalogue.formats import dialect as dialects
 from fmtl.catalogue.formats import layout as layouts
@@ -19,23 +20,42 @@ _SAMPLE = 1000  # rows that tell what the cells of a column look like
 _Sign = Callable[[str], bool]
 
 
+class Parsed(NamedTuple):
+    """A CSV taken apart: its lines with their ends, how they are written, and what they hold."""
+
+    lines: list[str]
+    encoding: str
+    dialect: Dialect
+    layout: Layout
+    notes: list[Note]
+
+
 def read(
     content: bytes, *, free_text_col: str | None, encoding: str | None, quotes: bool, id_col: str | None, where: str
 ) -> Catalogue:
     """See ``reading.read_catalogue``."""
+    parsed = parse(content, encoding=encoding, quotes=quotes, where=where)
+    delimiter = parsed.dialect.delimiter
+    table = layouts.assemble(
+        parsed.layout, free_text_col=free_text_col, id_col=id_col, delimiter=delimiter, where=where
+    )
+    table.notes = [*parsed.notes, *table.notes]
+    return table
+
+
+def parse(content: bytes, *, encoding: str | None, quotes: bool, where: str) -> Parsed:
+    """Lines, dialect and header. Raises DataError as ``reading.read_catalogue``."""
     notes: list[Note] = []
     if encoding is None and (encoding := text.without_mark(content)):
         notes.append(Note(f"the table has no mark of its encoding; read as with --encoding {encoding}"))
-    decoded, guessed = text.decode(content, encoding, where=where)
+    decoded, encoding, guessed = text.decode(content, encoding, where=where)
     lines = list(io.StringIO(decoded, newline=""))
     with dialects.long_cells():
         found = dialects.find(lines, quotes=quotes)
         records = _records(lines, found, where)
         layout = layouts.find_layout(records, where=where)
         _check_swallowed(lines, layout, found, where)
-    table = layouts.assemble(layout, free_text_col=free_text_col, id_col=id_col, delimiter=found.delimiter, where=where)
-    table.notes = [*notes, *guessed, *_said(found), *table.notes]
-    return table
+    return Parsed(lines, encoding, found, layout, [*notes, *guessed, *_said(found)])
 
 
 def _records(lines: Sequence[str], dialect: Dialect, where: str) -> list[Record]:

@@ -21,7 +21,7 @@ def read(content: bytes, *, encoding: str | None, where: str) -> Catalogue:
     Raises:
         DataError: It is not text, or no line holds an object.
     """
-    decoded, notes = text.decode(content, encoding or text.without_mark(content), where=where)
+    decoded, _, notes = text.decode(content, encoding or text.without_mark(content), where=where)
     table = Catalogue(pd.DataFrame(), notes=notes)
     rows: dict[int, dict[str, Any]] = {}
     for line, item in _items(decoded) if decoded.strip() else ():

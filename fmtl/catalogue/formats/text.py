@@ -15,8 +15,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 _SHOWN = 60  # characters of a line, around what was guessed
 
 
-def decode(content: bytes, encoding: str | None, *, where: str) -> tuple[str, list[Note]]:
-    """Text of a table.
+def decode(content: bytes, encoding: str | None, *, where: str) -> tuple[str, str, list[Note]]:
+    """Text of a table, the encoding it was read in, and what was guessed.
 
     What has no mark and is not UTF-8 is guessed where that is safe: UTF-16 by its zero bytes, a Western European
     code page by words that are mostly plain letters.
@@ -25,8 +25,9 @@ def decode(content: bytes, encoding: str | None, *, where: str) -> tuple[str, li
         DataError: The encoding is unknown or does not fit, or none can be guessed; with line and byte.
     """
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    chosen = encoding or marked or "utf-8"
     try:
-        return content.decode(encoding or marked or "utf-8").removeprefix("\ufeff"), []
+        return content.decode(chosen).removeprefix("\ufeff"), chosen, []
     except LookupError as error:
         raise DataError(f"encoding: '{encoding}' is not known; expected a name such as utf-8 or cp1252") from error
     except UnicodeError as error:
@@ -36,7 +37,7 @@ def decode(content: bytes, encoding: str | None, *, where: str) -> tuple[str, li
         if found:
             text = content.decode(found)
             told = f"the table is not UTF-8; read as with --encoding {found}, so that line {line} says "
-            return text, [warning(told + repr(_around(content, at, found)))]
+            return text, found, [warning(told + repr(_around(content, at, found)))]
         told = (
             f"line {line}, byte {at}: not {encoding or (marked or 'utf-8').removesuffix('-sig')} "
             f"({getattr(error, 'reason', error)})"

@@ -9,6 +9,7 @@ from typing import Any
 from fmtl.catalogue.formats import layout as layouts
 from fmtl.catalogue.formats.cells import cell_text
 from fmtl.catalogue.formats.dialect import Record
+from fmtl.catalogue.formats.layout import Layout
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.table import Catalogue
 from fmtl.errors import DataError, EnvironmentFault, did_you_mean
@@ -18,7 +19,16 @@ _BLANK_ROWS = 10_000  # after which nothing more is expected: sheets are formatt
 
 
 def read(path: Path, *, sheet: str | None, free_text_col: str | None, id_col: str | None) -> Catalogue:
-    """The sheet named, else the first visible one that has rows.
+    """The rows of a sheet; raises as ``parse``."""
+    name, layout, notes = parse(path, sheet)
+    where = f"{path}, sheet '{name}'"
+    table = layouts.assemble(layout, free_text_col=free_text_col, id_col=id_col, delimiter=" | ", where=where)
+    table.notes = [*notes, *table.notes]
+    return table
+
+
+def parse(path: Path, sheet: str | None) -> tuple[str, Layout, list[Note]]:
+    """The sheet named, else the first visible one that has rows: its name, what it holds, and what was guessed.
 
     Raises:
         DataError: It is damaged, too large, or has no such sheet.
@@ -43,11 +53,7 @@ def read(path: Path, *, sheet: str | None, free_text_col: str | None, id_col: st
         raise
     except Exception as error:  # what openpyxl raises on damaged files is of every kind
         raise DataError(f"not a readable workbook ({type(error).__name__}: {error})", where=str(path)) from error
-    where = f"{path}, sheet '{name}'"
-    layout = layouts.find_layout(records, where=where)
-    table = layouts.assemble(layout, free_text_col=free_text_col, id_col=id_col, delimiter=" | ", where=where)
-    table.notes = [*notes, *table.notes]
-    return table
+    return name, layouts.find_layout(records, where=f"{path}, sheet '{name}'"), notes
 
 
 def _sheet(book: Any, named: str | None, path: Path) -> tuple[str, list[Record], list[Note]]:

@@ -1,0 +1,181 @@
+"""Blank cells of a table filled with predictions, and the known labels that the model contradicts."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from fmtl.catalogue.formats import filling
+from fmtl.catalogue.labels import clean_label
+from fmtl.catalogue.presets import PRESETS
+from fmtl.catalogue.table import Catalogue, id_position
+from fmtl.catalogue.values import as_number
+from fmtl.errors import DataError
+from fmtl.model.predictor import OK
+from fmtl.settings.schema import PredictSettings
+from fmtl.storage import durable, tables
+from fmtl.tasks import Task, Tasks
+
+DISAGREEMENTS = "disagreements.csv"  # beside the filled table
+
+
+@dataclass
+class Judged:
+    """What became of the cells of one column.
+
+    Attributes:
+        filled: By line, the label for a blank cell.
+        contradicted: Line, image, column, label, predicted label and confidence of the known labels that differ.
+        unknown: Labels that are no class of the model.
+    """
+
+    column: str
+    filled: dict[int, str] = field(default_factory=dict)
+    contradicted: list[tuple] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+    agreeing: int = 0
+    unsure: int = 0
+    without_photo: int = 0
+
+    def told(self, threshold: float) -> str:
+        blank = len(self.filled) + self.unsure + self.without_photo
+        told = (
+            f"{self.column}: {blank} blank cells = {len(self.filled)} filled + {self.unsure} below {threshold:g} + "
+            f"{self.without_photo} without a photo; {self.agreeing} labels agree, {len(self.contradicted)} do not"
+        )
+        if self.unknown:
+            first, _ = self.unknown.most_common(1)[0]
+            told += f", {self.unknown.total()} are no class of the model, such as {first!r}"
+        return told
+
+
+def columns_of(tasks: Tasks, table: Catalogue | None) -> dict[str, str]:
+    """By task name, the column of the table that has its labels: of the same name, or but for its case.
+
+    Raises:
+        DataError: There is no table, or it has none of the columns.
+    """
+    if table is None:
+        raise DataError("expected a table with blank cells, not photos alone", where="fill")
+    by_case = {column.casefold(): column for column in table.frame}
+    found = {name: name if name in table.frame else by_case.get(name.casefold()) for name in tasks.names}
+    columns = {name: column for name, column in found.items() if column is not None}
+    if not columns:
+        raise DataError(
+            f"the table has no column of what the model tells ({', '.join(tasks.names)}); its columns: "
+            f"{', '.join(table.frame)}. --keep-columns true writes predictions beside them",
+            where="fill",
+        )
+    return columns
+
+
+def fill(
+    settings: PredictSettings,
+    source: Path,
+    table: Catalogue,
+    lines: Sequence[int],
+    predictions: Iterable[pd.DataFrame],
+    tasks: Mapping[str, Task],
+) -> list[str]:
+    """Write the filled table and the disagreements beside it. Returns what became of the cells, for people.
+
+    Args:
+        source: Where the table is.
+        lines: Of the table, one for each row of predictions.
+        tasks: By the column of predictions that has its labels.
+    """
+    columns = columns_of(Tasks(tasks.values()), table)
+    absent = [task.name for task in tasks.values() if task.name not in columns]
+    judged = {name: Judged(columns[task.name]) for name, task in tasks.items() if task.name in columns}
+    known_class = {name: _known_class(tasks[name]) for name in judged}
+    start = 0
+    for part in predictions:
+        for name, found in judged.items():
+            _judge(found, table, lines[start : start + len(part)], part, name, known_class[name], settings.threshold)
+        start += len(part)
+    cells: dict[int, dict[str, str]] = {}
+    for found in judged.values():
+        for line, label in found.filled.items():
+            cells.setdefault(line, {})[found.column] = label
+    target = Path(settings.fill or "")
+    notes = _write(settings, source, target, table, cells)
+    contradicted = [row for found in judged.values() for row in found.contradicted]
+    durable.write_text(target.with_name(DISAGREEMENTS), tables.to_csv(_disagreements(contradicted, table)))
+    told = [found.told(settings.threshold) for found in judged.values()]
+    if absent:
+        told.append(f"no column of the table is called {', '.join(absent)}: not filled")
+    return [*told, *notes, f"filled: {target}", f"disagreements: {target.with_name(DISAGREEMENTS)}"]
+
+
+def _judge(
+    found: Judged,
+    table: Catalogue,
+    lines: Sequence[int],
+    part: pd.DataFrame,
+    name: str,
+    known_class: Callable[[str], str | None],
+    threshold: float,
+) -> None:
+    """Sort the cells of some rows by what becomes of them."""
+    cells = table.frame[found.column].reindex(lines)
+    rows = zip(lines, cells, part["image"], part["status"], part[name], part[f"{name}/confidence"], strict=True)
+    for line, cell, image, status, label, confidence in rows:
+        blank = not isinstance(cell, str)
+        if line not in table.frame.index:  # it could not be read
+            continue
+        if status != OK:
+            found.without_photo += blank
+        elif blank and confidence < threshold:
+            found.unsure += 1
+        elif blank:
+            found.filled[line] = label
+        elif (known := known_class(cell)) is None:
+            found.unknown[cell] += 1
+        elif known == label:
+            found.agreeing += 1
+        else:
+            found.contradicted.append((line, image, found.column, cell, label, confidence))
+
+
+def _known_class(task: Task) -> Callable[[str], str | None]:
+    """From a cell to the class that it means: by the same word, number, or the word in another case."""
+    classes = set(task.classes)
+    by_number = {number: label for label in task.classes if (number := as_number(label)) is not None}
+    by_case = {label.casefold(): label for label in task.classes}
+
+    def known_class(cell: str) -> str | None:
+        label = clean_label(cell)
+        if label is None or label in classes:
+            return label
+        number = as_number(label)
+        return by_case.get(label.casefold()) if number is None else by_number.get(number)
+
+    return known_class
+
+
+def _write(settings: PredictSettings, source: Path, target: Path, table: Catalogue, cells: filling.Cells) -> list[str]:
+    preset = PRESETS.get(settings.preset) if settings.preset else None
+    with durable.replacing(target) as temporary:
+        notes = filling.fill(
+            source,
+            temporary,
+            table,
+            cells,
+            free_text_col=preset.free_text_col if preset else None,
+            encoding=settings.encoding,
+            quotes=settings.quotes,
+            sheet=settings.sheet,
+        )
+    return [str(note) for note in notes]
+
+
+def _disagreements(rows: Sequence[tuple], table: Catalogue) -> pd.DataFrame:
+    """The most certain first. An id is the photo's path where the table has none."""
+    names = ["line", "image", "attribute", "label", "predicted", "confidence"]
+    found = pd.DataFrame(rows, columns=names).sort_values(["confidence", "line"], ascending=[False, True])
+    at = id_position(list(table.frame), None)
+    ids = table.frame.iloc[:, at].reindex(found["line"]).tolist() if at < table.frame.shape[1] else found["image"]
+    found.insert(1, "id", ids)
+    return found
