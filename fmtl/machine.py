@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import os
 import platform
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -30,14 +32,44 @@ def free_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def keep_memory() -> None:
-    """Make glibc keep the memory of freed tensors for the next ones.
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """Within it, glibc keeps the memory of freed tensors for the next ones; after it the process is as before.
 
-    By default it gives large blocks back to the system, and each step pays a page fault per 4 KB of activations:
-    a third of the time of small networks. The settings are of mallopt(3); elsewhere than on glibc nothing happens.
+    By default glibc gives large blocks back to the system, and each step pays a page fault per 4 KB of activations:
+    half of the time of small networks. Elsewhere than on glibc nothing happens. It may be entered again within itself
+    and by several threads; the last that leaves gives the memory back.
     """
-    trim_threshold, mmap_max = -1, -4
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+    _keepers.change(1)
+    try:
+        yield
+    finally:
+        _keepers.change(-1)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt(3)
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # to which glibc moves its thresholds when blocks of that size are freed
+
+
+class _Keepers:
+    """How many keep memory: the allocator's settings are the process's, and so is this number."""
+
+    def __init__(self) -> None:
+        self._num, self._lock = 0, threading.Lock()
+
+    def change(self, by: int) -> None:
+        with self._lock, contextlib.suppress(OSError, AttributeError):
+            self._num += by
+            libc = ctypes.CDLL(None)
+            if self._num == by == 1:
+                libc.mallopt(_MMAP_MAX, 0)
+                libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+            elif self._num == 0:
+                given = os.environ.get
+                libc.mallopt(_MMAP_MAX, int(given("MALLOC_MMAP_MAX_", 65536)))
+                libc.mallopt(_MMAP_THRESHOLD, int(given("MALLOC_MMAP_THRESHOLD_", _LARGEST_MMAP_THRESHOLD)))
+                libc.mallopt(_TRIM_THRESHOLD, int(given("MALLOC_TRIM_THRESHOLD_", 2 * _LARGEST_MMAP_THRESHOLD)))
+                libc.malloc_trim(0)
+
+
+_keepers = _Keepers()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
+from fmtl import machine
 from fmtl.catalogue.reading import fingerprint
 from fmtl.catalogue.reasons import Reason
 from fmtl.commands import filling
@@ -57,7 +58,8 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers)
         there = rows.begin(resume=settings.resume)
         try:
-            _label(model, listing, rows, there, settings, names, own)
+            with machine.memory_kept():
+                _label(model, listing, rows, there, settings, names, own)
             told = _fill(settings, listing, rows, model, names) if settings.fill else []
         except BaseException:
             log.warning("the rows so far are kept in %s; --resume true goes on with them", rows.part)

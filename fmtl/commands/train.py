@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fmtl import machine
 from fmtl.commands import publisher
 from fmtl.commands.publisher import CheckpointFiles
 from fmtl.dataset.freshness import check_sources
@@ -59,10 +60,11 @@ class Work:
 
 def train(settings: TrainSettings) -> str:
     """Run the whole command. Returns the run's id."""
-    if settings.resume:
-        return _resume(settings.resume, settings)
-    with open_run("train", name=_run_name(settings), experiment=settings.experiment) as run:
-        return _train(_prepare(settings), run)
+    with machine.memory_kept():
+        if settings.resume:
+            return _resume(settings.resume, settings)
+        with open_run("train", name=_run_name(settings), experiment=settings.experiment) as run:
+            return _train(_prepare(settings), run)
 
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:

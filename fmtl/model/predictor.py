@@ -5,6 +5,7 @@ A model folder holds ``model.json`` and ``weights.safetensors``: data only, no c
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fmtl import machine
 from fmtl.catalogue.photos.cells import PhotoCell
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.dataset import images
 from fmtl.errors import DataError
+from fmtl.loading.prefetch import prefetched
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
 from fmtl.model import backbones
 from fmtl.model.execution import Execution
@@ -29,6 +32,7 @@ from fmtl.tasks import Task, Tasks
 FORMAT, VERSION = "fmtl-model", 2
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 OK = "ok"
+AHEAD = 3  # batches that are decoded while a GPU computes
 
 Photo = PhotoFile | PhotoCell | bytes | ImageError  # where it lies, its content, or why there is none
 
@@ -62,17 +66,14 @@ class Predictor:
     @torch.no_grad()
     def probs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities ``(N, K)`` float32 by task name, of ``(N, stored_px, stored_px, 3)`` uint8."""
-        batch = prepare_for_network(as_images(pixels), self.preprocess)
-        logits = self.net(batch.to(self.device))
+        logits = self.net(prepare_for_network(as_images(pixels).to(self.device), self.preprocess))
         return {name: scores.softmax(dim=1).cpu().numpy() for name, scores in logits.items()}
 
     def decode(self, photo: Photo) -> np.ndarray:
         """``(stored_px, stored_px, 3)`` uint8; ImageError where it is none."""
-        if isinstance(photo, ImageError):
-            raise photo
-        content = photo if isinstance(photo, bytes) else photo.read()
-        p = self.preprocess
-        return images.decode(content, px=p.stored_px, fit=p.fit, background=p.background)
+        out = self._squares(1)[0]
+        self._decode_into(out, photo)
+        return out
 
     def predict(self, photos: Sequence[Photo], *, top_k: int = 1, batch_size: int = 32) -> pd.DataFrame:
         """A row per photo, in order, as a predictions table without its ``image`` column.
@@ -83,29 +84,62 @@ class Predictor:
         return pd.concat(parts, ignore_index=True) if parts else self._table([], {}, top_k)
 
     def predict_batches(self, photos: Sequence[Photo], *, top_k: int, batch_size: int) -> Iterator[pd.DataFrame]:
-        """``predict``, one table per batch, in constant memory. Each photo is looked up and read once."""
-        for start in range(0, len(photos), batch_size):
-            status, decoded = [], []
-            with images.quiet():
-                for photo in photos[start : start + batch_size]:
-                    try:
-                        decoded.append(self.decode(photo))
-                        status.append(OK)
-                    except ImageError as error:
-                        status.append(str(error.reason))
-            yield self._table(status, self.probs(np.stack(decoded)) if decoded else {}, top_k)
+        """``predict``, one table per batch, in constant memory. Each photo is looked up and read once.
+
+        Photos are decoded on all processors, for a GPU while it computes.
+        """
+        batches = self.decoded_batches(photos, batch_size)
+        for status, pixels in batches if self.device.type == "cpu" else prefetched(batches, AHEAD):
+            yield self._table(status, self.probs(pixels) if len(pixels) else {}, top_k)
+
+    def decoded_batches(self, photos: Sequence[Photo], batch_size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Per batch, what became of each photo, and the pixels of those that could be decoded."""
+        with images.quiet(), ThreadPoolExecutor(machine.num_cpus()) as threads:
+            for start in range(0, len(photos), batch_size):
+                # Cells are read in turn: several at once would read their row groups again and again.
+                batch = [_content(p) if isinstance(p, PhotoCell) else p for p in photos[start : start + batch_size]]
+                out = self._squares(len(batch))
+                status = list(threads.map(self._status, out, batch))
+                good = [n for n, told in enumerate(status) if told == OK]
+                yield status, out if len(good) == len(out) else out[good]
+
+    def _status(self, out: np.ndarray, photo: Photo) -> str:
+        try:
+            self._decode_into(out, photo)
+        except ImageError as error:
+            return str(error.reason)
+        return OK
+
+    def _decode_into(self, out: np.ndarray, photo: Photo) -> None:
+        content = _content(photo)
+        if isinstance(content, ImageError):
+            raise content
+        images.decode_into(out, content, fit=self.preprocess.fit, background=self.preprocess.background)
+
+    def _squares(self, num: int) -> np.ndarray:
+        return np.empty((num, self.preprocess.stored_px, self.preprocess.stored_px, 3), np.uint8)
 
     def _table(self, status: list[str], probs: Mapping[str, np.ndarray], top_k: int) -> pd.DataFrame:
-        good = np.flatnonzero(np.array(status) == OK)
-        table = pd.DataFrame({"status": pd.Series(status, dtype=object)})
-        columns = {"status": table["status"]}
+        good = [n for n, told in enumerate(status) if told == OK]
+        columns = {"status": pd.Series(status, dtype=object)}
         for task in self.tasks:
             empty = np.empty((0, task.num_classes), np.float32)
             for name, values in top_labels(task, probs.get(task.name, empty), top_k).items():
-                column = pd.Series(np.nan if name.endswith("confidence") else None, index=table.index, dtype=object)
-                column.iloc[good] = values
-                columns[name] = column.astype(float) if name.endswith("confidence") else column
+                is_number = name.endswith("confidence")
+                column = np.full(len(status), np.nan if is_number else None, dtype=float if is_number else object)
+                column[good] = values
+                columns[name] = pd.Series(column, dtype=column.dtype)
         return pd.DataFrame(columns)
+
+
+def _content(photo: Photo) -> bytes | ImageError:
+    """The bytes of a photo, or why there are none."""
+    if isinstance(photo, bytes | ImageError):
+        return photo
+    try:
+        return photo.read()
+    except ImageError as error:
+        return error
 
 
 def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]:
@@ -115,7 +149,8 @@ def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]
         probs: ``(N, K)``.
         top_k: Labels per image; a task with fewer classes gives those it has.
     """
-    order = np.argsort(-probs, axis=1, kind="stable")
+    # Either way the first of equals; one label alone needs no sorting.
+    order = probs.argmax(axis=1)[:, None] if top_k == 1 else np.argsort(-probs, axis=1, kind="stable")
     columns = {}
     for k in range(min(top_k, task.num_classes)):
         name = task.slug if k == 0 else f"{task.slug}/{k + 1}"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fmtl import machine
 from fmtl.loading.augment import Augmentation
 from fmtl.model import autotune, backbones
 from fmtl.model.backbones import NetworkPlan
@@ -86,7 +85,6 @@ def set_up(
     Raises:
         UsageError, DataError, EnvironmentFault: As ``backbones.build`` and ``autotune.fastest``.
     """
-    machine.keep_memory()
     net = backbones.from_plan(plan.network, tasks.num_classes)
     execution = autotune.choose_execution(
         net, device, plan.ways, backbone=plan.network.backbone, px=plan.network.px, batch_size=plan.batch_size
