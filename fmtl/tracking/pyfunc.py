@@ -19,7 +19,7 @@ from fmtl.loading.preprocess import Preprocess
 from fmtl.model import predictor
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import Tasks
-from fmtl.tracking import store
+from fmtl.tracking import as_guest, store
 
 MODEL_NAME = "model"
 ARTIFACT = "fmtl_model"  # the model folder inside the logged model
@@ -52,6 +52,7 @@ def log_model(
     return info.model_id
 
 
+@as_guest()
 def model_folder(uri: str) -> Path:
     """A local copy of the model folder inside a logged model; a folder of this machine is taken as it is.
 

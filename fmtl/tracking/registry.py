@@ -4,6 +4,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError
+from fmtl.tracking import as_guest
 from fmtl.tracking.store import RunRecord
 
 
@@ -18,6 +19,7 @@ def why_not_registrable(run: RunRecord) -> str | None:
     return None
 
 
+@as_guest()
 def register(run: RunRecord, *, name: str, alias: str) -> tuple[int, int | None]:
     """Register a run's model as a new version and move the alias to it.
 

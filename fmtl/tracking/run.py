@@ -21,10 +21,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from fmtl.errors import EnvironmentFault, Terminated
-from fmtl.tracking import store
-
-for _name in ("alembic", "mlflow"):  # or a new store prints its whole history of schemas
-    logging.getLogger(_name).setLevel(logging.WARNING)
+from fmtl.tracking import as_guest, store
 
 log = logging.getLogger(__name__)
 
@@ -121,17 +118,23 @@ def open_run(
     """
     # Three ways to a run. Inside another one (main, or a notebook's own) it is a child, so that they lie together.
     # Under `mlflow run` there is one already, named by MLFLOW_RUN_ID: a second would leave it empty. Else a new one.
-    nested = mlflow.active_run() is not None
+    parent = mlflow.active_run()
+    nested = parent is not None
     adopted = "MLFLOW_RUN_ID" in os.environ and not nested
     with store.reachable():
         if adopted and experiment:
             log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
+        chosen = parent.info.experiment_id if parent else None
         if not (nested or adopted or resume):
-            store.choose_experiment(experiment)
+            chosen = store.choose_experiment(experiment)
         # One sampler a process: of a child it would measure the same machine twice.
         metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
         active = mlflow.start_run(
-            run_id=resume, run_name=name, nested=nested, log_system_metrics=metrics_wanted or None
+            run_id=resume,
+            experiment_id=chosen,
+            run_name=name,
+            nested=nested,
+            log_system_metrics=metrics_wanted or None,
         )
     # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the outcome is
     # said here, whatever ends the block: the status for MLflow's page, the tag for readers (`mlflow run` overwrites the
@@ -140,6 +143,7 @@ def open_run(
     run = None
     staging = contextlib.ExitStack()
     try:
+        staging.enter_context(as_guest())
         local = _local_artifact_folder(active)
         log.debug("run %s, artifacts %s", active.info.run_id, local or "through a server")
         mlflow.set_tags({"fmtl.kind": kind})
@@ -175,6 +179,7 @@ def open_run(
             _end(status)
 
 
+@as_guest()
 def _end(status: str) -> None:
     """End the active run. Of a failed run, the first error is the one to report."""
     try:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import ViewType
+from mlflow.entities import LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.engine import make_url
 
 from fmtl.errors import DataError, EnvironmentFault
 from fmtl.storage import durable
-from fmtl.tracking import CHOSEN_EXPERIMENT_ID
+from fmtl.tracking import as_guest
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +47,38 @@ class RunRecord:
         return words[0] if len(words) == 1 else "" if not words else text
 
 
-def choose_experiment(name: str | None) -> None:
-    """Make an experiment the current one: the one named, else the one of ``mlflow run`` or the environment.
+def choose_experiment(name: str | None) -> str | None:
+    """Id of the experiment for a new run: the one named, else the one that the process or ``mlflow run`` has chosen.
+
+    It is not made the current one: the runs that others start in this process stay where they would have been.
 
     Raises:
-        DataError: MLFLOW_EXPERIMENT_ID names an experiment of another store.
+        DataError: The experiment was deleted, or MLFLOW_EXPERIMENT_ID names one of another store.
     """
-    if name is None and CHOSEN_EXPERIMENT_ID:
+    chosen = os.environ.get("MLFLOW_EXPERIMENT_ID")  # which mlflow.set_experiment writes, too
+    client = mlflow.MlflowClient()
+    if name is None and chosen:
         try:
-            mlflow.set_experiment(experiment_id=CHOSEN_EXPERIMENT_ID)
+            return client.get_experiment(chosen).experiment_id
         except MlflowException as error:
             if error.error_code not in NOT_FOUND:
                 raise
             raise DataError(
-                f"MLFLOW_EXPERIMENT_ID={CHOSEN_EXPERIMENT_ID}: no experiment of the store {mlflow.get_tracking_uri()}; "
+                f"MLFLOW_EXPERIMENT_ID={chosen}: no experiment of the store {mlflow.get_tracking_uri()}; "
                 "unset it or set experiment"
             ) from error
-    else:
-        mlflow.set_experiment(name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT)
+    name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+            return choose_experiment(name)
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise DataError(f"experiment '{name}' was deleted; restore it (mlflow experiments restore) or name another")
+    return found.experiment_id
 
 
 def make_new() -> None:
@@ -101,8 +115,9 @@ def make_new() -> None:
 def reachable() -> Iterator[None]:
     """Turn MLflow's errors into ``fault``."""
     try:
-        make_new()
-        yield
+        with as_guest():
+            make_new()
+            yield
     except MlflowException as error:
         raise fault(error) from error
 
@@ -166,6 +181,7 @@ def steps_of(run_id: str, metric: str) -> set[int]:
         return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
 
 
+@as_guest()
 def download(run_id: str, artifact: str) -> Path:
     """A local copy of a run's artifact (the artifact itself where the store is local).
 

@@ -158,7 +158,7 @@ def test_an_experiment_that_a_server_made_stops_the_run_with_the_fix(store):
 
 
 def test_an_experiment_id_left_over_from_another_store_is_named(store, monkeypatch):
-    monkeypatch.setattr("fmtl.tracking.store.CHOSEN_EXPERIMENT_ID", "77")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "77")
     with pytest.raises(DataError, match="MLFLOW_EXPERIMENT_ID=77.*unset it"), open_run("train"):
         raise AssertionError("work began")
     with open_run("train", experiment="mine") as run:
