@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import mlflow
@@ -70,7 +71,8 @@ def test_loaders_written_by_hand_are_learnt_from_and_the_result_has_its_shape(st
         )
     assert result["test"]["colour"]["accuracy"] > 0.8
     known = ~loaders()["test_loader"].dataset.unknown
-    assert result["confusion"]["colour"].sum() == 41 and result["confusion"]["size"].sum() == known.sum()
+    assert np.sum(result["confusion"]["colour"]) == 41 and np.sum(result["confusion"]["size"]) == known.sum()
+    assert json.loads(json.dumps(result)) == result
     assert result["checkpoints"] == {w: f"checkpoints/resnet18_tuned_{w}.pt" for w in ("best", "last")}
     best = checkpoints.load(Path(result["checkpoints"]["best"]))
     assert best["epoch"] == result["best_epoch"] and best["metrics"]["val/loss"] == min(losses)
@@ -204,7 +206,10 @@ def test_labels_may_be_numbers_and_the_run_says_what_it_is(store):
         ({"device": "tpu"}, "device"),
         ({"classes": {"size": ["a", "a"]}}, "classes: size: expected different labels, none blank, got 'a'"),
         ({"preprocess": Preprocess(64, "pad", "#ffffff", 64, (0.5,) * 3, (1.0,) * 3)}, "of 64 px, the loaders give 32"),
-        ({"criterions": {"size": nn.CrossEntropyLoss(reduction="none")}}, "criterions: size: expected one number"),
+        (
+            {"criterions": {"size": nn.CrossEntropyLoss(reduction="none")}},
+            "criterions: size: expected a tensor of one number",
+        ),
     ],
 )
 def test_wrong_usage_is_named(store, more, message):
@@ -223,10 +228,13 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, t: (x, t["colour"]), "val_loader, batch 1: expected .images, dict of targets."),
+        (
+            lambda x, t: (x, t["colour"]),
+            "val_loader, batch 1: its second part must be a dict of.*type Tensor",
+        ),
         (lambda x, t: (x[:2], t), "expected images"),
-        (lambda x, t: (x[:, :20], t), "square"),
-        (lambda x, t: (torch.zeros(3, 48, 48), t), "of one size"),
+        (lambda x, t: (x[:, :20], t), "of one size, got train 32 x 32, val 20 x 32"),
+        (lambda x, t: (x + torch.nan, t), "val_loader, batch 1, image 1: a pixel is not a finite number"),
         (lambda x, t: ((x * 255).byte(), t), "of floats"),
         (lambda x, t: (x, {"colour": t["colour"]}), "no targets of 'size'"),
         (lambda x, t: (x, {**t, "size": t["size"] + 7}), "expected 0 to 1"),

@@ -8,7 +8,7 @@ from typing import Any
 from fmtl.catalogue.photos.cells import Cell, PhotoCell
 from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
 from fmtl.commands.compare import compare
-from fmtl.commands.listing import Listing
+from fmtl.commands.labelling.listing import Listing
 from fmtl.commands.predict import predict
 from fmtl.commands.prepare import SAMPLE, prepare
 from fmtl.commands.train import train

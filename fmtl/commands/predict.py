@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,21 +12,16 @@ from tqdm.auto import tqdm
 from fmtl import machine
 from fmtl.catalogue.reading import fingerprint
 from fmtl.catalogue.reasons import Reason
-from fmtl.commands import filling
-from fmtl.commands.listing import Listing, list_photos
-from fmtl.commands.predictions import Predictions
+from fmtl.commands.labelling import filling, labeller
+from fmtl.commands.labelling.listing import Listing, list_photos
+from fmtl.commands.labelling.predictions import Predictions
 from fmtl.errors import DataError
-from fmtl.hardware import choose_device
-from fmtl.model import predictor
 from fmtl.model.predictor import OK, Predictor
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
-from fmtl.tracking import pyfunc, store
 from fmtl.tracking.run import adopted_run
 
 log = logging.getLogger(__name__)
-
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.DataFrame:
@@ -45,16 +39,14 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         if place:
             _check_writable(Path(place))
     with adopted_run("predict"):
-        precision = None if settings.precision == "model" else settings.precision
-        folder = pyfunc.model_folder(_model_uri(settings.model))
+        model, model_hash = labeller.load(settings)
         listing = listing or list_photos(settings)
-        model = predictor.load(folder, choose_device(settings.device), precision)
         if settings.fill:
             filling.columns_of(model.tasks, listing.table)
         names = _column_names(model, settings)
         own = listing.own_columns(["image", *names.values()]) if settings.keep_columns else None
         numbers = [name for name in names.values() if name.endswith("/confidence")]
-        key = _key(settings, folder, listing)
+        key = _key(settings, model_hash, listing)
         rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers)
         there = rows.begin(resume=settings.resume)
         try:
@@ -100,10 +92,9 @@ def _fill(
     return filling.fill(settings, listing.source, listing.table, listing.lines, rows.read(), tasks)
 
 
-def _key(settings: PredictSettings, folder: Path, listing: Listing) -> dict[str, object]:
+def _key(settings: PredictSettings, model: str, listing: Listing) -> dict[str, object]:
     """What decides the rows."""
     photos = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape")).hexdigest()
-    model = durable.sha256(folder / predictor.DESCRIPTION)  # which has the hash of the weights
     chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns"})
     table = fingerprint(listing.source) if listing.source else None
     return {"model": model, "list of photos": photos, "table": table} | chosen
@@ -141,12 +132,3 @@ def _check_writable(file: Path) -> None:
     with durable.replacing(file.with_name(f"{file.name}.check"), sync=False) as temporary:
         temporary.touch()
     file.with_name(f"{file.name}.check").unlink()
-
-
-def _model_uri(model: str) -> str:
-    if not _RUN_ID.fullmatch(model):
-        return model
-    uri = store.get_run(model).model_uri
-    if uri is None:
-        raise DataError(f"run {model} logged no model; is it a completed train run?", where="model")
-    return uri

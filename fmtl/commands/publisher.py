@@ -54,6 +54,12 @@ class CheckpointFiles:
 
         return save
 
+    def save_best(self, model: Mapping[str, Tensor], tasks: Tasks, metrics: Row) -> None:
+        """Write the best epoch's weights alone."""
+        checkpoints.save(
+            self.path("best"), model=model, tasks=tasks, settings=self.settings, epoch=metrics[EPOCH], metrics=metrics
+        )
+
     def _save(
         self,
         which: str,

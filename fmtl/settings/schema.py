@@ -131,7 +131,9 @@ class RegisterSettings(Settings):
 class PredictSettings(Settings):
     """Settings of ``predict``."""
 
-    model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, or a model folder.")
+    model: str = Field(
+        description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, a model folder, or a checkpoint (.pt)."
+    )
     images: Place | None = Field(
         None, description="Files (comma list, wildcards), a folder with all below it, or a table; or a table's folder."
     )

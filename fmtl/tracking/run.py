@@ -116,26 +116,7 @@ def open_run(
     Raises:
         EnvironmentFault: The store can't be reached or its artifacts can't be written from here.
     """
-    # Three ways to a run. Inside another one (main, or a notebook's own) it is a child, so that they lie together.
-    # Under `mlflow run` there is one already, named by MLFLOW_RUN_ID: a second would leave it empty. Else a new one.
-    parent = mlflow.active_run()
-    nested = parent is not None
-    adopted = "MLFLOW_RUN_ID" in os.environ and not nested
-    with store.reachable():
-        if adopted and experiment:
-            log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
-        chosen = parent.info.experiment_id if parent else None
-        if not (nested or adopted or resume):
-            chosen = store.choose_experiment(experiment)
-        # One sampler a process: of a child it would measure the same machine twice.
-        metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
-        active = mlflow.start_run(
-            run_id=resume,
-            experiment_id=chosen,
-            run_name=name,
-            nested=nested,
-            log_system_metrics=metrics_wanted or None,
-        )
+    active = _start(name, experiment, resume)
     # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the outcome is
     # said here, whatever ends the block: the status for MLflow's page, the tag for readers (`mlflow run` overwrites the
     # status with its exit code). It is FAILED until the last line of the block has been reached.
@@ -177,6 +158,29 @@ def open_run(
             staging.close()
         finally:  # a second interrupt too leaves no run that looks alive
             _end(status)
+
+
+def _start(name: str | None, experiment: str | None, resume: str | None) -> mlflow.ActiveRun:
+    # Three ways to a run. Inside another one (main, or a notebook's own) it is a child, so that they lie together.
+    # Under `mlflow run` there is one already, named by MLFLOW_RUN_ID: a second would leave it empty. Else a new one.
+    parent = mlflow.active_run()
+    nested = parent is not None
+    adopted = "MLFLOW_RUN_ID" in os.environ and not nested
+    with store.reachable():
+        if adopted and experiment:
+            log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
+        chosen = parent.info.experiment_id if parent else None
+        if not (nested or adopted or resume):
+            chosen = store.choose_experiment(experiment)
+        # One sampler a process: of a child it would measure the same machine twice.
+        metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
+        return mlflow.start_run(
+            run_id=resume,
+            experiment_id=chosen,
+            run_name=name,
+            nested=nested,
+            log_system_metrics=metrics_wanted or None,
+        )
 
 
 @as_guest()

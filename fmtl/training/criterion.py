@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fmtl.errors import UsageError
+from fmtl.errors import FmtlError, UsageError
 from fmtl.model.packing import one_hot
 from fmtl.tasks import IGNORE_INDEX
 
@@ -98,11 +98,20 @@ class MultiTaskLoss(nn.Module):
             if name in self.criterions:
                 known = targets[:, t] != IGNORE_INDEX
                 chosen = logits[known, t, :size]
-                found = self.criterions[name](chosen, targets[known, t]) if len(chosen) else chosen.sum()
-                if found.ndim:
-                    raise UsageError(f"criterions: {name}: expected one number, got {tuple(found.shape)}; reduce it")
-                parts[t] = found
+                parts[t] = self._criterion(name, chosen, targets[known, t]) if len(chosen) else chosen.sum()
         return torch.stack(parts)
+
+    def _criterion(self, name: str, logits: Tensor, targets: Tensor) -> Tensor:
+        try:
+            found = self.criterions[name](logits, targets)
+        except (FmtlError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the user's own code
+            raise UsageError(f"criterions: {name}: {type(error).__name__}: {error}") from error
+        if not isinstance(found, Tensor) or found.ndim:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UsageError(f"criterions: {name}: expected a tensor of one number, got {got}; reduce it in torch")
+        return found.float()
 
     def _total(self, losses: Tensor, shares: Tensor) -> Tensor:
         if not self.training:

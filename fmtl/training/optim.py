@@ -133,8 +133,8 @@ class Updater:
         """
         self.net, self.loss, self.recipe = net, loss, recipe
         self.optimizer = build_optimizer(net, recipe, loss)
-        steps = -(-num_batches // recipe.accumulate) * recipe.epochs
-        self.schedule = build_schedule(self.optimizer, recipe, steps)
+        self._steps = -(-num_batches // recipe.accumulate) * recipe.epochs
+        self.schedule = build_schedule(self.optimizer, recipe, self._steps)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._average = ModelEmaV3(net, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
 
@@ -160,7 +160,8 @@ class Updater:
             nn.utils.clip_grad_norm_(self._trained, self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+        if self.schedule.last_epoch < self._steps:  # a loader may give more batches than it said
+            self.schedule.step()
         if self._average:
             self._average.update(self.net, step=self.schedule.last_epoch)
 

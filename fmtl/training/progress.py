@@ -1,11 +1,13 @@
 """Progress as people see it: bars that go away, and durations in words."""
 
+import contextlib
 import math
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
-from tqdm.notebook import tqdm_notebook
+from tqdm import tqdm
 
 from fmtl.loading.batches import Batch
 from fmtl.training.engine import Paced
@@ -42,11 +44,57 @@ def watch_folds(folds: Iterable[T], what: str) -> Iterable[T]:
     return bar(folds, desc=what, unit=" folds")
 
 
+@contextlib.contextmanager
+def one_bar() -> Iterator[None]:
+    """Within it all bars take turns on one line of a notebook's output, with ipywidgets or without."""
+    display = _display()
+    if display is None:
+        yield
+        return
+    before, _Line.current = _Line.current, _Line(display)
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        _Line.current.write(f"{duration(time.monotonic() - started)} in all")
+        _Line.current = before
+
+
+class _Line:
+    """A file whose last line stands in one place of a notebook's output."""
+
+    current: "_Line | None" = None
+
+    def __init__(self, display: Callable[..., Any]):
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self._shown = ""
+
+    def write(self, text: str) -> None:
+        line = text.rpartition("\r")[2].strip()
+        if line and line != self._shown:  # it stays as it was last, rather than become blank
+            self._shown = line
+            self._handle.update({"text/plain": line}, raw=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def _display() -> Callable[..., Any] | None:
+    """IPython's, where a notebook's kernel runs."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return display
+
+
 def bar(*args: Any, **kwargs: Any) -> Any:
-    """A progress bar that goes away: a widget in a notebook, a line in a terminal, nothing in a file."""
-    off = False if issubclass(tqdm, tqdm_notebook) else None  # None: unless it is a terminal
+    """A progress bar that goes away: a line in a notebook or a terminal, nothing in a file."""
     make: Any = tqdm
-    return make(*args, **kwargs, leave=False, disable=off)
+    if _Line.current is not None:
+        return make(*args, **kwargs, leave=False, file=_Line.current, ncols=100, ascii=False)
+    return make(*args, **kwargs, leave=False, disable=None)  # None: unless it is a terminal
 
 
 def time_left(seconds: float) -> str:

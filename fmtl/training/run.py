@@ -189,6 +189,11 @@ class Training:
         return self.net.state_dict() | self._updater.evaluated.state_dict()  # of heads alone only those
 
     @property
+    def best_weights(self) -> Mapping[str, Tensor]:
+        """Of the best epoch so far, on the CPU."""
+        return self._best_weights
+
+    @property
     def state(self) -> dict[str, Any]:
         """What ``Resumed`` needs besides the best weights, as a checkpoint keeps it."""
         if self._updater is None:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmtl.catalogue.photos.folder import ImageError
-from fmtl.commands.listing import list_photos
+from fmtl.commands.labelling.listing import list_photos
+from fmtl.commands.labelling.predictions import Predictions
 from fmtl.commands.predict import predict
-from fmtl.commands.predictions import Predictions
 from fmtl.errors import DataError, EnvironmentFault, UsageError
 from fmtl.settings.schema import PredictSettings
 

@@ -1,0 +1,159 @@
+"""A training on loaders that a notebook brings: how it begins, goes on, and what is left of it if it ends early."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fmtl.commands import publisher
+from fmtl.commands.bringing import trained
+from fmtl.commands.bringing.brought import Brought
+from fmtl.commands.publisher import CheckpointFiles
+from fmtl.errors import DataError, EnvironmentFault
+from fmtl.metric_names import EPOCH
+from fmtl.storage import durable
+from fmtl.tasks import IGNORE_INDEX
+from fmtl.tracking.run import Recorded
+from fmtl.training.engine import Paced
+from fmtl.training.progress import one_bar, watch
+from fmtl.training.run import Training, TrainResult
+from fmtl.training.setup import Setup, set_up
+from fmtl.training.stages import of_loaders
+
+Say = Callable[[str], object]
+
+
+def begin(brought: Brought) -> Setup:
+    """Raises DataError where the network does not take the images' size; else as ``set_up``."""
+    settings = brought.settings
+    assert isinstance(settings.px, int)
+    setup = set_up(
+        settings.resolve(brought.tasks.names, px=settings.px),
+        brought.tasks,
+        device=brought.device,
+        num_images=0,  # of no use: the loaders decide on the batch size
+        counts=_counts(brought),
+        criterions=brought.criterions,
+    )
+    if brought.size[0] != brought.size[1]:
+        _try_size(setup, brought)
+    return setup
+
+
+@torch.no_grad()
+def _try_size(setup: Setup, brought: Brought) -> None:
+    """Raise DataError where a network takes squares only."""
+    try:
+        setup.net.eval().logits(torch.zeros(1, 3, *brought.size, device=setup.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size = " x ".join(map(str, brought.size))
+        raise DataError(
+            f"{brought.settings.backbone} does not take images of {size} ({error}); give squares, or choose a CNN",
+            where="loaders",
+        ) from error
+
+
+def _counts(brought: Brought) -> dict[str, Tensor]:
+    """Training images of each class of the tasks whose classes are weighed: one pass over the training loader."""
+    wanted = [task for task in brought.tasks if task.name not in brought.criterions]
+    if not brought.settings.class_weights or not wanted:
+        return {}
+    counts = {task.name: torch.zeros(task.num_classes, dtype=torch.int64) for task in wanted}
+    state = torch.random.get_rng_state()
+    for _, targets in watch(Paced(brought.loaders["train"]), "class counts"):
+        for task in wanted:
+            known = targets[task.name][targets[task.name] != IGNORE_INDEX]
+            counts[task.name] += torch.bincount(known.cpu(), minlength=task.num_classes)
+    torch.random.set_rng_state(state)
+    return counts
+
+
+def checkpoint_files(brought: Brought, folder: Path) -> CheckpointFiles:
+    """Where the checkpoints go. Raises EnvironmentFault where that can't be written."""
+    settings = brought.settings
+    try:
+        with durable.replacing(folder / "check", sync=False) as temporary:
+            temporary.touch()
+        (folder / "check").unlink()
+    except EnvironmentFault as error:
+        raise EnvironmentFault(f"checkpoint_folder: {error}; name a folder that can be written") from error
+    return _files(brought, folder / f"{settings.backbone}_{settings.mode}")
+
+
+def _files(brought: Brought, stem: Path) -> CheckpointFiles:
+    how = {"preprocess": brought.preprocess.to_json()} if brought.preprocess else {}
+    return CheckpointFiles(stem, brought.used | how)
+
+
+def train(
+    brought: Brought, setup: Setup, run: Recorded, files: CheckpointFiles | None, folder: Path, say: Say
+) -> TrainResult:
+    """Train, and test the best epoch.
+
+    Args:
+        files: Checkpoints of every epoch.
+        folder: Where what was trained is kept if it ends early.
+    """
+    settings = brought.settings
+    stages = of_loaders(setup, brought.loaders)
+    training = Training(setup.net, brought.tasks, stages, loss=setup.loss, device=brought.device)
+    publishers = [files.of(training)] if files else []
+    publishers.append(publisher.metrics_to(run))
+    if settings.extra_plots and run.run_id:
+        publishers.append(publisher.frames_to(run, brought.tasks))
+    publishers.append(publisher.lines_to(say, settings.epochs))
+    try:
+        with one_bar():
+            publisher.publish(training, publishers)
+            return training.finish(brought.loaders["test"], watch)
+    except BaseException as error:
+        mended = _named(error, brought)
+        _keep(training, brought, files, folder, mended, say)
+        if mended is error:
+            raise
+        raise mended from error
+
+
+def _named(error: BaseException, brought: Brought) -> BaseException:
+    """The network's own words about a batch as an error that names the loader."""
+    if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):  # torch's words, of BatchNorm
+        return DataError(
+            "a batch has 1 image, of which BatchNorm sees one value per channel; DataLoader(..., drop_last=True) "
+            "leaves such a rest out",
+            where="train_loader",
+        )
+    other = next((loader.other_shape for loader in brought.loaders.values() if loader.other_shape), "")
+    if other and isinstance(error, RuntimeError | AssertionError | ValueError):
+        return DataError(f"{other}: {error}")
+    return error
+
+
+def _keep(
+    training: Training,
+    brought: Brought,
+    files: CheckpointFiles | None,
+    folder: Path,
+    error: BaseException,
+    say: Say,
+) -> None:
+    """Of a training that ends early, keep the best weights on disk, and give the error the history."""
+    if not training.history.rows:
+        return
+    best = training.history.best
+    kept = files.path("best") if files else None
+    if kept is None:
+        settings = brought.settings
+        stem = folder / f"{settings.backbone}_{settings.mode}_{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            _files(brought, stem).save_best(training.best_weights, brought.tasks, best)
+        except EnvironmentFault as fault:
+            say(f"warning: the best epoch's weights could not be kept: {fault}")
+        else:
+            kept = stem.with_name(f"{stem.name}_best.pt")
+    history = trained.history_of(brought, training.history.rows)
+    paths = {"best": str(kept) if kept else None, "last": str(files.path("last")) if files else None}
+    error.result = {"history": history, "best_epoch": best[EPOCH], "checkpoints": paths}  # type: ignore[attr-defined]
+    if kept:
+        say(f"the best of {len(history)} epochs is kept: {kept}; the error's .result has their history")

@@ -1,0 +1,1 @@
+"""A table of predictions: of which photos, how it grows, and what it fills."""

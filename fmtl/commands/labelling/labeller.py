@@ -1,0 +1,73 @@
+"""Which model labels: a registered one, a run's, a folder, or a checkpoint."""
+
+import logging
+import re
+from pathlib import Path
+
+import torch
+
+from fmtl.errors import DataError
+from fmtl.hardware import choose_device
+from fmtl.loading.preprocess import Preprocess
+from fmtl.model import backbones, predictor
+from fmtl.model.execution import Execution
+from fmtl.model.predictor import Predictor
+from fmtl.settings.schema import PredictSettings
+from fmtl.storage import durable
+from fmtl.tasks import Tasks
+from fmtl.tracking import pyfunc, store
+from fmtl.training import checkpoints
+
+log = logging.getLogger(__name__)
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def load(settings: PredictSettings) -> tuple[Predictor, str]:
+    """What ``model`` names, and the hash of all that it is.
+
+    Raises:
+        DataError: It is not there, or no model of fmtl.
+    """
+    device = choose_device(settings.device)
+    precision = None if settings.precision == "model" else settings.precision
+    if settings.model.endswith(".pt") and Path(settings.model).is_file():
+        return _of_checkpoint(Path(settings.model), device, precision), durable.sha256(Path(settings.model))
+    folder = pyfunc.model_folder(_uri(settings.model))
+    # The description has the hash of the weights.
+    return predictor.load(folder, device, precision), durable.sha256(folder / predictor.DESCRIPTION)
+
+
+def _uri(model: str) -> str:
+    if not _RUN_ID.fullmatch(model):
+        return model
+    uri = store.get_run(model).model_uri
+    if uri is None:
+        raise DataError(f"run {model} logged no model; is it a completed train run?", where="model")
+    return uri
+
+
+def _of_checkpoint(path: Path, device: torch.device, precision: str | None) -> Predictor:
+    content = checkpoints.load(path)
+    settings, tasks = content["settings"], Tasks.from_json(content["tasks"])
+    backbone, px = settings["backbone"], settings["px"]
+    if "image_size" in settings:
+        raise DataError(f"{path}: it was trained on images of {settings['image_size']}, and photos become squares")
+    if "preprocess" in settings:
+        preprocess = Preprocess.from_json(settings["preprocess"])
+    else:
+        spec = backbones.input_spec(backbone)
+        preprocess = Preprocess(px, "stretch", "#ffffff", px, spec.mean, spec.std)
+        log.warning(
+            "%s does not say how photos became input; assumed: stretched to %d px, normalised as for %s's weights "
+            "(give preprocess= when training to have it written)", path, px, backbone,
+        )  # fmt: skip
+    net = backbones.build(backbone, tasks.num_classes, weights="none", px=px)
+    try:
+        net.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise DataError(f"{path}: its weights do not fit {backbone}: {error}") from error
+    known = settings.get("precision") if settings.get("precision") in ("fp32", "bf16") else "fp32"  # auto is neither
+    way = Execution(precision or known, bool(settings.get("channels_last")))
+    net.eval().run_on(device, way)
+    return Predictor(net, tasks, preprocess, device)
