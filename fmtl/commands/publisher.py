@@ -19,6 +19,7 @@ from fmtl.training.history import Row
 from fmtl.training.progress import time_left, watch
 from fmtl.training.run import EpochRecord, Training
 
+MOST_IN_FRAMES = 300  # classes
 Publisher = Callable[[EpochRecord], None]
 
 
@@ -90,11 +91,15 @@ def log_epochs(run: Recorded, history: Iterable[Row]) -> None:
 
 
 def frames_to(run: Recorded, tasks: Tasks) -> Publisher:
-    """Logs the validation's confusion matrices as a series of pictures per task, each epoch a step."""
-    frames = {task.name: ConfusionFrames(task.name, task.classes) for task in tasks}
+    """Logs the validation's confusion matrices as a series of pictures per task, each epoch a step.
+
+    Not of tasks with more than ``MOST_IN_FRAMES`` classes, where nothing could be told apart.
+    """
+    drawn = [task for task in tasks if task.num_classes <= MOST_IN_FRAMES]
+    frames = {task.name: ConfusionFrames(task.name, task.classes) for task in drawn}
 
     def draw(record: EpochRecord) -> None:
-        for task in tasks:
+        for task in drawn:
             picture = frames[task.name].draw(record.val.confusion[task.name], epoch=record.epoch)
             run.log_image(picture, key=f"confusion/{task.slug}", step=record.epoch)
 

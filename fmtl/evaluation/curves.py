@@ -9,6 +9,7 @@ from sklearn.metrics import auc, precision_recall_curve, roc_curve
 from fmtl.tasks import IGNORE_INDEX
 
 MAX_CURVE_POINTS = 200
+MOST_CASES = 20_000_000  # pairs of image and class of which a micro-average is computed
 
 
 def roc(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
@@ -113,7 +114,9 @@ def _pr_curve(positive: np.ndarray, scores: np.ndarray) -> dict:
 
 
 def _all_cases(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each pair of image and class is a match, and its score, ``(N * K,)`` each."""
+    """Whether each pair of image and class is a match, and its score, ``(N * K,)`` each; of some images if many."""
+    every = max(-(-probs.size // MOST_CASES), 1)
+    probs, targets = probs[::every], targets[::every]
     return (targets[:, None] == np.arange(probs.shape[1])).ravel(), probs.ravel()
 
 

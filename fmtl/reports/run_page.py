@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -81,12 +82,19 @@ def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
 
 def _write_numbers(folder: Path, task: Task, numbers: Mapping[str, Any]) -> None:
     counts, classes = numbers["confusion"], list(task.classes)
-    durable.write_json(folder / "confusion" / f"{task.slug}.json", {"classes": classes, "counts": counts.tolist()})
+    durable.write_json(folder / "confusion" / f"{task.slug}.json", {"classes": classes, **_compact(counts)})
     largest = metrics.largest_confusions(counts, classes)
     durable.write_text(folder / "confusion" / f"{task.slug}.csv", tables.to_csv(largest))
     durable.write_text(folder / "per_class" / f"{task.slug}.csv", tables.to_csv(numbers["per_class"]))
     for kind in ("roc", "precision_recall", "reliability"):
         durable.write_json(folder / kind / f"{task.slug}.json", numbers[kind])
+
+
+def _compact(counts: metrics.Confusion) -> dict[str, list]:
+    """Counts as rows of a matrix; of very many classes the cells that are not 0: target, prediction, images."""
+    if isinstance(counts, np.ndarray):
+        return {"counts": counts.tolist()}
+    return {"cells": np.stack(metrics.cells(counts), axis=1).tolist()}
 
 
 def _figures(result: TrainResult, numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:

@@ -149,7 +149,7 @@ def _faults(result: TrainResult) -> list[str]:
 
 def _never_right(result: TrainResult) -> int:
     counts = [result.test.confusion[task.name] for task in result.tasks]
-    return int(sum(((np.diag(c) == 0) & (c.sum(axis=1) > 0)).sum() for c in counts))
+    return int(sum(((c.diagonal() == 0) & (c.sum(axis=1) > 0)).sum() for c in counts))
 
 
 def _worst_confusion(result: TrainResult) -> str:

@@ -80,6 +80,25 @@ class MultiTaskLoss(nn.Module):
             losses = self._with_criterions(losses, logits, targets)
         return self._total(losses, shares), losses
 
+    def plain(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """In evaluation mode: cross-entropies ``(T,)``, each the mean over the rows that have the label; 0 without any.
+
+        Args:
+            logits, targets: As of ``forward``.
+        """
+        return self._cross_entropies(logits, one_hot(targets, logits.shape[2]))
+
+    def criterion(self, name: str, logits: Tensor, targets: Tensor) -> Tensor:
+        """A user's criterion of one task, a scalar, over the rows that have the label; 0 without any.
+
+        Args:
+            logits: ``(N, classes)``.
+            targets: ``(N,)`` int64, ``IGNORE_INDEX`` where unknown.
+        """
+        known = targets != IGNORE_INDEX
+        chosen = logits[known]
+        return self._criterion(name, chosen, targets[known]) if len(chosen) else chosen.sum()
+
     def _cross_entropies(self, logits: Tensor, shares: Tensor) -> Tensor:
         """``(T,)``; for index targets the same numbers as ``torch.nn.functional.cross_entropy``, except 0 for nan."""
         log_probs = logits.float().log_softmax(dim=2).masked_fill(~self.exists, 0.0)
@@ -96,9 +115,7 @@ class MultiTaskLoss(nn.Module):
         parts = list(losses.unbind())
         for t, (name, size) in enumerate(self.num_classes.items()):
             if name in self.criterions:
-                known = targets[:, t] != IGNORE_INDEX
-                chosen = logits[known, t, :size]
-                parts[t] = self._criterion(name, chosen, targets[known, t]) if len(chosen) else chosen.sum()
+                parts[t] = self.criterion(name, logits[:, t, :size], targets[:, t])
         return torch.stack(parts)
 
     def _criterion(self, name: str, logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from operator import length_hint
 from typing import Protocol
 
 import numpy as np
@@ -85,14 +86,14 @@ class Evaluation:
     Attributes:
         loss: Sum over tasks of ``task_losses``; a task without targets adds nothing, a nan stays nan.
         task_losses: Mean over the labelled images, by task name; nan without any.
-        confusion: ``(K, K)`` int64 by task name.
+        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``metrics.confusions``.
         probs: ``(N, K)`` float32 by task name, in the loader's order.
         targets: ``(N,)`` int64 by task name.
     """
 
     loss: float
     task_losses: dict[str, float]
-    confusion: dict[str, np.ndarray]
+    confusion: dict[str, metrics.Confusion]
     probs: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
 
@@ -231,29 +232,72 @@ def _mixing(recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def evaluate(
     net: MultiTaskNet, loader: Iterable[Batch], *, loss: MultiTaskLoss, device: torch.device, watch: Watch = unwatched
 ) -> Evaluation:
-    """Losses, confusion counts and probabilities over a loader, in its order."""
+    """Losses, confusion counts and probabilities over a loader, in its order.
+
+    What is kept of a batch are its probabilities, and the logits of tasks with a criterion of their own, which is
+    called once with all of them.
+    """
     net.eval()
     loss.eval()
-    kept_logits, kept_targets = [], []
-    for given_images, by_task in watch(Paced(loader), "evaluate"):
-        images, of_batch = to_device(net, given_images, by_task, device)
-        kept_logits.append(net.logits(images))
-        kept_targets.append(of_batch)
-    logits, targets = torch.cat(kept_logits), torch.cat(kept_targets)
-    padded = net.packing.pad(logits)
-    task_losses = loss(padded, targets)[1].tolist()
-    known = (targets != IGNORE_INDEX).any(dim=0).tolist()
     names = list(net.num_classes)
+    num_batches = length_hint(loader)
+    probs = {name: _Rows(num_batches) for name in names}
+    own: dict[str, list[Tensor]] = {name: [] for name in loss.criterions}
+    all_targets, all_predicted = _Rows(num_batches), _Rows(num_batches)
+    sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+    for given_images, by_task in watch(Paced(loader), "evaluate"):
+        images, targets = to_device(net, given_images, by_task, device)
+        logits = net.logits(images)
+        padded = net.packing.pad(logits)
+        sums += loss.plain(padded, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
+        all_targets.add(targets)
+        all_predicted.add(padded.argmax(dim=2))
+        for name, part in net.packing.split(logits).items():
+            probs[name].add(part.softmax(dim=1))
+            if name in own:
+                own[name].append(part)
+    targets = all_targets.all()
+    known = (targets != IGNORE_INDEX).sum(dim=0)
+    losses = (sums / known.clamp(min=1)).float()
+    for name, parts in own.items():
+        t = names.index(name)
+        losses[t] = loss.criterion(name, torch.cat(parts), targets[:, t])
+    values = [value if num else math.nan for value, num in zip(losses.tolist(), known.tolist(), strict=True)]
     return Evaluation(
-        loss=sum(value for value, any_known in zip(task_losses, known, strict=True) if any_known),
-        task_losses={
-            name: value if any_known else math.nan
-            for name, value, any_known in zip(names, task_losses, known, strict=True)
-        },
-        confusion=metrics.confusions(padded, targets, net.num_classes),
-        probs={name: part.softmax(dim=1).cpu().numpy() for name, part in net.packing.split(logits).items()},
+        loss=sum(value for value, num in zip(losses.tolist(), known.tolist(), strict=True) if num),
+        task_losses=dict(zip(names, values, strict=True)),
+        confusion=metrics.confusions(all_predicted.all(), targets, net.num_classes),
+        probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
         targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
     )
+
+
+class _Rows:
+    """Rows of many batches in one block of memory, made at the first: pieces among short-lived ones scatter the heap.
+
+    Args:
+        num_batches: Expected; more are taken, too.
+    """
+
+    def __init__(self, num_batches: int):
+        self._num_batches, self._num = num_batches, 0
+        self._block: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        if self._block is None:
+            self._block = rows.new_empty(max(self._num_batches, 1) * len(rows), *rows.shape[1:])
+        end = self._num + len(rows)
+        if end > len(self._block):
+            more = self._block.new_empty(max(end, 2 * len(self._block)), *rows.shape[1:])
+            more[: self._num] = self._block[: self._num]
+            self._block = more
+        self._block[self._num : end] = rows
+        self._num = end
+
+    def all(self) -> Tensor:
+        if self._block is None:
+            raise AssertionError("no batch was given")
+        return self._block[: self._num]
 
 
 def to_device(

@@ -1,37 +1,53 @@
 """Numbers from counts. N images, T tasks, K classes; rows of a confusion matrix are targets."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from fmtl.metric_names import SCORES
 from fmtl.tasks import AVERAGE, IGNORE_INDEX
 
+LARGEST_DENSE = 512  # classes; above, K * K counts are kept sparse
+Confusion: TypeAlias = np.ndarray | csr_array  # (K, K) int64
 
-def confusions(logits: Tensor, targets: Tensor, num_classes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Confusion counts of all tasks, made on the device in one go and read from it once.
+
+def confusions(predicted: Tensor, targets: Tensor, num_classes: Mapping[str, int]) -> dict[str, Confusion]:
+    """Confusion counts of all tasks, those of usual size made on the device in one go and read from it once.
 
     Args:
-        logits: ``(N, T, K)``, -inf for classes that a task does not have.
+        predicted: ``(N, T)`` int64, class indices.
         targets: ``(N, T)`` int64; where ``IGNORE_INDEX`` nothing is counted.
         num_classes: By task name, in the order of T.
 
     Returns:
-        ``(classes, classes)`` int64 by task name.
+        ``(classes, classes)`` int64 by task name; sparse above ``LARGEST_DENSE`` classes.
     """
-    _, num_tasks, most = logits.shape
-    tasks = torch.arange(num_tasks, device=logits.device)
-    cells = (tasks * most + targets.clamp(min=0)) * most + logits.argmax(dim=2)
-    counts = torch.zeros(num_tasks * most * most, dtype=torch.int64, device=logits.device)
-    counts.scatter_add_(0, cells.flatten(), (targets != IGNORE_INDEX).flatten().to(torch.int64))
-    by_task = counts.view(num_tasks, most, most).cpu().numpy()
-    return {name: by_task[t, :size, :size] for t, (name, size) in enumerate(num_classes.items())}
+    sizes = list(num_classes.values())
+    dense = [t for t, size in enumerate(sizes) if size <= LARGEST_DENSE]
+    starts = np.cumsum([0, *(sizes[t] ** 2 for t in dense)])
+    width, start = torch.tensor([sizes[t] for t in dense]), torch.from_numpy(starts[:-1])
+    known = targets != IGNORE_INDEX
+    cells = start.to(targets.device) + targets[:, dense].clamp(min=0) * width.to(targets.device) + predicted[:, dense]
+    counts = torch.zeros(int(starts[-1]), dtype=torch.int64, device=targets.device)
+    counts.scatter_add_(0, cells.flatten(), known[:, dense].flatten().to(torch.int64))
+    flat = counts.cpu().numpy()
+    found: dict[str, Confusion] = {}
+    for t, (name, size) in enumerate(num_classes.items()):
+        if t in dense:
+            at = starts[dense.index(t)]
+            found[name] = flat[at : at + size**2].reshape(size, size)
+        else:
+            rows, columns = targets[known[:, t], t].cpu().numpy(), predicted[known[:, t], t].cpu().numpy()
+            found[name] = csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(size, size))
+    return found
 
 
-def per_class(confusion: np.ndarray) -> pd.DataFrame:
+def per_class(confusion: Confusion) -> pd.DataFrame:
     """A row per class: support, precision, recall, f1.
 
     A score whose denominator is 0 is 0, as in scikit-learn with ``zero_division=0``, but nan for a class with
@@ -40,7 +56,7 @@ def per_class(confusion: np.ndarray) -> pd.DataFrame:
     Args:
         confusion: ``(K, K)`` int64.
     """
-    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     scores = {
         "precision": hits / np.maximum(predicted, 1),
         "recall": hits / np.maximum(support, 1),
@@ -50,7 +66,7 @@ def per_class(confusion: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"support": support, **{k: np.where(seen, v, np.nan) for k, v in scores.items()}})
 
 
-def task_metrics(confusion: np.ndarray) -> dict[str, float]:
+def task_metrics(confusion: Confusion) -> dict[str, float]:
     """Accuracy and macro F1, precision, recall, each in [0, 1]; nan without any target.
 
     Macro is the plain mean over the classes that occur in targets or predictions: scikit-learn's default.
@@ -61,12 +77,12 @@ def task_metrics(confusion: np.ndarray) -> dict[str, float]:
         return dict.fromkeys(SCORES, float("nan"))
     table = per_class(confusion)
     return {
-        "accuracy": float(np.diag(confusion).sum() / total),
+        "accuracy": float(confusion.diagonal().sum() / total),
         **{name: float(table[name].mean()) for name in ("f1", "precision", "recall")},
     }
 
 
-def all_metrics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def all_metrics(confusions: Mapping[str, Confusion]) -> dict[str, dict[str, float]]:
     """``task_metrics`` by task name, and under ``avg`` their mean over the tasks that have any target."""
     by_task = {name: task_metrics(confusion) for name, confusion in confusions.items()}
     measured = [m for m in by_task.values() if not np.isnan(m["accuracy"])]
@@ -74,17 +90,26 @@ def all_metrics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict[str, flo
     return {**by_task, AVERAGE: average}
 
 
-def largest_confusions(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+def cells(confusion: Confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and counts of the cells that are not 0, row by row."""
+    if isinstance(confusion, csr_array):
+        confusion.sum_duplicates()
+        found = confusion.tocoo()
+        return found.row, found.col, found.data
+    rows, columns = np.nonzero(confusion)
+    return rows, columns, confusion[rows, columns]
+
+
+def largest_confusions(confusion: Confusion, classes: Sequence[str]) -> pd.DataFrame:
     """Columns target, prediction, images, share (of the target's images); the most frequent mistake first.
 
     Args:
         confusion: ``(K, K)`` int64.
     """
-    wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
-    rows, columns = np.nonzero(wrong)
-    order = np.argsort(-wrong[rows, columns], kind="stable")
-    rows, columns = rows[order], columns[order]
-    images = wrong[rows, columns]
+    rows, columns, images = cells(confusion)
+    wrong = np.flatnonzero(rows != columns)
+    order = wrong[np.argsort(-images[wrong], kind="stable")]
+    rows, columns, images = rows[order], columns[order], images[order]
     return pd.DataFrame(
         {
             "target": [classes[r] for r in rows.tolist()],

@@ -1,6 +1,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.calibration import calibration_curve
@@ -11,6 +12,7 @@ from fmtl.evaluation.curves import precision_recall, roc
 from fmtl.metric_names import SCORES
 from fmtl.model.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
+from fmtl.training import metrics
 from fmtl.training.metrics import all_metrics, confusions, largest_confusions, per_class, task_metrics
 
 
@@ -25,7 +27,7 @@ def random_case(seed):
 
 
 def count(logits, targets):
-    return confusions(logits.unsqueeze(1), targets.unsqueeze(1), {"task": logits.shape[1]})["task"]
+    return confusions(logits.argmax(1).unsqueeze(1), targets.unsqueeze(1), {"task": logits.shape[1]})["task"]
 
 
 def test_all_tasks_are_counted_as_each_would_be_alone():
@@ -34,7 +36,7 @@ def test_all_tasks_are_counted_as_each_would_be_alone():
     cases = {name: (logits[:num_images], targets[:num_images]) for name, (logits, targets) in cases.items()}
     num_classes = {name: logits.shape[1] for name, (logits, _) in cases.items()}
     logits = Packing(num_classes).pad(torch.cat([logits for logits, _ in cases.values()], dim=1))
-    found = confusions(logits, torch.stack([targets for _, targets in cases.values()], dim=1), num_classes)
+    found = confusions(logits.argmax(2), torch.stack([targets for _, targets in cases.values()], dim=1), num_classes)
     for name, case in cases.items():
         np.testing.assert_array_equal(found[name], count(*case))
 
@@ -196,3 +198,23 @@ def test_a_class_without_images_has_no_curve_and_says_why():
     assert result["num_undefined"] == 1
     found = precision_recall(np.eye(3), np.array([0, 1, 1]), ("a", "b", "c"))
     assert [c["reason"] for c in found["classes"]] == [None, None, "no image of this class"]
+
+
+def test_counts_of_very_many_classes_are_sparse_and_the_same():
+    rng, num = np.random.default_rng(0), metrics.LARGEST_DENSE + 1
+    predicted = torch.from_numpy(np.stack([rng.integers(0, num, 400), rng.integers(0, 3, 400)], axis=1))
+    targets = predicted.clone()
+    targets[rng.random(400) < 0.3, 0] = 7
+    targets[rng.random(400) < 0.2] = IGNORE_INDEX
+    found = confusions(predicted, targets, {"many": num, "few": 3})
+    assert isinstance(found["few"], np.ndarray) and not isinstance(found["many"], np.ndarray)
+    known = targets[:, 0] != IGNORE_INDEX
+    dense = np.zeros((num, num), np.int64)
+    np.add.at(dense, (targets[known, 0].numpy(), predicted[known, 0].numpy()), 1)
+    np.testing.assert_array_equal(found["many"].toarray(), dense)
+    assert task_metrics(found["many"]) == task_metrics(dense)
+    pd.testing.assert_frame_equal(per_class(found["many"]), per_class(dense))
+    names = [str(k) for k in range(num)]
+    pd.testing.assert_frame_equal(
+        metrics.largest_confusions(found["many"], names), metrics.largest_confusions(dense, names), check_dtype=False
+    )

@@ -18,6 +18,7 @@ from fmtl.model.network import MultiTaskNet
 from fmtl.model.predictor import Predictor, top_labels
 from fmtl.tasks import AVERAGE, Task
 from fmtl.training.history import Row
+from fmtl.training.metrics import Confusion, cells
 from fmtl.training.run import TrainResult
 
 
@@ -110,6 +111,14 @@ def _first_parts(batches: Iterable, batch_size: int) -> Iterable[Tensor]:
         yield from _batches(images, batch_size)
 
 
+def _lists(counts: Confusion) -> list | dict[str, list]:
+    """K lists of K; of very many classes the cells that are not 0."""
+    if isinstance(counts, np.ndarray):
+        return counts.tolist()
+    rows, columns, images = cells(counts)
+    return {"target": rows.tolist(), "prediction": columns.tolist(), "images": images.tolist()}
+
+
 def history_of(brought: Brought, rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Metrics of the epochs, under the attributes' own names."""
     names = {task.slug: task.name for task in brought.tasks}
@@ -135,7 +144,7 @@ def result_of(
         "best_epoch": result.best_epoch,
         "val": {AVERAGE: {name: best[score("val", None, name)] for name in SCORES}} | val,
         "test": result.test.scores,
-        "confusion": {name: counts.tolist() for name, counts in result.test.confusion.items()},
+        "confusion": {name: _lists(counts) for name, counts in result.test.confusion.items()},
         "checkpoints": {which: str(files.path(which)) if files else None for which in ("best", "last")},
         "run_id": run_id,
     }

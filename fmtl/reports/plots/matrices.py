@@ -13,31 +13,37 @@ MAX_CLASSES_WITH_COUNTS = 25
 MAX_NAMES = 150  # along an axis; of more classes every second, third, ... is named
 MOST_CONFUSIONS, MAX_CHARS_IN_LIST = 12, 24
 LIST_INCHES = 5.2
+LARGEST_DRAWN, MOST_DRAWN = 512, 150  # classes: with more than the first, so many are drawn
 
 
 @in_style
-def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str) -> Figure:
+def confusion(counts: metrics.Confusion, classes: Sequence[str], *, title: str) -> Figure:
     """Confusion matrix, rows normalised, and its largest confusions as a list.
 
     Colour is the share of a class's images, numbers are counts. Classes with neither targets nor predictions are left
-    out and counted in the title.
+    out and counted in the title; of very many the ``MOST_DRAWN`` with most images are shown.
 
     Args:
-        counts: ``(K, K)`` int64, rows are targets.
+        counts: ``(K, K)`` int64, rows are targets; may be sparse.
     """
-    seen = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1)) > 0)
+    images = counts.sum(axis=0) + counts.sum(axis=1)
+    seen = np.flatnonzero(images > 0)
+    if len(seen) > LARGEST_DRAWN:
+        seen = np.sort(seen[np.argsort(-images[seen], kind="stable")[:MOST_DRAWN]])
     names, short = class_names(classes), class_names(classes, MAX_CHARS_IN_LIST)
     labels = [names[i] for i in seen.tolist()]
-    matrix = counts[np.ix_(seen, seen)]
+    matrix = counts[np.ix_(seen, seen)] if isinstance(counts, np.ndarray) else counts[seen][:, seen].toarray()
     inches_per_class = 0.42 if len(labels) <= MAX_CLASSES_WITH_COUNTS else 0.19
     side = float(np.clip(inches_per_class * len(labels), 3.4, 30))
     figure = new_figure(side + 2.9 + LIST_INCHES, side + 2.6, layout="compressed")
     left, right = figure.subplots(1, 2, width_ratios=[side + 2.9, LIST_INCHES])
     _matrix(left, matrix, labels, side)
     _largest(right, matrix, [short[i] for i in seen.tolist()], side)
-    hidden = len(classes) - len(seen)
+    hidden = len(classes) - int((images > 0).sum())
     are = "classes without test images are" if hidden > 1 else "class without test images is"
     note = f"\n{hidden} {are} not shown" if hidden else ""
+    if left := len(classes) - hidden - len(seen):
+        note += f"\n{left} more with fewer images are not shown"
     figure.suptitle(plain(title) + note + undrawable_note([classes[i] for i in seen.tolist()]), fontsize=11)
     return figure
 
