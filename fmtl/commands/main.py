@@ -64,7 +64,7 @@ def _test_photos(dataset: PreparedDataset) -> Listing:
     """The test photos: files of the image folder, or cells of the table."""
     rows = dataset.rows("test")
     names = dataset.table["path"].iloc[rows].tolist()
-    sources = dataset.sources.iloc[rows]
+    sources = dataset.sources.iloc[dataset.image_of[rows]]
     if sources["cell"].any():
         return Listing(names, [PhotoCell(Cell(*json.loads(cell))) for cell in sources["cell"]])
     root = dataset.folder / dataset.manifest["source"]["images_path"]

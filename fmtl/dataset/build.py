@@ -167,8 +167,8 @@ def _write(
     ]
     rejects = pd.DataFrame([vars(r) for r in draft.rejects], columns=["line", "id", "reason", "detail"])
     with durable.publishing(Path(plan.out), mark=MANIFEST) as folder:
-        pixels = {shard_name(number): shard for number, shard in enumerate(decoded.shards.values())}
-        for name, shard in pixels.items():
+        pixels = [shard.sha256 for shard in decoded.shards.values()]
+        for name, shard in {shard_name(shard.sha256): shard for shard in decoded.shards.values()}.items():
             durable.link(shard.file, folder / name)
         frame.to_parquet(folder / TABLE, index=False)
         decoded.table().to_parquet(folder / IMAGES, index=False)
@@ -179,7 +179,7 @@ def _write(
             frame,
             tasks=draft.tasks,
             image=plan.decoding,
-            pixels={name: shard.sha256 for name, shard in pixels.items()},
+            pixels=pixels,
             counts=counts,
             source=source,
             settings=plan.remembered(),

@@ -34,8 +34,9 @@ class Decoded:
     """What became of every image.
 
     Attributes:
-        sources: In the order given.
+        sources: The images, each once, in the order in which they first came.
         results: One per source.
+        source_of: Number of the source of each row, ``(N,)`` int64.
         shards: By span, in order; a shard's rows are its images that were kept.
         taken_over: Images that were not decoded again.
     """
@@ -44,6 +45,18 @@ class Decoded:
     results: list[Result]
     shards: dict[Span, Finished]
     taken_over: int
+    source_of: np.ndarray
+
+    @property
+    def of_rows(self) -> list[Result]:
+        """What became of the image of each row."""
+        return [self.results[n] for n in self.source_of.tolist()]
+
+    @property
+    def kept_of(self) -> np.ndarray:
+        """Number, among the images that were kept, of the image of each row that was, ``(rows kept,)`` int64."""
+        kept = np.array([not result.reason for result in self.results])
+        return (np.cumsum(kept) - 1)[self.source_of[kept[self.source_of]]]
 
     def pixels(self, px: int) -> PixelStore:
         return PixelStore([shard.file for shard in self.shards.values()], px)
@@ -72,13 +85,14 @@ def decode_all(
     previous: Previous,
     num_workers: int | None = None,
 ) -> Decoded:
-    """Decode every image that was not decoded before.
+    """Decode every image that was not decoded before; one that several rows share is decoded and kept once.
 
     Shards of the dataset before whose sources are all the same are taken as they are, and so are those that an
     interrupted run has finished. What is left becomes jobs; an image of a job that the dataset before has too is copied
     instead of decoded: at once where its file is known not to have changed, else after a look at its hash.
 
     Args:
+        sources: One per row.
         folder: Where the images lie.
         decoding: See ``shards.decoding``.
         work: Folder of finished shards, kept from an interrupted run to the next and removed by the caller.
@@ -88,6 +102,9 @@ def decode_all(
     Raises:
         EnvironmentFault: The disk is full or not writable; what is finished stays in ``work``.
     """
+    numbers: dict[Source, int] = {}
+    source_of = np.array([numbers.setdefault(source, len(numbers)) for source in sources], dtype=np.int64)
+    sources = list(numbers)
     _open_work(work, {**decoding, "images": folder.root})
     spans = list(pairwise(shards.bounds([source.path for source in sources])))
     keys = {span: shards.key(sources[slice(*span)]) for span in spans}
@@ -106,7 +123,7 @@ def decode_all(
     num_images = sum(len(job.sources) for job in jobs.values())
     copied = sum(image.same for job in jobs.values() for image in job.known.values())
     results = [result for shard in in_order.values() for result in shard.results]
-    return Decoded(sources, results, in_order, len(sources) - num_images + copied)
+    return Decoded(sources, results, in_order, len(sources) - num_images + copied, source_of)
 
 
 def _make(jobs: dict[Span, Job], num_workers: int) -> dict[Span, Finished]:

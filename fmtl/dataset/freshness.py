@@ -68,14 +68,16 @@ def scan(
     """
     checksums, cells = checksums or [""] * len(paths), cells or [None] * len(paths)
     changed = {file: Path(file).stat().st_mtime_ns for file in {cell.file for cell in cells if cell}}
+    seen: dict[str, tuple[int, int]] = {}  # many rows may share a photo
     found = []
     for path, checksum, cell in zip(paths, checksums, cells, strict=True):
         if cell:
             found.append(Source(path, 0, changed[cell.file], checksum, cell))
             continue
-        try:
-            size, mtime_ns = signature(folder.find(path)[1])
-        except ImageError:
-            size, mtime_ns = -1, -1
-        found.append(Source(path, size, mtime_ns, checksum))
+        if path not in seen:
+            try:
+                seen[path] = signature(folder.find(path)[1])
+            except ImageError:
+                seen[path] = -1, -1
+        found.append(Source(path, *seen[path], checksum))
     return found

@@ -1,8 +1,9 @@
 """The prepared dataset: one folder on disk.
 
-Layout: ``manifest.json`` (the commit mark), ``table.parquet`` (a row per kept image), ``pixels-NNNNN.bin``
-(memory-mapped uint8, ``(rows, px, px, 3)``), ``images.parquet`` (a row per image that was looked at: what it was
-and where its pixels lie), ``rejects.csv``, ``duplicates.csv``, ``report.html``.
+Layout: ``manifest.json`` (the commit mark), ``table.parquet`` (a row per product photo that was kept),
+``pixels-HASH.bin`` (memory-mapped uint8, ``(images, px, px, 3)``; the manifest has their order), ``images.parquet`` (a
+row per image that was looked at: what it was and where its pixels lie), ``rejects.csv``, ``duplicates.csv``,
+``report.html``. Rows whose ``path`` is the same share an image.
 """
 
 import hashlib
@@ -21,20 +22,21 @@ from fmtl.errors import DataError
 from fmtl.storage import durable
 from fmtl.tasks import Tasks
 
-FORMAT, VERSION = "fmtl-dataset", 2
+FORMAT, VERSION = "fmtl-dataset", 3
+READABLE = (2, VERSION)  # 2: an image per row, shards by number
 MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
 REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
 MOST_OPEN = 256  # shards; each holds a file descriptor, of which many systems give a process 1,024
 GROUP = "duplicate group"  # a column name that no task's slug can be
 
 
-def shard_name(number: int) -> str:
-    return f"pixels-{number:05d}.bin"
+def shard_name(sha256: str) -> str:
+    return f"pixels-{sha256[:32]}.bin"
 
 
 def shard_names(manifest: Mapping) -> list[str]:
-    """File names of a dataset's shards, in order."""
-    return [name for name in manifest["files"] if name.startswith("pixels-")]
+    """File names of a dataset's shards, in order; the same again where two hold the same pixels."""
+    return manifest.get("shards") or [name for name in manifest["files"] if name.startswith("pixels-")]
 
 
 def describe(
@@ -43,7 +45,7 @@ def describe(
     *,
     tasks: Tasks,
     image: Mapping,
-    pixels: Mapping[str, str],
+    pixels: Sequence[str],
     **facts: Mapping | Sequence,
 ) -> "PreparedDataset":
     """The dataset that the files of ``folder`` make up, before its manifest is written by ``seal``.
@@ -51,20 +53,24 @@ def describe(
     Args:
         table: Content of ``table.parquet``.
         image: ``px``, ``fit`` and ``background`` of the stored pixels, and what else decides them.
-        pixels: Hash of each shard by name, in order.
+        pixels: Hash of each shard, in order.
         facts: What else the manifest says: ``counts``, ``source``, ``settings``, ``notes``.
     """
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha} for name, sha in pixels.items()}
+    names = [shard_name(sha) for sha in pixels]
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha} for name, sha in zip(names, pixels, strict=True)
+    }
     content = {
         "tasks": tasks.to_json(),
         "image": {name: image[name] for name in ("px", "fit", "background")},
         # Not the Parquet file's own hash: that changes with the version of its writer.
         "table": hashlib.sha256(table.to_csv(index=False).encode()).hexdigest(),
-        "pixels": list(pixels.values()),
+        "pixels": list(pixels),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]  # MLflow takes 36
     manifest = {"format": FORMAT, "version": VERSION, "digest": digest, "tasks": content["tasks"], **facts}
-    return PreparedDataset(folder, manifest | {"image": dict(image), "files": files}, tasks, table)
+    manifest |= {"image": dict(image), "shards": names, "files": files}
+    return PreparedDataset(folder, manifest, tasks, table)
 
 
 def seal(dataset: "PreparedDataset") -> None:
@@ -86,7 +92,7 @@ class PreparedDataset:
         folder: Where it lies.
         manifest: Content of ``manifest.json``.
         tasks: One per attribute.
-        table: A row per image: id, path, split, duplicate group, and a target column per task slug.
+        table: A row per product photo: id, path, split, duplicate group, and a target column per task slug.
     """
 
     folder: Path
@@ -127,9 +133,26 @@ class PreparedDataset:
     def _pixels(self) -> "PixelStore":
         return PixelStore([self.folder / name for name in shard_names(self.manifest)], self.px)
 
+    @property
+    def num_images(self) -> int:
+        """Stored; rows may share one."""
+        return len(self._pixels)
+
+    @cached_property
+    def image_of(self) -> np.ndarray:
+        """Number of the stored image of each row, ``(N,)`` int64."""
+        if self.num_images == len(self.table):
+            return np.arange(len(self.table))
+        number = {path: i for i, path in reversed(list(enumerate(self.sources["path"])))}
+        return self.table["path"].map(number).to_numpy(dtype=np.int64, copy=True)
+
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Stored images of some rows, ``(n, px, px, 3)`` uint8."""
-        return self._pixels.read(rows)
+        return self._pixels.read(self.image_of[rows])
+
+    def images(self, numbers: np.ndarray) -> np.ndarray:
+        """Stored images by their own numbers, ``(n, px, px, 3)`` uint8."""
+        return self._pixels.read(numbers)
 
 
 class PixelStore:
@@ -140,6 +163,9 @@ class PixelStore:
         self._states = [file.stat() for file in files]
         self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
         self._open: dict[int, np.ndarray] = {}  # the least recently used first
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """``(n, px, px, 3)`` uint8."""
@@ -187,7 +213,7 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
         raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        known = manifest["format"] == FORMAT and manifest["version"] in READABLE
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a readable manifest ({error}); run 'fmtl prepare' again") from error
     if not known:
@@ -199,7 +225,7 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
                 f"{file}: missing or changed since prepare (sha256 differs); run 'fmtl prepare --reuse false' again"
             )
     dataset = PreparedDataset(folder, manifest, Tasks.from_json(manifest["tasks"]), pd.read_parquet(folder / TABLE))
-    dataset.pixels(np.arange(0))  # now, or files of a dataset that takes this one's place might be read later
+    dataset.images(np.arange(0))  # now, or files of a dataset that takes this one's place might be read later
     return dataset
 
 

@@ -14,7 +14,7 @@ from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset import shards
 from fmtl.dataset.freshness import scan
-from fmtl.dataset.prepared import IMAGES, MANIFEST, TABLE, VERSION, is_dataset, shard_name, shard_names
+from fmtl.dataset.prepared import IMAGES, MANIFEST, READABLE, TABLE, is_dataset, shard_names
 from fmtl.dataset.shards import Finished, Known, Result, Source
 from fmtl.storage import durable
 
@@ -61,7 +61,7 @@ class Previous:
         self.images_path = ""
         if is_dataset(folder):
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            self.damaged = manifest["version"] != VERSION or not self._whole(manifest, (TABLE, IMAGES))
+            self.damaged = manifest["version"] not in READABLE or not self._whole(manifest, (TABLE, IMAGES))
             if not self.damaged:
                 self.manifest = manifest
                 self.has_pixels = (
@@ -103,8 +103,9 @@ class Previous:
             return Splits({}, {})
         table = pd.read_parquet(self.folder / TABLE, columns=["path", "split"])
         kept = self.images[self.images["reason"] == ""]
+        hashes = table["path"].map(dict(zip(kept["path"], kept["sha256"], strict=True)))
         return Splits(
-            by_hash=dict(zip(kept["sha256"], table["split"], strict=True)),
+            by_hash=dict(zip(hashes, table["split"], strict=True)),
             by_path=dict(zip(table["path"], table["split"], strict=True)) if same_table and self.same_folder else {},
         )
 
@@ -150,7 +151,7 @@ class Previous:
             span = slice(rows[0], rows[-1] + 1)
             results = self.results[span]
             if not may_change(results):
-                name = shard_name(int(number))
+                name = shard_names(self.manifest)[int(number)]
                 sha256 = self.manifest["files"][name]["sha256"]
                 looks = thumbnails_of(self.images["thumbnail"].iloc[span])
                 found[shards.key(self.sources[span])] = Finished(self.folder / name, sha256, results, looks)
@@ -162,7 +163,7 @@ class Previous:
         if not self.has_pixels:
             return found
         for number, rows in self.images.groupby("shard").indices.items():
-            file, row = str((self.folder / shard_name(int(number))).resolve()), 0
+            file, row = str((self.folder / shard_names(self.manifest)[int(number)]).resolve()), 0
             for i in rows:
                 source, result = self.sources[i], self.results[i]
                 if result.reason not in (*TRANSIENT, Reason.CHECKSUM):

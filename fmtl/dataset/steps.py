@@ -93,15 +93,19 @@ def keep_decoded(draft: Draft, decoded: Decoded, problems: Mapping[int, tuple[Re
     Args:
         problems: By line, what is known of a photo that was not found.
     """
-    table = draft.table.assign(sha256=[result.sha256 for result in decoded.results])
+    results = decoded.of_rows
+    table = draft.table.assign(sha256=[result.sha256 for result in results])
     rejects = [
         Reject(line, row_id, *problems.get(line, (result.reason, result.detail)))
-        for line, row_id, result in zip(draft.lines, table["id"], decoded.results, strict=True)
+        for line, row_id, result in zip(draft.lines, table["id"], results, strict=True)
         if result.reason
     ]
-    table = table[[not result.reason for result in decoded.results]]
+    table = table[[not result.reason for result in results]]
     all_rejects = sorted([*draft.rejects, *rejects], key=lambda reject: reject.line)
-    return replace(draft, table=table, labels=draft.labels.loc[table.index], rejects=all_rejects)
+    notes = list(draft.notes)
+    if shared := len(decoded.source_of) - len(decoded.sources):
+        notes.append(Note(f"{shared} rows show a photo that a row above shows, too; it is stored once"))
+    return replace(draft, table=table, labels=draft.labels.loc[table.index], rejects=all_rejects, notes=notes)
 
 
 def find_twins(
@@ -113,8 +117,9 @@ def find_twins(
         also: Columns, one value per row, whose equal values belong together.
         group_near: Whether near duplicates belong together as well.
     """
-    looks = decoded.thumbnails()
-    identical = duplicates.identical(draft.table["sha256"].tolist(), looks, decoded.pixels(px).read)
+    kept, pixels = decoded.kept_of, decoded.pixels(px)
+    looks = decoded.thumbnails()[kept]
+    identical = duplicates.identical(draft.table["sha256"].tolist(), looks, lambda rows: pixels.read(kept[rows]))
     near = duplicates.near(identical, looks)
     edges = [duplicates.same_value((near if group_near else identical).tolist())]
     edges += [duplicates.same_value(column) for column in also]

@@ -59,7 +59,8 @@ class Photos:
         resident = resident_pixels(self._dataset, self.device)
         if resident is None:
             return as_images(self._dataset.pixels(rows)).pin_memory().to(self.device, non_blocking=True)
-        return resident[torch.from_numpy(rows).to(self.device, non_blocking=True)].permute(0, 3, 1, 2)
+        images = torch.from_numpy(self._dataset.image_of[rows]).to(self.device, non_blocking=True)
+        return resident[images].permute(0, 3, 1, 2)
 
     def _draws(self, epoch: int) -> Tensor:
         if self._drawn is None or self._drawn[0] != epoch:
@@ -73,22 +74,22 @@ _resident: dict[tuple[str, torch.device], Tensor | None] = {}
 
 
 def resident_pixels(dataset: PreparedDataset, device: torch.device) -> Tensor | None:
-    """All stored pixels on the device, ``(N, H, H, 3)`` uint8, loaded once for all splits; None if they don't fit."""
+    """All stored images on the device, ``(images, H, H, 3)`` uint8, loaded once for all splits; None if too many."""
     key = (dataset.digest, device)
     if key not in _resident:
         _resident.clear()  # of the dataset before
-        size = len(dataset.table) * dataset.px**2 * 3
+        size = dataset.num_images * dataset.px**2 * 3
         fits = size < RESIDENT_SHARE * hardware.free_bytes(device)
         _resident[key] = _load(dataset, device) if fits else None
     return _resident[key]
 
 
 def _load(dataset: PreparedDataset, device: torch.device) -> Tensor:
-    """All stored pixels, a part at a time, so that the host never holds them all."""
-    pixels = torch.empty((len(dataset.table), dataset.px, dataset.px, 3), dtype=torch.uint8, device=device)
+    """All stored images, a part at a time, so that the host never holds them all."""
+    pixels = torch.empty((dataset.num_images, dataset.px, dataset.px, 3), dtype=torch.uint8, device=device)
     for start in range(0, len(pixels), LOADED_AT_ONCE):
-        rows = np.arange(start, min(start + LOADED_AT_ONCE, len(pixels)))
-        pixels[start : start + len(rows)] = torch.from_numpy(dataset.pixels(rows)).to(device)
+        numbers = np.arange(start, min(start + LOADED_AT_ONCE, len(pixels)))
+        pixels[start : start + len(numbers)] = torch.from_numpy(dataset.images(numbers)).to(device)
     return pixels
 
 

@@ -74,10 +74,11 @@ def _compute(
     watch: Callable[[Iterable, str], Iterable],
 ) -> Tensor:
     net.eval()
-    rows = np.arange(len(dataset.table))
+    # Of a photo that several rows share once, by the first of them.
+    rows = np.unique(dataset.image_of, return_index=True)[1]
     photos = Photos(dataset, preprocess=preprocess, device=device)
     batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
-    return torch.cat([net.features(images.to(device)) for images, _ in batches])
+    return torch.cat([net.features(images.to(device)) for images, _ in batches])[torch.from_numpy(dataset.image_of)]
 
 
 def key(
