@@ -58,6 +58,8 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
             raise
         table = pd.concat(list(rows.read()), ignore_index=True)
         rows.finish(separator=settings.separator, spreadsheet=settings.spreadsheet)
+    if num := model.notes["profile"]:
+        told = [f"{num} photos had colours of another profile than sRGB and were converted", *told]
     _say(table, listing, out, told)
     return table
 

@@ -102,7 +102,9 @@ def _prepare(settings: TrainSettings) -> Work:
         layout = "channels last" if setup.execution.channels_last else "channels first"
         log.info("%s: %s, %s, batches of %d", device.type, setup.execution.precision, layout, setup.batch_size)
     image = dataset.manifest["image"]
-    preprocess = Preprocess(dataset.px, image["fit"], image["background"], px, spec.mean, spec.std)
+    preprocess = Preprocess(
+        dataset.px, image["fit"], image["background"], px, spec.mean, spec.std, image.get("profiles", False)
+    )
     data = DatasetStages(setup=setup, dataset=dataset, preprocess=preprocess)
     return Work(settings.model_copy(update=found), setup, data)
 

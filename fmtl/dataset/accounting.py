@@ -18,6 +18,7 @@ from fmtl.tasks import IGNORE_INDEX
 IMAGE_NOTES = {
     "rotated": "images were turned upright as their EXIF orientation says",
     "transparent": "transparent images were laid on {background}",
+    "profile": "images had colours of another profile than sRGB and were converted",
     "first_frame": "images have several frames; the first was taken",
     "wrong_suffix": "images have another format than their name says; the content decided",
 }

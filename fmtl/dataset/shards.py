@@ -19,7 +19,7 @@ import simplejpeg
 from fmtl.catalogue.photos.cells import Cell, read_cell
 from fmtl.catalogue.photos.folder import ImageError, ImageFolder, signature
 from fmtl.catalogue.reasons import Reason
-from fmtl.dataset import images
+from fmtl.dataset.pixels import images
 from fmtl.storage import durable
 from fmtl.storage.cache import recall
 
@@ -144,7 +144,7 @@ def source_of(path: str, size: int, mtime_ns: int, checksum: str, cell: Sequence
 def decoding(px: int, fit: str, background: str) -> dict[str, Any]:
     """All that decides an image's pixels beside its bytes; pixels of another decoding can't be taken over."""
     versions = {"policy": POLICY, "Pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
-    return {"px": px, "fit": fit, "background": background, "versions": versions}
+    return {"px": px, "fit": fit, "background": background, "profiles": True, "versions": versions}
 
 
 def bounds(paths: Sequence[str]) -> list[int]:
@@ -242,7 +242,8 @@ def _fill(out: np.ndarray, job: Job, i: int, source: Source) -> Result:
         if known and known.result.sha256 == digest and not source.checksum:
             return known.result if known.result.reason else _copy(out, known)
         _check(source.checksum, content, digest)
-        facts = images.decode_into(out, content, fit=job.image["fit"], background=job.image["background"])
+        how = {name: job.image[name] for name in ("fit", "background", "profiles")}
+        facts = images.decode_into(out, content, **how)
     except ImageError as error:
         digest = hashlib.sha256(content).hexdigest() if content is not None else ""
         return Result(digest, error.reason, error.detail)

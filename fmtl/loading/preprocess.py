@@ -20,6 +20,7 @@ class Preprocess:
         px: Side of the network's input.
         mean: Per channel, of pixels in [0, 1].
         std: Per channel, of pixels in [0, 1].
+        profiles: Whether photos of another colour profile than sRGB are converted; they were not for older models.
     """
 
     stored_px: int
@@ -28,6 +29,7 @@ class Preprocess:
     px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    profiles: bool = False
 
     def to_json(self) -> dict:
         return asdict(self)

@@ -4,9 +4,10 @@ A model folder holds ``model.json`` and ``weights.safetensors``: data only, no c
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from fmtl import machine
 from fmtl.catalogue.photos.cells import PhotoCell
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
-from fmtl.dataset import images
+from fmtl.dataset.pixels import images
 from fmtl.errors import DataError
 from fmtl.loading.prefetch import prefetched
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
@@ -56,12 +57,17 @@ def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, prepro
 
 @dataclass
 class Predictor:
-    """Labels images as training-time evaluation would."""
+    """Labels images as training-time evaluation would.
+
+    Attributes:
+        notes: How many photos so far were turned, converted, ...; see ``images.Facts``.
+    """
 
     net: MultiTaskNet
     tasks: Tasks
     preprocess: Preprocess
     device: torch.device
+    notes: Counter[str] = field(default_factory=Counter)
 
     @torch.no_grad()
     def probs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -99,22 +105,27 @@ class Predictor:
                 # Cells are read in turn: several at once would read their row groups again and again.
                 batch = [_content(p) if isinstance(p, PhotoCell) else p for p in photos[start : start + batch_size]]
                 out = self._squares(len(batch))
-                status = list(threads.map(self._status, out, batch))
+                status = []
+                for told, notes in threads.map(self._status, out, batch):
+                    status.append(told)
+                    self.notes.update(notes)
                 good = [n for n, told in enumerate(status) if told == OK]
                 yield status, out if len(good) == len(out) else out[good]
 
-    def _status(self, out: np.ndarray, photo: Photo) -> str:
+    def _status(self, out: np.ndarray, photo: Photo) -> tuple[str, tuple[str, ...]]:
+        """What became of a photo, and the notes on it."""
         try:
-            self._decode_into(out, photo)
+            return OK, self._decode_into(out, photo)
         except ImageError as error:
-            return str(error.reason)
-        return OK
+            return str(error.reason), ()
 
-    def _decode_into(self, out: np.ndarray, photo: Photo) -> None:
+    def _decode_into(self, out: np.ndarray, photo: Photo) -> tuple[str, ...]:
         content = _content(photo)
         if isinstance(content, ImageError):
             raise content
-        images.decode_into(out, content, fit=self.preprocess.fit, background=self.preprocess.background)
+        p = self.preprocess
+        facts = images.decode_into(out, content, fit=p.fit, background=p.background, profiles=p.profiles)
+        return facts.notes
 
     def _squares(self, num: int) -> np.ndarray:
         return np.empty((num, self.preprocess.stored_px, self.preprocess.stored_px, 3), np.uint8)

@@ -78,7 +78,7 @@ def test_targets_and_pixels_are_those_of_the_row(write_catalogue, tmp_path):
     for row in range(len(frame)):
         colour = dataset.tasks[0].classes[dataset.table["colour"].iloc[row]]
         assert colour == frame["colour"].iloc[row]
-    from fmtl.dataset import images
+    from fmtl.dataset.pixels import images
 
     for row in (0, 7):
         want = images.decode((table.parent / "images" / frame["image"].iloc[row]).read_bytes(), px=32)

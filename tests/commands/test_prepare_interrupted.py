@@ -15,7 +15,7 @@ from PIL import Image
 
 from fmtl.commands.prepare import build_dataset
 from fmtl.commands.train import train
-from fmtl.dataset import images
+from fmtl.dataset.pixels import images
 from fmtl.dataset.prepared import IMAGES, open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.settings.schema import PrepareSettings

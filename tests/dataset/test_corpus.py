@@ -22,7 +22,8 @@ from PIL import Image
 
 from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.commands.prepare import build_dataset
-from fmtl.dataset import freshness, images, shards, workers
+from fmtl.dataset import freshness, shards, workers
+from fmtl.dataset.pixels import images
 from fmtl.dataset.prepared import GROUP, IMAGES, REJECTS
 from fmtl.errors import DataError
 from fmtl.settings.schema import PrepareSettings
@@ -137,7 +138,8 @@ def test_the_largest_image_allowed_is_decoded_and_one_line_more_is_not():
 
 CRASHING = """
 import os, signal
-from fmtl.dataset import images, workers
+from fmtl.dataset import workers
+from fmtl.dataset.pixels import images
 decode = images.decode_into
 def dying(out, content, **options):
     if b"DIE-SEGV" in content: os.kill(os.getpid(), signal.SIGSEGV)

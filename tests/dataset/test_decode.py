@@ -5,9 +5,10 @@ import pytest
 
 from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.commands.prepare import build_dataset
-from fmtl.dataset import images, shards
+from fmtl.dataset import shards
 from fmtl.dataset.decode import decode_all
 from fmtl.dataset.freshness import scan
+from fmtl.dataset.pixels import images
 from fmtl.dataset.previous import Previous
 from fmtl.settings.schema import PrepareSettings
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from fmtl.dataset import duplicates, images, shards
+from fmtl.dataset import duplicates, shards
+from fmtl.dataset.pixels import images
 
 
 def photo(seed, side=160):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from fmtl.catalogue.photos.folder import ImageFolder, signature
-from fmtl.dataset import images, shards
+from fmtl.dataset import shards
+from fmtl.dataset.pixels import images
 from fmtl.dataset.shards import Job, Known, Result, Source
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
-from fmtl.dataset import images
+from fmtl.dataset.pixels import images
 from fmtl.errors import DataError
 from fmtl.loading.batches import Batches
 from fmtl.loading.preprocess import Preprocess

@@ -28,7 +28,7 @@ TABLES = (
     ".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".json", ".jsonl", ".ndjson", ".gz", ".zst", ".bz2",
 )  # fmt: skip  # how their names end
 LISTS = (".txt", ".lst")
-OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg")  # rows with a reason, not passed over
+OTHER_PHOTOS = (".hif", ".jxl", ".jp2", ".psd", ".svg")  # rows with a reason, not passed over
 SHOWN = 5  # suffixes named
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from fmtl.catalogue.photos.folder import ImageError
 from fmtl.catalogue.reasons import Reason
+from fmtl.dataset.pixels import colour, headers
 
 SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -21,8 +22,11 @@ SUFFIXES = {  # of the formats that are decoded; anything else is refused whatev
     "BMP": (".bmp",),
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
 }
-FORMATS = tuple(SUFFIXES)
+HEIF = "HEIF"  # by an extra
+FORMATS = tuple(name for name in SUFFIXES if name != HEIF)
 MAX_PIXELS = 100_000_000  # a 100-megapixel photo decodes to 300 MB
 MIN_SIDE, MAX_ASPECT = 8, 50  # below and beyond, nothing can be seen
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
@@ -36,13 +40,9 @@ _UPRIGHT = {
     7: lambda rgb: rgb.transpose(1, 0, 2)[::-1, ::-1],
     8: lambda rgb: rgb.transpose(1, 0, 2)[::-1],
 }
-_FOREIGN = (  # (first bytes, where, name)
-    (b"%!PS", 0, "PostScript"), (b"%PDF", 0, "PDF"), (b"SIMPLE  =", 0, "FITS"),
-    (b"8BPS", 0, "Photoshop"), (b"ftypheic", 4, "HEIC"), (b"ftypheix", 4, "HEIC"), (b"ftypmif1", 4, "HEIF"),
-    (b"ftypavif", 4, "AVIF"), (b"\x00\x00\x01\x00", 0, "ICO"), (b"PK\x03\x04", 0, "ZIP"),
-)  # fmt: skip
-_METADATA = (b"Exif\0\0", b"MPF\0")  # of a JPEG: may tell of a rotation, or of further pictures
-_KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_HEIF_STARTS = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
+# Of a JPEG: may tell of a rotation, of further pictures, or of other colours.
+_METADATA = (b"Exif\0\0", b"MPF\0", b"ICC_PROFILE\0")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Facts:
     Attributes:
         format: One of ``FORMATS``.
         mode: Pillow's name of the pixel layout, such as ``RGB`` or ``CMYK``.
-        notes: Of ``rotated``, ``transparent``, ``first_frame``.
+        notes: Of ``rotated``, ``transparent``, ``first_frame``, ``profile``.
         width: Pixels, upright.
         height: Pixels, upright.
     """
@@ -64,14 +64,16 @@ class Facts:
     height: int
 
 
-def decode(content: bytes, *, px: int, fit: str = "pad", background: str = "#ffffff") -> np.ndarray:
+def decode(
+    content: bytes, *, px: int, fit: str = "pad", background: str = "#ffffff", profiles: bool = True
+) -> np.ndarray:
     """``decode_into`` a new ``(px, px, 3)`` uint8 array."""
     out = np.empty((px, px, 3), np.uint8)
-    decode_into(out, content, fit=fit, background=background)
+    decode_into(out, content, fit=fit, background=background, profiles=profiles)
     return out
 
 
-def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str) -> Facts:
+def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str, profiles: bool) -> Facts:
     """Decode in full and fit into a square.
 
     EXIF rotation is applied, transparency laid on ``background``, grey and palette images become RGB,
@@ -83,13 +85,14 @@ def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str) -
         content: The file's bytes.
         fit: ``pad`` keeps all and fills with ``background``; ``crop`` keeps the middle; ``stretch`` distorts.
         background: A colour as Pillow reads it, such as ``#ffffff``.
+        profiles: Pixels of another colour profile than sRGB are turned into sRGB.
 
     Raises:
         ImageError: With the reason.
     """
     if not content:
         raise ImageError(Reason.EMPTY, "0 bytes")
-    return _decode_plain_jpeg(out, content, fit, background) or _decode_any(out, content, fit, background)
+    return _decode_plain_jpeg(out, content, fit, background) or _decode_any(out, content, fit, background, profiles)
 
 
 @contextlib.contextmanager
@@ -153,8 +156,7 @@ def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: st
     if colours not in ("YCbCr", "Gray"):
         return None
     _check_size(width, height)
-    if b"\xff\xd9" not in content:  # zeros in place of the rest, as broken downloads have them, decode to grey
-        raise ImageError(Reason.TRUNCATED, "no end marker")
+    headers.check_end(content)
     target, box = _geometry((width, height), len(out), fit)
     rgb = _scaled(content, width, height, target)
     if rgb is None:
@@ -163,25 +165,41 @@ def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: st
     return Facts("JPEG", "L" if colours == "Gray" else "RGB", (), width, height)
 
 
-def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str) -> Facts:
+def _opened(content: bytes) -> Image.Image:
+    """Not decoded yet. A HEIC photo needs an extra."""
+    if not content[4:12].startswith(_HEIF_STARTS):
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageError(Reason.FORMAT, "HEIC; pip install 'fmtl[heic]' reads it") from error
+    try:
+        heif = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=True)
+    except Exception as error:  # what libheif refuses, of any kind
+        raise ImageError(Reason.FORMAT, f"HEIC that can't be read ({error})") from error
+    _check_size(*heif.size)
+    image = heif.to_pillow()
+    image.format = HEIF
+    return image
+
+
+def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, profiles: bool) -> Facts:
+    try:
+        with _opened(content) as image:
             _check_size(*image.size)
+            if image.format in ("JPEG", "MPO"):
+                headers.check_end(content)
             orientation = _orientation(image)
             notes = ["rotated"] * (orientation > 1)
-            if image.format == "TIFF":
-                orientation = 1  # Pillow turns these itself, their size included
+            if image.format in ("TIFF", HEIF):
+                orientation = 1  # turned already, their size included
             turned = orientation > 4
             size = image.size[::-1] if turned else image.size
             target, box = _geometry(size, len(out), fit)
             least = target[::-1] if turned else target
             if _has_frames(image):
                 notes.append("first_frame")
-            rgb = None
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-                rgb = _scaled(content, *image.size, least)
-            if rgb is None:
-                rgb = _any(image, least, background, notes)
+            rgb = _pixels(image, content, least, background, notes, profiles)
             if orientation > 1:
                 rgb = _UPRIGHT[orientation](rgb)
             facts = Facts("JPEG" if image.format == "MPO" else str(image.format), image.mode, tuple(notes), *size)
@@ -190,12 +208,32 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str) -> F
     except Image.DecompressionBombError as error:
         raise ImageError(Reason.TOO_LARGE, f"more than {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
-        raise _not_an_image(content) from error
+        raise headers.not_an_image(content, FORMATS) from error
     except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
         reason = Reason.TRUNCATED if "truncated" in str(error).lower() else Reason.DAMAGED
         raise ImageError(reason, str(error)) from error
     _place(out, rgb, target, box, background)
     return facts
+
+
+def _pixels(
+    image: Image.Image,
+    content: bytes,
+    least: tuple[int, int],
+    background: str,
+    notes: list[str],
+    profiles: bool,
+) -> np.ndarray:
+    """RGB at a size not below ``least``, as the file has it turned."""
+    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+        rgb = _scaled(content, *image.size, least)
+        if rgb is not None:
+            profile = image.info.get("icc_profile") if profiles else None
+            if profile and (transform := colour.to_srgb(profile, image.mode)):
+                notes.append("profile")
+                rgb = np.asarray(transform.apply(Image.fromarray(rgb).convert(image.mode)))
+            return rgb
+    return _any(image, least, background, notes, profiles)
 
 
 def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> np.ndarray | None:
@@ -206,7 +244,7 @@ def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> 
         return None
 
 
-def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str]) -> np.ndarray:
+def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str], profiles: bool) -> np.ndarray:
     image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
     image.load()
     if image.mode in SIXTEEN_BIT_MODES:
@@ -214,6 +252,9 @@ def _any(image: Image.Image, least: tuple[int, int], background: str, notes: lis
         top = 65535.0 if image.mode.startswith("I;16") else _range(values.max(initial=0))
         grey = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
+    if profiles and (found := colour.converted(image)):
+        notes.append("profile")
+        image = found
     if "A" in image.getbands() or "transparency" in image.info:
         notes.append("transparent")
         layer = image.convert("RGBA")
@@ -243,19 +284,3 @@ def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple
 @lru_cache(maxsize=4)
 def _canvas(px: int, background: str) -> np.ndarray:
     return np.full((px, px, 3), ImageColor.getrgb(background)[:3], np.uint8)
-
-
-def _not_an_image(content: bytes) -> ImageError:
-    head = content[:64].lstrip().lower()
-    foreign = next((name for start, at, name in _FOREIGN if content.startswith(start, at)), None)
-    if foreign is None and b"<svg" in content[:512].lower():
-        foreign = "SVG"
-    if foreign:
-        return ImageError(Reason.FORMAT, f"{foreign}; expected one of {', '.join(FORMATS)}")
-    if content.startswith(_KNOWN_STARTS):
-        return ImageError(Reason.TRUNCATED, f"its header is cut short or damaged ({len(content)} bytes)")
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return ImageError(Reason.NOT_AN_IMAGE, "a web page, not an image")
-    if head.startswith(b"version https://git-lfs"):
-        return ImageError(Reason.NOT_AN_IMAGE, "a git-lfs pointer; run 'git lfs pull'")
-    return ImageError(Reason.NOT_AN_IMAGE, f"no known image format (first bytes {content[:8]!r})")

@@ -1,0 +1,1 @@
+"""One photo to a square of pixels."""
