@@ -58,7 +58,7 @@ class _Keepers:
         self._num, self._lock = 0, threading.Lock()
 
     def change(self, by: int) -> None:
-        with self._lock, contextlib.suppress(OSError, AttributeError):
+        with self._lock, contextlib.suppress(OSError, AttributeError, ValueError):
             self._num += by
             libc = ctypes.CDLL(None)
             if self._num == by == 1:

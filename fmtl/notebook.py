@@ -38,6 +38,7 @@ from fmtl.training.setup import Setup
 
 BACKBONES = ("convnext_tiny", "resnet50", "vit_b_16", "efficientnet_b5")
 MODES = ("tuned", "baseline")
+ONE_NETWORKS = (Diverged, loop.NotForThisNetwork)  # faults that another network may not have
 TABLE_COLUMNS = [
     "model", "mode", *(score(split, None, name) for split in ("val", "test") for name in SCORES), "best_epoch",
     "seconds", "status", "run_id",
@@ -114,10 +115,14 @@ def train_and_evaluate_model(
         folder = Path(checkpoint_folder)
         files = loop.checkpoint_files(brought, folder) if save_checkpoints else None
         _say(_heading(brought))
-        with _recorded(brought.settings) if mlflow else unrecorded() as run:
-            setup = loop.begin(brought)
+        with (
+            loop.kept(brought, files, folder, _say) as begun,
+            _recorded(brought.settings) if mlflow else unrecorded() as run,
+        ):
+            setup, training = loop.begin(brought)
+            begun.append(training)
             _log_settings(run, brought, setup, data_id)
-            result = loop.train(brought, setup, run, files, folder, _say)
+            result = loop.train(brought, training, run, files, _say)
             _write_artifacts(run, brought, result, files)
             model_id = None
             if mlflow and brought.named and brought.preprocess and data_id:
@@ -182,7 +187,11 @@ def run_complete_model_analysis(
             _say(f"{backbone}, {mode}: interrupted; what is finished is returned")
             break
         except Exception as error:  # a loader's or a criterion's, too: those are the user's own code
-            if not rows and isinstance(error, UsageError | DataError) and not isinstance(error, Diverged):
+            if (
+                not rows
+                and isinstance(error, UsageError | DataError)
+                and not isinstance(error, Diverged | loop.NotForThisNetwork)
+            ):
                 raise  # what the first run can't use, no run can
             _say(f"{backbone}, {mode}: {type(error).__name__}: {error}")
             rows.append({**row, "status": str(error) or type(error).__name__})

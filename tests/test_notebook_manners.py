@@ -295,3 +295,34 @@ def test_in_a_kernel_a_training_is_interrupted_and_run_again_under_one_line(tmp_
     assert [re.fullmatch(r"\d+ s in all", output["data"]["text/plain"]) is not None for output in shown] == [True]
     printed = "".join(output["text"] for output in again if output.output_type == "stream")
     assert printed.count("epoch ") == 2 and printed.endswith("True\n")
+
+
+def test_what_was_trained_is_kept_when_its_record_fails_at_the_end(store, monkeypatch):
+    def fail(*args, **more):
+        raise OSError("no space for pictures")
+
+    monkeypatch.setattr(fmtl.notebook.run_page, "write", fail)
+    with pytest.raises(OSError, match="no space") as caught:
+        run(mlflow=True)
+    assert checkpoints.load(Path(caught.value.result["checkpoints"]["best"]))["epoch"] == 1
+
+
+def test_what_one_network_refuses_another_may_take(store):
+    given = {f"{name}_loader": DataLoader(Noise(16, (32, 16)), 8) for name in ("train", "val", "test")}
+    found = fmtl.run_complete_model_analysis(
+        {"colour": 3}, **given, backbones=["vit_tiny_patch16_224", "resnet18"], modes="baseline", mlflow=False, **FAST
+    )
+    assert list(found["runs"]) == [("resnet18", "baseline")]
+    assert "does not take images of 32 x 16" in found["table"]["status"].iloc[1]
+
+
+def test_labels_that_are_listed_and_others_that_are_named_come_together(store):
+    from fmtl.commands.bringing import brought
+
+    batches = [(torch.rand(4, 3, 32, 32), {"colour": torch.arange(4) % 2, "shape": torch.arange(4) % 2})]
+    found = brought.check(
+        {"backbone": "resnet18", "weights": "none"}, num_classes={"colour": ["red", "blue"], "shape": 2},
+        label_cols=None, loaders=dict.fromkeys(("train", "val", "test"), batches), device="cpu", criterions=None,
+        classes={"shape": ["round", "flat"]}, preprocess=None, say=print,
+    )  # fmt: skip
+    assert [task.classes for task in found.tasks] == [("red", "blue"), ("round", "flat")] and found.named

@@ -52,12 +52,12 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         try:
             with machine.memory_kept():
                 _label(model, listing, rows, there, settings, names, own)
-            told = _fill(settings, listing, rows, model, names) if settings.fill else []
         except BaseException:
             log.warning("the rows so far are kept in %s; --resume true goes on with them", rows.part)
             raise
         table = pd.concat(list(rows.read()), ignore_index=True)
         rows.finish(separator=settings.separator, spreadsheet=settings.spreadsheet)
+        told = _fill(settings, listing, table, model, names) if settings.fill else []
     if num := model.notes["profile"]:
         told = [f"{num} photos had colours of another profile than sRGB and were converted", *told]
     _say(table, listing, out, told)
@@ -87,11 +87,11 @@ def _label(
 
 
 def _fill(
-    settings: PredictSettings, listing: Listing, rows: Predictions, model: Predictor, names: Mapping[str, str]
+    settings: PredictSettings, listing: Listing, table: pd.DataFrame, model: Predictor, names: Mapping[str, str]
 ) -> list[str]:
     assert listing.source and listing.table  # columns_of has seen to that
     tasks = {names[task.slug]: task for task in model.tasks}
-    return filling.fill(settings, listing.source, listing.table, listing.lines, rows.read(), tasks)
+    return filling.fill(settings, listing.source, listing.table, listing.lines, [table], tasks)
 
 
 def _key(settings: PredictSettings, model: str, listing: Listing) -> dict[str, object]:
@@ -131,6 +131,4 @@ def _check_writable(file: Path) -> None:
     """Raise EnvironmentFault before the work where its result could not be written."""
     if file.suffix == ".xlsx":
         tables.require_workbooks()
-    with durable.replacing(file.with_name(f"{file.name}.check"), sync=False) as temporary:
-        temporary.touch()
-    file.with_name(f"{file.name}.check").unlink()
+    durable.check_writable(file.parent)

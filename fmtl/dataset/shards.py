@@ -144,6 +144,8 @@ def source_of(path: str, size: int, mtime_ns: int, checksum: str, cell: Sequence
 def decoding(px: int, fit: str, background: str) -> dict[str, Any]:
     """All that decides an image's pixels beside its bytes; pixels of another decoding can't be taken over."""
     versions = {"policy": POLICY, "Pillow": PIL.__version__, "simplejpeg": simplejpeg.__version__}
+    if found := images.heif_version():  # with it, what was refused may be read
+        versions["pillow-heif"] = found
     return {"px": px, "fit": fit, "background": background, "profiles": True, "versions": versions}
 
 

@@ -75,10 +75,10 @@ def _compute(
 ) -> Tensor:
     net.eval()
     # Of a photo that several rows share once, by the first of them.
-    rows = np.unique(dataset.image_of, return_index=True)[1]
+    _, rows, number_of = np.unique(dataset.image_of, return_index=True, return_inverse=True)
     photos = Photos(dataset, preprocess=preprocess, device=device)
     batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
-    return torch.cat([net.features(images.to(device)) for images, _ in batches])[torch.from_numpy(dataset.image_of)]
+    return torch.cat([net.features(images.to(device)) for images, _ in batches])[torch.from_numpy(number_of)]
 
 
 def key(

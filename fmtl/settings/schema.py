@@ -21,6 +21,7 @@ __all__ = [
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
 DEFAULT_ALIAS = "champion"
+DISAGREEMENTS = "disagreements.csv"
 
 
 class PrepareSettings(Settings):
@@ -165,14 +166,20 @@ class PredictSettings(Settings):
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")
 
+    @property
+    def disagreements(self) -> str | None:
+        """Where the known labels go that the model contradicts: beside the filled table."""
+        return str(Path(self.fill).with_name(DISAGREEMENTS)) if self.fill else None
+
     @model_validator(mode="after")
     def _named(self) -> "PredictSettings":
         if not (self.images or self.table):
             raise ValueError("images, table: give one of them")
         read = {Path(place).resolve() for place in (self.images, self.table) if place}
-        written = [Path(place).resolve() for place in (self.out, self.fill) if place]
+        written = [Path(place).resolve() for place in (self.out, self.fill, self.disagreements) if place]
         if len({*written}) < len(written) or read & {*written}:
-            raise ValueError("out, fill: expected files of their own; the table and each other would be overwritten")
+            told = f"the table, each other or {DISAGREEMENTS} would be overwritten"
+            raise ValueError(f"out, fill: expected files of their own; {told}")
         return self
 
 

@@ -170,3 +170,42 @@ def test_text_in_a_workbook_stays_text(tmp_path):
     tables.to_workbook(tmp_path / "a.xlsx", "s", [pd.DataFrame({"=a": ["=1+1", "x\x01y"], "n": [1.5, np.nan]})])
     cells = [[(c.value, c.data_type) for c in row] for row in openpyxl.load_workbook(tmp_path / "a.xlsx")["s"]]
     assert cells == [[("=a", "s"), ("n", "s")], [("=1+1", "s"), (1.5, "n")], [("x?y", "s"), (None, "n")]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_the_mark_of_an_encoding_is_kept(store, model, shop, encoding):
+    mark = {"utf-16-be": "\ufeff"}.get(encoding, "")
+    text = mark + "Art des Teils,image\n,fotos/1.png\nhat,fotos/2.png\n"
+    (shop / "t.csv").write_bytes(text.encode(encoding))
+    found = predict(settings(model, shop / "t.csv", shop / "f.csv", threshold=0))
+    label = labels_of(found)["fotos/1.png"]
+    assert (shop / "f.csv").read_bytes() == text.replace("\n,", f"\n{label},").encode(encoding)
+
+
+def test_numbers_that_stand_for_labels_in_parquet_become_text_whole(store, model, shop):
+    pd.DataFrame({"image": ["fotos/1.png", "fotos/2.png"], "Art des Teils": [None, 1.0]}).to_parquet(shop / "t.parquet")
+    label = labels_of(predict(settings(model, shop / "t.parquet", shop / "f.parquet", threshold=0)))["fotos/1.png"]
+    assert pd.read_parquet(shop / "f.parquet")["Art des Teils"].tolist() == [label, "1"]
+
+
+def test_a_lone_carriage_return_ends_no_row(store, model, shop):
+    rows = {"image": ["fotos/1.png", "fotos/2.png"], "Art des Teils": [None, "hat"], "Text": ["a\rb", "c"]}
+    pd.DataFrame(rows).to_parquet(shop / "t.parquet")
+    found = predict(settings(model, shop / "t.parquet", shop / "f.parquet", keep_columns=True))
+    assert found["Text"].tolist() == ["a\rb", "c"]
+    assert pd.read_csv("predictions.csv")["Text"].tolist() == ["a\rb", "c"]
+
+
+def test_formulas_stay_and_it_is_said_that_their_values_are_not_there(store, model, shop, capsys):
+    book = openpyxl.Workbook()
+    for row in (["image", "Art des Teils", "n"], ["fotos/1.png", None, "=1+1"], ["fotos/2.png", "hat", "x"]):
+        book.active.append(row)
+    book.save(shop / "t.xlsx")
+    predict(settings(model, shop / "t.xlsx", shop / "f.xlsx", threshold=0))
+    assert openpyxl.load_workbook(shop / "f.xlsx").active["C2"].value == "=1+1"
+    assert "blank to other programs until a spreadsheet has saved it" in capsys.readouterr().out
+
+
+def test_disagreements_replace_no_other_file(model):
+    with pytest.raises(ValueError, match=r"disagreements.csv would be overwritten"):
+        PredictSettings(model=str(model), table="disagreements.csv", fill="f.csv")

@@ -183,3 +183,15 @@ def test_photos_of_telephones_are_read(kind, tmp_path):
     )
     dataset, _ = build_dataset(PrepareSettings(table=str(tmp_path / "t.csv"), out=str(tmp_path / "out"), px=PX))
     assert len(dataset.table) == 8 and "wrong_suffix" not in dataset.manifest["counts"]["image_notes"]
+
+
+def test_bytes_of_filling_before_a_marker_are_no_sign_of_damage():
+    content = saved(gradient("RGB"), "JPEG", quality=95)
+    filled = content[:2] + b"\xff" + content[2:]
+    assert (images.decode(filled, px=PX) == images.decode(content, px=PX)).all()
+
+
+def test_a_transparent_colour_is_kept_beside_a_profile():
+    image = Image.new("RGB", (PX, PX), (0, 0, 0))
+    content = saved(image, "PNG", transparency=(0, 0, 0), icc_profile=icc.ADOBE_RGB)
+    assert (images.decode(content, px=PX, background="#ffffff") == 255).all()

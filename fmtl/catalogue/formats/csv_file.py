@@ -25,6 +25,7 @@ class Parsed(NamedTuple):
 
     lines: list[str]
     encoding: str
+    mark: bytes
     dialect: Dialect
     layout: Layout
     notes: list[Note]
@@ -55,7 +56,7 @@ def parse(content: bytes, *, encoding: str | None, quotes: bool, where: str) -> 
         records = _records(lines, found, where)
         layout = layouts.find_layout(records, where=where)
         _check_swallowed(lines, layout, found, where)
-    return Parsed(lines, encoding, found, layout, [*notes, *guessed, *_said(found)])
+    return Parsed(lines, encoding, text.mark_of(content), found, layout, [*notes, *guessed, *_said(found)])
 
 
 def _records(lines: Sequence[str], dialect: Dialect, where: str) -> list[Record]:

@@ -45,10 +45,15 @@ def decode(content: bytes, encoding: str | None, *, where: str) -> tuple[str, st
         raise DataError(f"{told}; {_advice(content, at)}", where=where) from error
 
 
+def mark_of(content: bytes) -> bytes:
+    """The mark of an encoding that content begins with, if any."""
+    return next((mark for mark in _MARKS if content.startswith(mark)), b"")
+
+
 def without_mark(content: bytes) -> str | None:
     """UTF-16 that does not say so: every second byte of plain text is zero."""
     head = content[:10_000]
-    if len(head) < 2 or head.count(0) < len(head) / 3:
+    if mark_of(content) or len(head) < 2 or head.count(0) < len(head) / 3:
         return None
     return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
 

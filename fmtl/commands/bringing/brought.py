@@ -73,7 +73,8 @@ def check(
     backbones.input_spec(settings.backbone)  # a wrong name is an error before a look at any batch
     numbers, listed = arguments.num_classes_of(num_classes)
     names = arguments.names_of(label_cols, numbers)
-    labels = arguments.labels_of(listed if classes is None else classes, numbers)
+    known = {**listed, **classes} if isinstance(classes, Mapping) else listed if classes is None else classes
+    labels = arguments.labels_of(known, numbers)
     losses = arguments.criterions_of(criterions, names, numbers)
     if losses and (settings.mixup or settings.cutmix):
         raise UsageError("criterions: they take one target per image, and mixup and cutmix give two; leave one out")
@@ -85,7 +86,7 @@ def check(
         say("warning: train_loader: its last batch has 1 image, which networks with BatchNorm may not take; "
             "DataLoader(..., drop_last=True) leaves it out")  # fmt: skip
     settings = settings.model_copy(update={"px": max(size), "batch_size": checked["train"].shape[0]})
-    named = bool(listed) or bool(classes)
+    named = isinstance(known, Mapping) and set(names) <= set(known)
     return Brought(settings, tasks, checked, losses, choose_device(settings.device), size, how, named)
 
 

@@ -1,7 +1,8 @@
 """A training on loaders that a notebook brings: how it begins, goes on, and what is left of it if it ends early."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from fmtl.metric_names import EPOCH
 from fmtl.storage import durable
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.run import Recorded
+from fmtl.training import checkpoints
 from fmtl.training.engine import Paced
 from fmtl.training.progress import one_bar, watch
 from fmtl.training.run import Training, TrainResult
@@ -25,7 +27,11 @@ from fmtl.training.stages import of_loaders
 Say = Callable[[str], object]
 
 
-def begin(brought: Brought) -> Setup:
+class NotForThisNetwork(DataError):
+    """What the loaders give is fine, but not for this network."""
+
+
+def begin(brought: Brought) -> tuple[Setup, Training]:
     """Raises DataError where the network does not take the images' size; else as ``set_up``."""
     settings = brought.settings
     assert isinstance(settings.px, int)
@@ -39,7 +45,8 @@ def begin(brought: Brought) -> Setup:
     )
     if brought.size[0] != brought.size[1]:
         _try_size(setup, brought)
-    return setup
+    stages = of_loaders(setup, brought.loaders)
+    return setup, Training(setup.net, brought.tasks, stages, loss=setup.loss, device=brought.device)
 
 
 @torch.no_grad()
@@ -49,7 +56,7 @@ def _try_size(setup: Setup, brought: Brought) -> None:
         setup.net.eval().logits(torch.zeros(1, 3, *brought.size, device=setup.device))
     except (RuntimeError, AssertionError, ValueError) as error:
         size = " x ".join(map(str, brought.size))
-        raise DataError(
+        raise NotForThisNetwork(
             f"{brought.settings.backbone} does not take images of {size} ({error}); give squares, or choose a CNN",
             where="loaders",
         ) from error
@@ -74,9 +81,7 @@ def checkpoint_files(brought: Brought, folder: Path) -> CheckpointFiles:
     """Where the checkpoints go. Raises EnvironmentFault where that can't be written."""
     settings = brought.settings
     try:
-        with durable.replacing(folder / "check", sync=False) as temporary:
-            temporary.touch()
-        (folder / "check").unlink()
+        durable.check_writable(folder)
     except EnvironmentFault as error:
         raise EnvironmentFault(f"checkpoint_folder: {error}; name a folder that can be written") from error
     return _files(brought, folder / f"{settings.backbone}_{settings.mode}")
@@ -87,18 +92,13 @@ def _files(brought: Brought, stem: Path) -> CheckpointFiles:
     return CheckpointFiles(stem, brought.used | how)
 
 
-def train(
-    brought: Brought, setup: Setup, run: Recorded, files: CheckpointFiles | None, folder: Path, say: Say
-) -> TrainResult:
+def train(brought: Brought, training: Training, run: Recorded, files: CheckpointFiles | None, say: Say) -> TrainResult:
     """Train, and test the best epoch.
 
     Args:
         files: Checkpoints of every epoch.
-        folder: Where what was trained is kept if it ends early.
     """
     settings = brought.settings
-    stages = of_loaders(setup, brought.loaders)
-    training = Training(setup.net, brought.tasks, stages, loss=setup.loss, device=brought.device)
     publishers = [files.of(training)] if files else []
     publishers.append(publisher.metrics_to(run))
     if settings.extra_plots and run.run_id:
@@ -108,25 +108,43 @@ def train(
         with one_bar():
             publisher.publish(training, publishers)
             return training.finish(brought.loaders["test"], watch)
-    except BaseException as error:
-        mended = _named(error, brought)
-        _keep(training, brought, files, folder, mended, say)
-        if mended is error:
+    except Exception as error:
+        if (named := _named(error, brought)) is error:
             raise
-        raise mended from error
+        raise named from error
 
 
-def _named(error: BaseException, brought: Brought) -> BaseException:
+@contextlib.contextmanager
+def kept(brought: Brought, files: CheckpointFiles | None, folder: Path, say: Say) -> Iterator[list[Training]]:
+    """Whatever ends what is within: the best epoch's weights are on disk, and the error has the history.
+
+    Yields a list that the training is put into when it begins.
+
+    Args:
+        files: Checkpoints of every epoch, where they are written.
+        folder: Where the weights are kept if they are not.
+    """
+    begun: list[Training] = []
+    try:
+        yield begun
+    except BaseException as error:
+        for training in begun:
+            _keep(training, brought, files, folder, error, say)
+        raise
+
+
+def _named(error: Exception, brought: Brought) -> Exception:
     """The network's own words about a batch as an error that names the loader."""
     if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):  # torch's words, of BatchNorm
-        return DataError(
+        return NotForThisNetwork(
             "a batch has 1 image, of which BatchNorm sees one value per channel; DataLoader(..., drop_last=True) "
             "leaves such a rest out",
             where="train_loader",
         )
     other = next((loader.other_shape for loader in brought.loaders.values() if loader.other_shape), "")
-    if other and isinstance(error, RuntimeError | AssertionError | ValueError):
-        return DataError(f"{other}: {error}")
+    is_memory = isinstance(error, torch.OutOfMemoryError)
+    if other and isinstance(error, RuntimeError | AssertionError | ValueError) and not is_memory:
+        return NotForThisNetwork(f"{other}: {error}")
     return error
 
 
@@ -142,7 +160,7 @@ def _keep(
     if not training.history.rows:
         return
     best = training.history.best
-    kept = files.path("best") if files else None
+    kept = files.path("best") if files and _holds(files.path("best"), best[EPOCH]) else None
     if kept is None:
         settings = brought.settings
         stem = folder / f"{settings.backbone}_{settings.mode}_{time.strftime('%Y%m%d-%H%M%S')}"
@@ -157,3 +175,11 @@ def _keep(
     error.result = {"history": history, "best_epoch": best[EPOCH], "checkpoints": paths}  # type: ignore[attr-defined]
     if kept:
         say(f"the best of {len(history)} epochs is kept: {kept}; the error's .result has their history")
+
+
+def _holds(checkpoint: Path, epoch: int) -> bool:
+    """Whether it is whole and of that epoch."""
+    try:
+        return checkpoints.load(checkpoint)["epoch"] == epoch
+    except DataError:
+        return False

@@ -18,8 +18,6 @@ from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tasks import Task, Tasks
 
-DISAGREEMENTS = "disagreements.csv"  # beside the filled table
-
 
 @dataclass
 class Judged:
@@ -27,6 +25,7 @@ class Judged:
 
     Attributes:
         filled: By line, the label for a blank cell.
+        left: Those of them that could not be written.
         contradicted: Line, image, column, label, predicted label and confidence of the known labels that differ.
         unknown: Labels that are no class of the model.
     """
@@ -37,14 +36,17 @@ class Judged:
     unknown: Counter[str] = field(default_factory=Counter)
     agreeing: int = 0
     unsure: int = 0
+    left: int = 0
     without_photo: int = 0
 
     def told(self, threshold: float) -> str:
-        blank = len(self.filled) + self.unsure + self.without_photo
+        blank, filled = len(self.filled) + self.unsure + self.without_photo, len(self.filled) - self.left
         told = (
-            f"{self.column}: {blank} blank cells = {len(self.filled)} filled + {self.unsure} below {threshold:g} + "
+            f"{self.column}: {blank} blank cells = {filled} filled + {self.unsure} below {threshold:g} + "
             f"{self.without_photo} without a photo; {self.agreeing} labels agree, {len(self.contradicted)} do not"
         )
+        if self.left:
+            told += f", {self.left} could not be written"
         if self.unknown:
             first, _ = self.unknown.most_common(1)[0]
             told += f", {self.unknown.total()} are no class of the model, such as {first!r}"
@@ -100,13 +102,15 @@ def fill(
         for line, label in found.filled.items():
             cells.setdefault(line, {})[found.column] = label
     target = Path(settings.fill or "")
-    notes = _write(settings, source, target, table, cells)
+    notes, left = _write(settings, source, target, table, cells)
+    for found in judged.values():
+        found.left = sum(column == found.column for _, column in left)
     contradicted = [row for found in judged.values() for row in found.contradicted]
-    durable.write_text(target.with_name(DISAGREEMENTS), tables.to_csv(_disagreements(contradicted, table)))
+    durable.write_text(Path(settings.disagreements or ""), tables.to_csv(_disagreements(contradicted, table)))
     told = [found.told(settings.threshold) for found in judged.values()]
     if absent:
         told.append(f"no column of the table is called {', '.join(absent)}: not filled")
-    return [*told, *notes, f"filled: {target}", f"disagreements: {target.with_name(DISAGREEMENTS)}"]
+    return [*told, *notes, f"filled: {target}", f"disagreements: {settings.disagreements}"]
 
 
 def _judge(
@@ -155,10 +159,12 @@ def _known_class(task: Task) -> Callable[[str], str | None]:
     return known_class
 
 
-def _write(settings: PredictSettings, source: Path, target: Path, table: Catalogue, cells: filling.Cells) -> list[str]:
+def _write(
+    settings: PredictSettings, source: Path, target: Path, table: Catalogue, cells: filling.Cells
+) -> tuple[list[str], set[tuple[int, str]]]:
     preset = PRESETS.get(settings.preset) if settings.preset else None
     with durable.replacing(target) as temporary:
-        notes = filling.fill(
+        notes, left = filling.fill(
             source,
             temporary,
             table,
@@ -168,7 +174,7 @@ def _write(settings: PredictSettings, source: Path, target: Path, table: Catalog
             quotes=settings.quotes,
             sheet=settings.sheet,
         )
-    return [str(note) for note in notes]
+    return [str(note) for note in notes], left
 
 
 def _disagreements(rows: Sequence[tuple], table: Catalogue) -> pd.DataFrame:

@@ -1,9 +1,11 @@
 """The file of predictions: it grows batch by batch beside its place, outlives an interrupt, and appears whole."""
 
+import csv
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -61,7 +63,8 @@ class Predictions:
     def append(self, rows: pd.DataFrame) -> None:
         """Add the rows of a batch; they are in the file when this returns."""
         with self.part.open("a", encoding="utf-8", newline="") as file:
-            rows.to_csv(file, index=False, header=file.tell() == 0)
+            # All text in quotes: a lone carriage return without them would end a row.
+            rows.to_csv(file, index=False, header=file.tell() == 0, quoting=csv.QUOTE_NONNUMERIC)
             end = file.tell()
         self._rows += len(rows)
         with self._log.open("a", encoding="utf-8") as log_file:
@@ -113,7 +116,13 @@ class Predictions:
     def _to_csv(self, path: Path, separator: str, spreadsheet: bool) -> None:
         with path.open("w", encoding="utf-8-sig" if spreadsheet else "utf-8", newline="") as file:
             for number, chunk in enumerate(self.read()):
-                text = tables.to_csv(chunk, sep=separator) if spreadsheet else chunk.to_csv(index=False, sep=separator)
+                lone = any(isinstance(cell, str) and "\r" in cell for cell in chunk.to_numpy().ravel())
+                quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if lone else csv.QUOTE_MINIMAL
+                text = (
+                    tables.to_csv(chunk, sep=separator)
+                    if spreadsheet
+                    else chunk.to_csv(index=False, sep=separator, quoting=quoting)
+                )
                 file.write(text if number == 0 else text.partition("\n")[2])
 
     def _to_parquet(self, path: Path) -> None:

@@ -19,7 +19,7 @@ def converted(image: Image.Image) -> Image.Image | None:
     profile = image.info.get("icc_profile")
     if not profile:
         return None
-    if image.mode in ("RGBA", "LA", "PA", "P"):
+    if image.mode in ("RGBA", "LA", "PA", "P") or "transparency" in image.info:
         return _with_alpha(image, profile)
     transform = to_srgb(profile, image.mode)
     return transform.apply(image) if transform else None

@@ -12,15 +12,19 @@ _FOREIGN = (  # (first bytes, where, name)
 )  # fmt: skip
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 _END, _SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in front of its pixels
+_BARE = (0xFF, 0x01, *range(0xD0, 0xD9))
 
 
 def check_end(content: bytes) -> None:
     """Zeros in place of the rest of a JPEG, as broken downloads have them, decode to grey: raise ImageError."""
     at = 2
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", bytes([_SCAN])):
+        if content[at + 1] in _BARE:  # a byte of filling, or a marker without a length
+            at += 1 if content[at + 1] == 0xFF else 2
+            continue
         # Metadata is passed over: it may hold a thumbnail with an end of its own.
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    if content.find(_END, at) < 0:
+    if content.find(_END, at if at < len(content) else 2) < 0:
         raise ImageError(Reason.TRUNCATED, "no end marker")
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import simplejpeg
@@ -104,6 +105,14 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
+
+
+def heif_version() -> str | None:
+    """Of what reads HEIC photos; None where it is not installed."""
+    try:
+        return version("pillow-heif")
+    except PackageNotFoundError:
+        return None
 
 
 def _check_size(width: int, height: int) -> None:
