@@ -20,6 +20,7 @@ import torch
 from peers import Work
 from torch import Tensor
 
+from fmtl import machine
 from fmtl.dataset.prepared import open_dataset
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
@@ -284,7 +285,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     asked = parser.parse_args()
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), machine.memory_kept():  # as fmtl train
         found = ARMS[asked.arm](Work.from_json(asked.work.read_text(encoding="utf-8")), asked.data.resolve())
     print(json.dumps(found), flush=True)
 

@@ -12,7 +12,6 @@ command but for Python's start: listing, model, labels, file). One after the oth
 import argparse
 import contextlib
 import json
-import os
 import platform
 import resource
 import shutil
@@ -24,6 +23,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import real_photos
 import torch
 
 from fmtl import machine
@@ -141,11 +141,10 @@ def measure(images: Path, num: int) -> dict:
             arm.process.kill()
     parts = [d + e for d, e in zip(arms["decode"].seconds, arms["evaluate"].seconds, strict=True)]
     ratios = [part / whole for part, whole in zip(parts, arms["predict"].seconds, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
     shares = [d / part for d, part in zip(arms["decode"].seconds, parts, strict=True)]
     return {
         "photos": num,
-        "predict / its parts": {"median": statistics.median(ratios), "quartiles": [low, high]},
+        "predict / its parts": real_photos.spread(ratios),
         "all slices": sum(parts) / sum(arms["predict"].seconds),
         "decoding's share of the parts": statistics.median(shares),
         "memory grew by MB": arms["predict"].megabytes[-1] - arms["predict"].megabytes[0],
@@ -153,17 +152,14 @@ def measure(images: Path, num: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default=os.environ.get("FMTL_REAL_DATA"))
+    parser = real_photos.parser(__doc__)
     parser.add_argument("--photos", type=int, default=20_000)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         serve(options.arm, Path(options.data))
         return
-    if not options.data:
-        print("benchmarks/predict.py: skipped, FMTL_REAL_DATA is not set")
+    if not real_photos.are_there(options, __file__):
         return
     figures = measure(Path(options.data).resolve() / "fashion" / "images", options.photos)
     figures["processor"] = platform.processor() or platform.machine()

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import real_photos
 import simplejpeg
 import torch
 from PIL import Image
@@ -95,11 +95,6 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def spread(values: list[float]) -> dict:
-    low, _, high = statistics.quantiles(values, n=4)
-    return {"median": statistics.median(values), "quartiles": [low, high]}
-
-
 ARMS = {"fmtl": fmtl, "pillow": pillow, "torchvision": torchvision, "decode only": decode_only}
 
 
@@ -144,7 +139,7 @@ def one_core(data: Path) -> dict:
             arm.process.kill()
             if name != "fmtl":
                 ratios = [a / b for a, b in zip(arm.seconds, arms["fmtl"].seconds, strict=True)]
-                found[place][f"fmtl / {name}"] = spread(ratios)
+                found[place][f"fmtl / {name}"] = real_photos.spread(ratios)
     return found
 
 
@@ -158,20 +153,20 @@ def two_workers(data: Path) -> dict:
             with tempfile.TemporaryDirectory() as temporary:
                 todo = jobs(folder, names * 3, Path(temporary))
                 times[num_workers].append(seconds(lambda: workers.make_shards(todo, num_workers=num_workers)))  # noqa: B023
-    return {"images": 3 * len(names), "2 workers / 1": spread([a / b for a, b in zip(times[1], times[2], strict=True)])}
+    return {
+        "images": 3 * len(names),
+        "2 workers / 1": real_photos.spread([a / b for a, b in zip(times[1], times[2], strict=True)]),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default=os.environ.get("FMTL_REAL_DATA"))
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser = real_photos.parser(__doc__)
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         serve(options.arm, Path(options.data))
         return
-    if not options.data:
-        print("benchmarks/prepare.py: skipped, FMTL_REAL_DATA is not set")
+    if not real_photos.are_there(options, __file__):
         return
     data = Path(options.data).resolve()
     figures = {

@@ -8,7 +8,6 @@ follow: from nothing, with nothing changed, with 100 rows more, without MLflow's
 the anonymous memory of all processes together, looked at every 20 ms.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -23,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import real_photos
 from PIL import Image
 from tqdm import tqdm
 
@@ -104,14 +104,11 @@ def run(table: Path, out: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default=os.environ.get("FMTL_REAL_DATA"))
+    parser = real_photos.parser(__doc__)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     parser.add_argument("--keep", type=Path, help="folder for photos and dataset, used again if it is there")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    if not options.data:
-        print("benchmarks/prepare_again.py: skipped, FMTL_REAL_DATA is not set")
+    if not real_photos.are_there(options, __file__):
         return
     folder = options.keep or Path(tempfile.mkdtemp(prefix="fmtl-benchmark-"))
     try:

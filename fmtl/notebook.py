@@ -5,8 +5,7 @@ N images, K classes of a task.
 
 import contextlib
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
@@ -33,6 +32,7 @@ from fmtl.tasks import AVERAGE
 from fmtl.tracking import pyfunc
 from fmtl.tracking.run import Recorded, open_run, unrecorded
 from fmtl.training.criterion import Criterion
+from fmtl.training.progress import notebook_display
 from fmtl.training.run import TrainResult
 from fmtl.training.setup import Setup
 
@@ -250,25 +250,17 @@ def _say(line: str) -> None:
 
 def _write_artifacts(run: Recorded, brought: Brought, result: TrainResult, files: CheckpointFiles | None) -> None:
     """The run's files, and its pictures inline where this is a notebook."""
-    display = _display() if brought.settings.extra_plots else None
+    display = notebook_display() if brought.settings.extra_plots else None
     if run.run_id is None and display is None:
         return
     num = len(next(iter(result.test.targets.values())))
     rows = pd.DataFrame({"id": range(num), "path": [""] * num})  # loaders don't say
     for path in run_page.write(run.folder, result, rows=rows, draw=brought.settings.extra_plots):
         if display:
-            display(path.read_bytes())
+            from IPython.display import Image
+
+            display(Image(path.read_bytes()))
     if files and run.run_id:
         (run.folder / "checkpoints").mkdir(exist_ok=True)
         for which in ("best", "last"):
             shutil.copy(files.path(which), run.folder / "checkpoints")
-
-
-def _display() -> Callable[[bytes], None] | None:
-    """Shows a PNG, where IPython runs a notebook's kernel."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None or not hasattr(shell, "kernel"):
-        return None
-    from IPython.display import Image, display
-
-    return lambda picture: display(Image(picture))

@@ -16,7 +16,7 @@ from fmtl.commands.labelling import filling, labeller
 from fmtl.commands.labelling.listing import Listing, list_photos
 from fmtl.commands.labelling.predictions import Predictions
 from fmtl.errors import DataError
-from fmtl.model.predictor import OK, Predictor
+from fmtl.model.predictor import OK, Predictor, attribute_names
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tracking.run import adopted_run
@@ -91,14 +91,14 @@ def _fill(
 ) -> list[str]:
     assert listing.source and listing.table  # columns_of has seen to that
     tasks = {names[task.slug]: task for task in model.tasks}
-    return filling.fill(settings, listing.source, listing.table, listing.lines, [table], tasks)
+    return filling.fill(settings, listing.source, listing.table, listing.lines, table, tasks)
 
 
 def _key(settings: PredictSettings, model: str, listing: Listing) -> dict[str, object]:
     """What decides the rows."""
     photos = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape")).hexdigest()
     chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns"})
-    table = fingerprint(listing.source) if listing.source else None
+    table = fingerprint(listing.source) if listing.source and settings.keep_columns else None
     return {"model": model, "list of photos": photos, "table": table} | chosen
 
 
@@ -119,12 +119,8 @@ def _say(table: pd.DataFrame, listing: Listing, out: Path, cells: Sequence[str])
 
 def _column_names(model: Predictor, settings: PredictSettings) -> dict[str, str]:
     """By column of the predictor's table, what it is called in the file: by slug or by the attribute's own name."""
-    names = {task.slug: task.name for task in model.tasks}
-    if settings.names == "slug":
-        names = {slug: slug for slug in names}
     columns = model.predict([], top_k=settings.top_k).columns
-    parts = [(column, *column.partition("/")) for column in columns]
-    return {column: names.get(slug, slug) + slash + rest for column, slug, slash, rest in parts}
+    return attribute_names(columns, model.tasks) if settings.names == "attribute" else {c: c for c in columns}
 
 
 def _check_writable(file: Path) -> None:

@@ -50,23 +50,21 @@ class CheckpointFiles:
 
         def save(record: EpochRecord) -> None:
             if record.is_best:
-                self._save("best", record, training.evaluated_weights, training.tasks)
-            self._save("last", record, training.net.state_dict(), training.tasks, training.state)
+                self.save_best(training.evaluated_weights, training.tasks, record.metrics)
+            self._save("last", training.net.state_dict(), training.tasks, record.metrics, training.state)
 
         return save
 
     def save_best(self, model: Mapping[str, Tensor], tasks: Tasks, metrics: Row) -> None:
         """Write the best epoch's weights alone."""
-        checkpoints.save(
-            self.path("best"), model=model, tasks=tasks, settings=self.settings, epoch=metrics[EPOCH], metrics=metrics
-        )
+        self._save("best", model, tasks, metrics)
 
     def _save(
         self,
         which: str,
-        record: EpochRecord,
         model: Mapping[str, Tensor],
         tasks: Tasks,
+        metrics: Row,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         checkpoints.save(
@@ -74,8 +72,8 @@ class CheckpointFiles:
             model=model,
             tasks=tasks,
             settings=self.settings,
-            epoch=record.epoch,
-            metrics=record.metrics,
+            epoch=metrics[EPOCH],
+            metrics=metrics,
             training=state,
         )
 

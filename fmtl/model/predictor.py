@@ -5,7 +5,7 @@ A model folder holds ``model.json`` and ``weights.safetensors``: data only, no c
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -168,6 +168,13 @@ def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]
         columns[name] = [task.classes[i] for i in order[:, k]]
         columns[f"{name}/confidence"] = np.take_along_axis(probs, order[:, k : k + 1], axis=1)[:, 0].tolist()
     return columns
+
+
+def attribute_names(columns: Iterable[str], tasks: Tasks) -> dict[str, str]:
+    """By column of a predictions table, the same with the attribute's own name in place of its slug."""
+    names = {task.slug: task.name for task in tasks}
+    parts = {column: column.partition("/") for column in columns}
+    return {column: names.get(slug, slug) + slash + rest for column, (slug, slash, rest) in parts.items()}
 
 
 def load(folder: Path, device: torch.device | None = None, precision: str | None = None) -> Predictor:

@@ -47,7 +47,7 @@ def watch_folds(folds: Iterable[T], what: str) -> Iterable[T]:
 @contextlib.contextmanager
 def one_bar() -> Iterator[None]:
     """Within it all bars take turns on one line of a notebook's output, with ipywidgets or without."""
-    display = _display()
+    display = notebook_display()
     if display is None:
         yield
         return
@@ -79,8 +79,8 @@ class _Line:
         pass
 
 
-def _display() -> Callable[..., Any] | None:
-    """IPython's, where a notebook's kernel runs."""
+def notebook_display() -> Callable[..., Any] | None:
+    """IPython's ``display``, where a notebook's kernel runs."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or not hasattr(shell, "kernel"):
         return None

@@ -142,16 +142,14 @@ def _fill_parquet(source: Path, target: Path, table: Catalogue, cells: Cells) ->
     for column in dict.fromkeys(column for labels in cells.values() for column in labels):
         n = found.column_names.index(column)
         kind = found.schema.field(n).type
-        values = table.frame[column].to_dict()
-        values |= {line: labels[column] for line, labels in cells.items() if column in labels}
         plain = kind.value_type if pa.types.is_dictionary(kind) else kind
         is_text = pa.types.is_string(plain) or pa.types.is_large_string(plain)
         if is_text:  # what stood there, rather than how it was read
-            raw = found.column(n).cast(plain).to_pylist()
-            values = {line: cell if line not in cells else values[line] for line, cell in enumerate(raw, 1)}
-            values |= {line: labels[column] for line, labels in cells.items() if column in labels}
+            values = dict(enumerate(found.column(n).cast(plain).to_pylist(), 1))
         else:
+            values = table.frame[column].to_dict()
             changed.append(column)
+        values |= {line: labels[column] for line, labels in cells.items() if column in labels}
         filled = pa.array(list(values.values()), plain if is_text else pa.string())
         filled = filled.dictionary_encode() if pa.types.is_dictionary(kind) and is_text else filled
         found = found.set_column(n, column, filled)

@@ -24,7 +24,7 @@ def decode(content: bytes, encoding: str | None, *, where: str) -> tuple[str, st
     Raises:
         DataError: The encoding is unknown or does not fit, or none can be guessed; with line and byte.
     """
-    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    marked = _MARKS.get(mark_of(content))
     chosen = encoding or marked or "utf-8"
     try:
         return content.decode(chosen).removeprefix("\ufeff"), chosen, []

@@ -15,7 +15,7 @@ from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, UsageError
 from fmtl.metric_names import SCORES, score
 from fmtl.model.network import MultiTaskNet
-from fmtl.model.predictor import Predictor, top_labels
+from fmtl.model.predictor import Predictor, attribute_names, top_labels
 from fmtl.tasks import AVERAGE, Task
 from fmtl.training.history import Row
 from fmtl.training.metrics import Confusion, cells
@@ -59,7 +59,7 @@ class TrainedModel(dict[str, Any]):
             images = [images]
         if isinstance(images, Sequence) and images and all(isinstance(image, str | Path) for image in images):
             return self._of_photos([Path(path) for path in images], batch_size)
-        parts = [self._of_batch(part) for batch in _batches(images, batch_size) for part in batch.split(batch_size)]
+        parts = [self._of_batch(part) for batch in _batches(images) for part in batch.split(batch_size)]
         if not parts:
             raise DataError("predict: no image was given")
         return pd.concat(parts, ignore_index=True)
@@ -80,14 +80,10 @@ class TrainedModel(dict[str, Any]):
         predictor = Predictor(self._net, self._brought.tasks, preprocess, self._brought.device)
         table = predictor.predict([PhotoFile.named(path) for path in paths], batch_size=batch_size)
         table.insert(0, "image", [str(path) for path in paths])
-        names = {task.slug: task.name for task in self._brought.tasks}
-        parts = {column: column.partition("/") for column in table}
-        return table.rename(
-            columns={column: names.get(slug, slug) + s + rest for column, (slug, s, rest) in parts.items()}
-        )
+        return table.rename(columns=attribute_names(table.columns, self._brought.tasks))
 
 
-def _batches(images: object, batch_size: int) -> Iterable[Tensor]:
+def _batches(images: object) -> Iterable[Tensor]:
     """Tensors ``(N, 3, H, W)``."""
     if isinstance(images, Tensor | np.ndarray):
         found = torch.as_tensor(images)
@@ -99,16 +95,16 @@ def _batches(images: object, batch_size: int) -> Iterable[Tensor]:
         return [found]
     if not isinstance(images, Iterable):
         raise DataError(f"predict: expected images, batches of them or paths, got {type(images).__name__}")
-    return _first_parts(images, batch_size)
+    return _first_parts(images)
 
 
-def _first_parts(batches: Iterable, batch_size: int) -> Iterable[Tensor]:
+def _first_parts(batches: Iterable) -> Iterable[Tensor]:
     for batch in batches:
         # A loader gives pairs; of a list of images each is a batch of one.
         images = batch[0] if isinstance(batch, Sequence) and len(batch) == 2 else batch
         if not isinstance(images, Tensor | np.ndarray):
             raise DataError(f"predict: expected batches of images, got {type(images).__name__}")
-        yield from _batches(images, batch_size)
+        yield from _batches(images)
 
 
 def _lists(counts: Confusion) -> list | dict[str, list]:

@@ -1,7 +1,7 @@
 """Blank cells of a table filled with predictions, and the known labels that the model contradicts."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def fill(
     source: Path,
     table: Catalogue,
     lines: Sequence[int],
-    predictions: Iterable[pd.DataFrame],
+    predictions: pd.DataFrame,
     tasks: Mapping[str, Task],
 ) -> list[str]:
     """Write the filled table and the disagreements beside it. Returns what became of the cells, for people.
@@ -91,12 +91,8 @@ def fill(
     columns = columns_of(Tasks(tasks.values()), table)
     absent = [task.name for task in tasks.values() if task.name not in columns]
     judged = {name: Judged(columns[task.name]) for name, task in tasks.items() if task.name in columns}
-    known_class = {name: _known_class(tasks[name]) for name in judged}
-    start = 0
-    for part in predictions:
-        for name, found in judged.items():
-            _judge(found, table, lines[start : start + len(part)], part, name, known_class[name], settings.threshold)
-        start += len(part)
+    for name, found in judged.items():
+        _judge(found, table, lines, predictions, name, _known_class(tasks[name]), settings.threshold)
     cells: dict[int, dict[str, str]] = {}
     for found in judged.values():
         for line, label in found.filled.items():
@@ -117,14 +113,15 @@ def _judge(
     found: Judged,
     table: Catalogue,
     lines: Sequence[int],
-    part: pd.DataFrame,
+    predictions: pd.DataFrame,
     name: str,
     known_class: Callable[[str], str | None],
     threshold: float,
 ) -> None:
-    """Sort the cells of some rows by what becomes of them."""
+    """Sort the cells of a column by what becomes of them."""
     cells = table.frame[found.column].reindex(lines)
-    rows = zip(lines, cells, part["image"], part["status"], part[name], part[f"{name}/confidence"], strict=True)
+    columns = [predictions[c] for c in ("image", "status", name, f"{name}/confidence")]
+    rows = zip(lines, cells, *columns, strict=True)
     for line, cell, image, status, label, confidence in rows:
         blank = not isinstance(cell, str)
         if line not in table.frame.index:  # it could not be read
