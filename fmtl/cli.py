@@ -157,6 +157,30 @@ def predict(settings: schema.PredictSettings) -> None:
     predict(settings)
 
 
+@command(schema.SyncSettings)
+def sync(settings: schema.SyncSettings) -> None:
+    """Deliver run folders to the MLflow store: what a server's absence has kept back, or an offline training."""
+    from fmtl.commands.sync import sync
+
+    sync(settings)
+
+
+@command(schema.DoctorSettings)
+def doctor(settings: schema.DoctorSettings) -> None:
+    """Show the runs that look alive and are not; with --repair, record their end."""
+    from fmtl.commands.doctor import doctor
+
+    doctor(settings)
+
+
+@command(schema.CleanSettings)
+def clean(settings: schema.CleanSettings) -> None:
+    """List what runs and caches take; with --run, remove what a store provably has."""
+    from fmtl.commands.clean import clean
+
+    clean(settings)
+
+
 @command(schema.MainSettings)
 def _main(settings: schema.MainSettings) -> None:
     """Run the whole pipeline on a catalogue: prepare, train both modes, compare, register, predict."""

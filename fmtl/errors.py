@@ -11,8 +11,13 @@
 """
 
 import contextlib
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+
+SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY")
+_USER_INFO = re.compile(r"://[^/\s]+@")
 
 TABLE = "table"  # where an error is that a room raises which does not know the table's file
 
@@ -67,6 +72,15 @@ class Terminated(BaseException):
     """SIGTERM arrived. Not an ``Exception``, so that no handler mistakes it for a failure."""
 
     exit_code = 143
+
+
+def redacted(text: str) -> str:
+    """The text without users and passwords: those of addresses, and those that the environment holds for a store."""
+    for name in SECRETS:
+        value = os.environ.get(name, "")
+        if len(value) > 3:  # a shorter one would blot out ordinary words
+            text = text.replace(value, "***")
+    return _USER_INFO.sub("://***@", text)
 
 
 @contextlib.contextmanager

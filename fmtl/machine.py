@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,3 +74,34 @@ class _Keepers:
 
 
 _keepers = _Keepers()
+
+
+def place() -> str:
+    """This machine and the space in which its process ids are counted: only there a process id means anything."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="utf-8").strip()
+    except OSError:
+        machine = ""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        space = ""
+    return f"{machine or socket.gethostname()} {space}"
+
+
+def process_started(pid: int) -> str | None:
+    """When a process of this place began, in clock ticks since the boot; None if there is none, or only its remains."""
+    if not Path("/proc/self").is_dir():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return ""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # after the name, which may hold anything
+    return None if fields[0] in "ZX" else fields[19]

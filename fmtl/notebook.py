@@ -124,16 +124,7 @@ def train_and_evaluate_model(
             _log_settings(run, brought, setup, data_id)
             result = loop.train(brought, training, run, files, _say)
             _write_artifacts(run, brought, result, files)
-            model_id = None
-            if mlflow and brought.named and brought.preprocess and data_id:
-                model_id = pyfunc.log_model(
-                    setup.net,
-                    backbone=model_name,
-                    tasks=brought.tasks,
-                    preprocess=brought.preprocess,
-                    epoch=result.best_epoch,
-                )
-            run.log_metrics(result.final_metrics, model_id=model_id)
+            _log_scores(run, brought, setup, result, data_id)
             run.set_tags({"mlflow.note.content": run_summary.of_loaders(brought.used, result)})
     return trained.result_of(brought, result, files, run.run_id, setup.net)
 
@@ -218,7 +209,9 @@ def _table_row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recorded(settings: TrainSettings) -> AbstractContextManager[Recorded]:
     name = settings.run_name or f"{settings.backbone}-{settings.mode}"
-    return open_run("train", name=name, experiment=settings.experiment)
+    return open_run(
+        "train", name=name, experiment=settings.experiment, folder=settings.run_folder, offline=settings.offline
+    )
 
 
 @contextlib.contextmanager
@@ -242,6 +235,21 @@ def _log_settings(run: Recorded, brought: Brought, setup: Setup, data_id: str | 
     run.log_params(values)
     if data_id:
         run.set_tags({"fmtl.data": data_id})
+
+
+def _log_scores(run: Recorded, brought: Brought, setup: Setup, result: TrainResult, data_id: str | None) -> None:
+    """And the model, where it is known what its classes are called and how a photo becomes its input."""
+    preprocess = brought.preprocess
+    if not (brought.named and preprocess and data_id):
+        run.log_metrics(result.final_metrics)
+        return
+
+    def save(folder: Path) -> None:
+        pyfunc.save_model(
+            folder, setup.net, backbone=brought.settings.backbone, tasks=brought.tasks, preprocess=preprocess
+        )
+
+    run.log_model(save, epoch=result.best_epoch, metrics=result.final_metrics)
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ from fmtl.reports import plots
 from fmtl.reports.leaderboard_page import leaderboard_page, to_markdown, to_text
 from fmtl.settings.schema import DEFAULT_ALIAS, CompareSettings
 from fmtl.storage import durable, tables
-from fmtl.tracking import store
+from fmtl.tracking import doctor, store
 from fmtl.tracking.run import open_run
 
 MAX_BARS = 20
@@ -18,6 +18,7 @@ MAX_BARS = 20
 
 def compare(settings: CompareSettings) -> Leaderboard:
     """Run the whole command; prints the table, writes the files, and records one MLflow run."""
+    doctor.mend_dead()
     records = store.search_runs("train", experiment=settings.experiment)
     board = rank_runs(records, metric=settings.metric, data=_digest(settings.data))
     out = Path(settings.out)

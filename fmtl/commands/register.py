@@ -3,12 +3,13 @@
 from fmtl.commands.selection import best_run, other_groups, rank_runs
 from fmtl.commands.selection import register as register_run
 from fmtl.settings.schema import RegisterSettings
-from fmtl.tracking import store
+from fmtl.tracking import doctor, store
 from fmtl.tracking.run import adopted_run
 
 
 def register(settings: RegisterSettings) -> None:
     """Run the whole command; prints what was registered."""
+    doctor.mend_dead()
     with adopted_run("register"):
         if settings.run == "best":
             records = store.search_runs("train", experiment=settings.experiment)

@@ -1,7 +1,6 @@
 """``train``: a prepared dataset to one MLflow run with metrics, plots, checkpoints and a model."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +12,13 @@ from fmtl.commands.publisher import CheckpointFiles
 from fmtl.dataset.freshness import check_sources
 from fmtl.dataset.prepared import GROUP, PreparedDataset, open_dataset
 from fmtl.dataset.splits import SPLITS
-from fmtl.errors import DataError, UsageError
+from fmtl.errors import DataError, FmtlError, UsageError
 from fmtl.evaluation import label_issues
 from fmtl.hardware import choose_device
 from fmtl.loading.preprocess import Preprocess
 from fmtl.metric_names import EPOCH, TRAIN_LOSS
 from fmtl.model import backbones
+from fmtl.model.backbones import InputSpec
 from fmtl.reports import error_gallery, run_page, run_summary
 from fmtl.reports.error_gallery import Gallery
 from fmtl.settings.reading import build_from_file, to_yaml
@@ -26,19 +26,24 @@ from fmtl.settings.train import TrainSettings
 from fmtl.settings.wording import command_line
 from fmtl.storage import durable
 from fmtl.tasks import AVERAGE, IGNORE_INDEX
-from fmtl.tracking import pyfunc, store
+from fmtl.tracking import doctor, earlier, pyfunc, store
+from fmtl.tracking.record import journal
+from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.run import Run, open_run
 from fmtl.tracking.store import RunRecord
 from fmtl.training import checkpoints
 from fmtl.training.progress import watch, watch_folds
 from fmtl.training.run import Resumed, Training, TrainResult
-from fmtl.training.setup import Setup, set_up
+from fmtl.training.setup import Setup, TrainPlan, set_up
 from fmtl.training.stages import DatasetStages, counts_of
 
 log = logging.getLogger(__name__)
 
 # A run may go on under other values of these, since they do not change what is learnt.
-FREE_ON_RESUME = {"allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery"}
+FREE_ON_RESUME = {
+    "allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery", "offline", "run_folder",
+}  # fmt: skip
+NOT_LOGGED = ("resume", "run_name", "experiment", "offline", "run_folder")  # of where a run lies, not of what it is
 
 
 @dataclass(frozen=True)
@@ -59,41 +64,75 @@ class Work:
 
 
 def train(settings: TrainSettings) -> str:
-    """Run the whole command. Returns the run's id."""
+    """Run the whole command. Returns the run's id: of its folder where no store has it yet."""
+    durable.sweep()
+    if not settings.offline:
+        doctor.mend_dead()
     with machine.memory_kept():
         if settings.resume:
             return _resume(settings.resume, settings)
-        with open_run("train", name=_run_name(settings), experiment=settings.experiment) as run:
+        with open_run(
+            "train",
+            name=_run_name(settings),
+            experiment=settings.experiment,
+            folder=settings.run_folder,
+            offline=settings.offline,
+        ) as run:
             return _train(_prepare(settings), run)
 
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
-    """One run per variant. All datasets are checked first, so that a late one can't spoil a long comparison."""
+    """One run per variant. All are checked first, so that a late one can't spoil a long comparison.
+
+    Raises:
+        FmtlError: Of the first variant that failed; the others were trained nevertheless.
+    """
     if len(variants) == 1:
         return [train(variants[0])]
-    for folder in dict.fromkeys(settings.data for settings in variants):
-        open_dataset(Path(folder))
-    run_ids = []
+    for settings in variants:
+        _check(settings)
+    run_ids, failures = [], []
     for number, settings in enumerate(variants, 1):
-        log.info("variant %d of %d: %s", number, len(variants), _run_name(settings))
-        run_ids.append(train(settings))
+        name = _run_name(settings)
+        log.info("variant %d of %d: %s", number, len(variants), name)
+        try:
+            run_ids.append(train(settings))
+        except FmtlError as error:
+            log.warning("variant %d, %s: %s", number, name, error)
+            failures.append((name, error))
+    if failures:
+        log.warning("%d of %d variants failed: %s", len(failures), len(variants), ", ".join(n for n, _ in failures))
+        raise failures[0][1]
     return run_ids
+
+
+def _check(settings: TrainSettings) -> None:
+    """Raise what ``train`` would raise before its first epoch; the network is built, and let go."""
+    settings = settings.with_mode()
+    choose_device(settings.device)
+    dataset, _, plan = _plan(settings)
+    backbones.from_plan(plan.network, dataset.tasks.num_classes)
 
 
 def _run_name(settings: TrainSettings) -> str:
     return settings.run_name or f"{settings.backbone}-{settings.mode}"
 
 
-def _prepare(settings: TrainSettings) -> Work:
-    settings = settings.with_mode()
-    device = choose_device(settings.device)
+def _plan(settings: TrainSettings) -> tuple[PreparedDataset, InputSpec, TrainPlan]:
+    """What can be said without building anything; ``plan.network.px`` is the side of the input."""
     dataset = open_dataset(Path(settings.data))
     if not settings.allow_stale and not settings.resume:
         check_sources(dataset)
     _check_splits(dataset)
     spec = backbones.input_spec(settings.backbone)
-    px = _px(settings, dataset, spec.px)
-    plan = settings.resolve(dataset.tasks.names, px=px)
+    return dataset, spec, settings.resolve(dataset.tasks.names, px=_px(settings, dataset, spec.px))
+
+
+def _prepare(settings: TrainSettings) -> Work:
+    settings = settings.with_mode()
+    device = choose_device(settings.device)
+    dataset, spec, plan = _plan(settings)
+    px = plan.network.px
     counts = counts_of(dataset) if settings.class_weights else {}
     setup = set_up(plan, dataset.tasks, device=device, num_images=len(dataset.rows("train")), counts=counts)
     found = {"px": px, "batch_size": setup.batch_size}
@@ -147,6 +186,8 @@ def _train(work: Work, run: Run, *, last: dict[str, Any] | None = None) -> str:
     )
     _log_settings(run, values, dataset, is_new=last is None)
     training = _training(work, files, last)
+    if settings.save_checkpoints:
+        run.check_size(checkpoints.size_of(work.setup.net))
     publishers = [files.of(training)] if settings.save_checkpoints else []
     publishers.append(publisher.metrics_to(run))
     if settings.extra_plots:
@@ -157,28 +198,32 @@ def _train(work: Work, run: Run, *, last: dict[str, Any] | None = None) -> str:
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path"]]
     run_page.write(run.folder, result, rows=rows, draw=settings.extra_plots)
     errors = _gallery(work, run, result) if settings.gallery else None
-    run.log_metrics(result.final_metrics, model_id=_log_model(work, result))
+    _log_model(work, run, result)
     command = command_line("train", settings.model_dump(), _defaults(settings))
-    note = run_summary.of_training(dataset, values, result, errors, command=command, run_id=run.run_id)
+    note = run_summary.of_training(dataset, values, result, errors, command=command, run_id=run.id)
     run.set_tags({"mlflow.note.content": note})
     average = result.test.scores[AVERAGE]
     print(
         f"test: accuracy {average['accuracy']:.3f}, F1 {average['f1']:.3f}, "
         f"{run_summary.averaged(result)}, {len(rows)} images, weights of epoch {result.best_epoch}"
     )
-    print(f"run: {run.name} {run.run_id}")
-    return run.run_id
+    print(f"run: {run.name} {run.id}")
+    return run.id
 
 
-def _log_model(work: Work, result: TrainResult) -> str:
-    """Log the best epoch's network. Returns the model's id."""
-    return pyfunc.log_model(
-        work.setup.net,
-        backbone=work.settings.backbone,
-        tasks=work.dataset.tasks,
-        preprocess=work.data.preprocess,
-        epoch=result.best_epoch,
-    )
+def _log_model(work: Work, run: Run, result: TrainResult) -> None:
+    """Log the best epoch's network, and the scores of its test."""
+
+    def save(folder: Path) -> None:
+        pyfunc.save_model(
+            folder,
+            work.setup.net,
+            backbone=work.settings.backbone,
+            tasks=work.dataset.tasks,
+            preprocess=work.data.preprocess,
+        )
+
+    run.log_model(save, epoch=result.best_epoch, metrics=result.final_metrics)
 
 
 def _training(work: Work, files: CheckpointFiles, last: dict[str, Any] | None) -> Training:
@@ -196,7 +241,7 @@ def _training(work: Work, files: CheckpointFiles, last: dict[str, Any] | None) -
 
 def _log_settings(run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool) -> None:
     durable.write_text(run.folder / "config.yaml", to_yaml(values))
-    run.log_params({k: v for k, v in values.items() if k not in ("resume", "run_name", "experiment")})
+    run.log_params({k: v for k, v in values.items() if k not in NOT_LOGGED})
     run.set_tags({"fmtl.data": dataset.digest})
     if is_new:
         source = str(dataset.folder.resolve())
@@ -230,38 +275,44 @@ def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
     )
 
 
-def _resume(run_id: str, settings: TrainSettings) -> str:
-    """Continue a run after its last whole epoch, in that same MLflow run."""
-    record = store.get_run(run_id)
-    last_path = store.download(record.run_id, _checkpoint_name(record, "last"))
-    last = checkpoints.load(last_path)
-    (original,) = build_from_file(TrainSettings, {}, store.download(record.run_id, "config.yaml"))
+def _resume(which: str, settings: TrainSettings) -> str:
+    """Continue a run after its last whole epoch, in that same run."""
+    folder, record = _earlier(which)
+    tags = record.tags if record else journal.tags_of(folder.journal().lines())
+    run_id = record.run_id if record else None
+    (original,) = build_from_file(TrainSettings, {}, folder.files / "config.yaml")
+    stem = folder.files / "checkpoints" / f"{original.backbone}_{original.mode}"
+    last = checkpoints.load(CheckpointFiles(stem, {}).path("last"))
     _refuse_changes(settings, original)
     free = {name: getattr(settings, name) for name in FREE_ON_RESUME if name in settings.model_fields_set}
     original = original.model_copy(update=free)
-    if record.tags.get("fmtl.outcome") == "completed":
-        print(f"run {record.run_id}: it completed after {last['epoch']} epochs, nothing to do")
-        return record.run_id
-    with open_run("train", resume=record.run_id) as run:
+    if tags.get("fmtl.outcome") == "completed":
+        print(f"run {run_id or folder.root.name}: it completed after {last['epoch']} epochs, nothing to do")
+        return run_id or folder.root.name
+    with open_run("train", offline=original.offline, resume=folder, run_id=run_id) as run:
         work = _prepare(original.model_copy(update={"weights": "none"}))
-        if work.dataset.digest != record.tags.get("fmtl.data"):
-            raise DataError(
-                f"run {record.run_id} was trained on another dataset than {work.dataset.folder}", where="resume"
-            )
-        folder = run.folder / "checkpoints"
-        if not (folder / last_path.name).exists():  # artifacts are remote: bring both checkpoints here
-            folder.mkdir(parents=True, exist_ok=True)
-            for which in ("best", "last"):
-                shutil.copy(store.download(record.run_id, _checkpoint_name(record, which)), folder)
+        if work.dataset.digest != tags.get("fmtl.data"):
+            raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
         run.set_tags({"fmtl.resumed_from": f"epoch {last['epoch']}"})
-        logged = store.steps_of(record.run_id, TRAIN_LOSS)
+        logged = _logged_epochs(folder, record)
         publisher.log_epochs(run, [row for row in last["training"]["history"] if row[EPOCH] not in logged])
         settings_now = work.settings.model_copy(update={"weights": original.weights})
         return _train(replace(work, settings=settings_now), run, last=last)
 
 
-def _checkpoint_name(record: RunRecord, which: str) -> str:
-    return f"checkpoints/{record.param('backbone')}_{record.param('mode')}_{which}.pt"
+def _earlier(which: str) -> tuple[RunFolder, RunRecord | None]:
+    """The folder of the run to be resumed, and what the store says of it where the folder does not."""
+    folder = earlier.find_here(which)
+    if folder and journal.tags_of(folder.journal().lines()).get("fmtl.data"):
+        return folder, None
+    record = store.get_run(which)
+    return earlier.bring(record), record
+
+
+def _logged_epochs(folder: RunFolder, record: RunRecord | None) -> set[int]:
+    """Those whose metrics are recorded already."""
+    lines = [line for line, _ in folder.journal().lines() if line["op"] == "metrics" and TRAIN_LOSS in line["values"]]
+    return {line["step"] for line in lines} | (store.steps_of(record.run_id, TRAIN_LOSS) if record else set())
 
 
 def _refuse_changes(asked: TrainSettings, original: TrainSettings) -> None:

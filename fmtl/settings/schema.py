@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fmtl.dataset.draft import PreparePlan
 
 __all__ = [
-    "CompareSettings", "FetchSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings",
-    "Settings", "TrainSettings",
+    "CleanSettings", "CompareSettings", "DoctorSettings", "FetchSettings", "MainSettings", "PredictSettings",
+    "PrepareSettings", "RegisterSettings", "Settings", "SyncSettings", "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
@@ -181,6 +181,27 @@ class PredictSettings(Settings):
             told = f"the table, each other or {DISAGREEMENTS} would be overwritten"
             raise ValueError(f"out, fill: expected files of their own; {told}")
         return self
+
+
+class SyncSettings(Settings):
+    """Settings of ``sync``."""
+
+    run: str = Field("all", description="Id or folder of a run; all: every one below this folder.")
+
+
+class DoctorSettings(Settings):
+    """Settings of ``doctor``."""
+
+    repair: bool = Field(False, description="Record the end of those whose process is gone.")
+
+
+class CleanSettings(Settings):
+    """Settings of ``clean``."""
+
+    run: str | None = Field(
+        None, description="Remove this run's folder, or those of all, if a store has it all [default: only list]."
+    )
+    dry_run: bool = Field(False, description="Only say what would be removed.")
 
 
 class MainSettings(Settings):

@@ -96,7 +96,12 @@ class TrainSettings(Settings):
         None, description="MLflow experiment [default: MLFLOW_EXPERIMENT_ID or _NAME, else fmtl]."
     )
     run_name: str | None = Field(None, description="Name of the run [default: BACKBONE-MODE].")
-    resume: str | None = Field(None, description="Id of an interrupted train run to continue.")
+    resume: str | None = Field(None, description="Interrupted train run to go on with: its id or its folder.")
+    run_folder: Place | None = Field(
+        None,
+        description="Folder of the run, where its artifacts are not on this disk [default: runs/ID, here].",
+    )
+    offline: bool = Field(False, description="Ask no MLflow store; fmtl sync delivers the run later.")
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":

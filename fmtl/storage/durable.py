@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fmtl import machine
 from fmtl.errors import EnvironmentFault
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,28 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder outside of everything that lasts; it is removed at the end, and by ``sweep`` after a kill."""
+    with tempfile.TemporaryDirectory(prefix=f"fmtl-{_place()}-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def sweep() -> None:
+    """Remove the temporary folders that killed processes of this user and machine left."""
+    for folder in Path(tempfile.gettempdir()).glob(f"fmtl-{_place()}-*-*"):
+        pid = folder.name.split("-")[2]
+        with contextlib.suppress(OSError):
+            is_ours = folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+            if is_ours and pid.isdecimal() and machine.process_started(int(pid)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place() -> str:
+    """In few letters."""
+    return hashlib.sha256(machine.place().encode()).hexdigest()[:8]
 
 
 def check_writable(folder: Path) -> None:

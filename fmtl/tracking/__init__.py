@@ -5,21 +5,28 @@ import logging
 import os
 from collections.abc import Iterator
 
-_VARIABLES = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # its 7 block one call for four minutes
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+_QUIET = {
+    "alembic": logging.WARNING,  # or a new store prints its whole history of schemas
+    "mlflow": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # prints tracebacks of what it raises as well
+    "urllib3.connectionpool": logging.ERROR,  # a line for each time that it tries again
 }
-_LOGGERS = ("alembic", "mlflow")  # or a new store prints its whole history of schemas
+# Of commands that wait for an answer: MLflow's own 7 tries of two minutes each block one call for a quarter of an hour.
+_SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 @contextlib.contextmanager
-def as_guest() -> Iterator[None]:
-    """Within it MLflow is quiet and gives up soon, unless the user has said how long; after it all is as before."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+def as_guest(*, soon: bool = True) -> Iterator[None]:
+    """Within it MLflow is quiet and does not log by itself; after it all is as before.
+
+    Args:
+        soon: It gives up soon, unless the user has said how long.
+    """
+    loggers = [logging.getLogger(name) for name in _QUIET]
     levels = [logger.level for logger in loggers]
-    with _set(_VARIABLES):
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
+    with _set({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", **(_SOON if soon else {})}):
+        for logger, level in zip(loggers, _QUIET.values(), strict=True):
+            logger.setLevel(max(level, logger.level))
         try:
             yield
         finally:

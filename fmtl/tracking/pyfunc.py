@@ -3,7 +3,7 @@
 import base64
 import importlib.metadata
 import io
-import tempfile
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -18,38 +18,35 @@ from fmtl.errors import DataError
 from fmtl.loading.preprocess import Preprocess
 from fmtl.model import predictor
 from fmtl.model.network import MultiTaskNet
+from fmtl.storage import durable
 from fmtl.tasks import Tasks
-from fmtl.tracking import as_guest, store
+from fmtl.tracking import as_guest, faults, store
 
-MODEL_NAME = "model"
 ARTIFACT = "fmtl_model"  # the model folder inside the logged model
 REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "simplejpeg", "safetensors", "numpy")
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
-def log_model(
-    net: MultiTaskNet,
-    *,
-    backbone: str,
-    tasks: Tasks,
-    preprocess: Preprocess,
-    epoch: int,
-) -> str:
-    """Log the network to the active run as the model ``model``. Returns its model id."""
-    with tempfile.TemporaryDirectory(prefix="fmtl-model-") as temporary:
-        folder = Path(temporary) / ARTIFACT
-        predictor.save(folder, net, backbone=backbone, tasks=tasks, preprocess=preprocess)
-        info = mlflow.pyfunc.log_model(
-            name=MODEL_NAME,
+def save_model(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, preprocess: Preprocess) -> None:
+    """Write the network as an MLflow model, which ``Run.log_model`` delivers, into an empty folder."""
+    with durable.temporary_folder() as temporary:
+        predictor.save(temporary / ARTIFACT, net, backbone=backbone, tasks=tasks, preprocess=preprocess)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
             python_model=str(_CODE),
-            artifacts={ARTIFACT: str(folder)},
+            artifacts={ARTIFACT: str(temporary / ARTIFACT)},
             code_paths=[str(Path(fmtl.__file__).parent)],
             signature=_signature(tasks),
             input_example=pd.DataFrame({"image": [_grey_image()]}),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
-            step=epoch,
+            pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
         )
-    return info.model_id
+    for left in folder.rglob("__pycache__"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _version(package: str) -> str:
+    """Without what a build calls itself (2.14.1+cu128): package indexes know no such version."""
+    return importlib.metadata.version(package).partition("+")[0]
 
 
 @as_guest()
@@ -66,7 +63,7 @@ def model_folder(uri: str) -> Path:
         folder = Path(uri) if Path(uri).is_dir() else Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         if isinstance(error, MlflowException) and error.error_code not in store.NOT_FOUND:
-            raise store.fault(error) from error
+            raise faults.fault(error) from error
         message = getattr(error, "message", str(error))
         raise DataError(f"model '{uri}': not found in {mlflow.get_tracking_uri()} ({message})") from error
     for candidate in (folder, folder / "artifacts" / ARTIFACT):

@@ -1,109 +1,178 @@
-"""One MLflow run, whose recorded outcome is true however it ends."""
+"""One run: a folder that holds all of it, and a store that gets it delivered; its recorded outcome is true."""
 
 import contextlib
-import importlib.util
+import faulthandler
 import logging
 import math
 import os
-import tempfile
+import re
+import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlparse
-from urllib.request import url2pathname
 
 import mlflow
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
-from mlflow.exceptions import MlflowException
+from mlflow.tracking.multimedia import compress_image_size
+from mlflow.utils.autologging_utils import disable_autologging
 from PIL import Image
 
-from fmtl.errors import EnvironmentFault, Terminated
-from fmtl.tracking import as_guest, store
+from fmtl.errors import DataError, EnvironmentFault, Terminated, redacted
+from fmtl.storage import durable
+from fmtl.tracking import as_guest, store, system_metrics
+from fmtl.tracking.delivery import starting, trial
+from fmtl.tracking.delivery.courier import Courier
+from fmtl.tracking.delivery.sending import MAX_TAG_LENGTH, Delivery
+from fmtl.tracking.delivery.starting import Started, Wanted
+from fmtl.tracking.delivery.state import Delivered
+from fmtl.tracking.record import folder as folders
+from fmtl.tracking.record.folder import RunFolder
+from fmtl.tracking.record.journal import Journal, now
+from fmtl.tracking.record.lease import TAG as LEASE_TAG
+from fmtl.tracking.record.lease import Lease
 
 log = logging.getLogger(__name__)
 
-MAX_TAG_LENGTH = 5000  # the strictest of MLflow's stores
-MOST_WAITING = 64  # pictures not written yet, a megabyte each; beyond, training waits for the store
+MOST_WAITING = 64  # pictures not written yet, a megabyte each; beyond, training waits for the disk
+INTERRUPTED_SECONDS = 10  # of waiting for a store that makes no progress, where somebody wants the end
+_open: list["Run"] = []  # of this process, the innermost last
 
 
 class Run:
-    """What fmtl writes to an MLflow run.
+    """What fmtl writes to a run: into its folder, from which a thread delivers it to a store.
 
     Attributes:
-        run_id: MLflow's id.
-        folder: Local folder of the run's artifacts. Where the artifact store is this machine's disk it is the
-            store itself; else a staging folder that is uploaded when the run closes.
+        run_id: MLflow's id; None where no store has it yet.
+        folder: Local folder of the run's files. Where the artifact store is this machine's disk it is the store itself.
+        place: The same folder and its record.
     """
 
-    def __init__(self, active: mlflow.ActiveRun, folder: Path, background: Executor):
-        self.run_id = active.info.run_id
-        self.name = active.info.run_name
-        self.folder = folder
-        self._given_params = set(active.data.params)
-        self._background = background
+    def __init__(self, place: RunFolder, journal: Journal, started: Started | None, courier: Courier | None):
+        about = place.about()
+        self.run_id = started.run_id if started else None
+        self.name = started.name if started else str(about.get("name") or about.get("id"))
+        self.place, self.folder = place, place.files
+        self._journal, self._courier, self._started = journal, courier, started
+        self._given_params = set(started.params) if started else set()
+        self._background: Executor = ThreadPoolExecutor(max_workers=1)  # one: a series in its order
         self._waiting: deque[Future] = deque()
+
+    @property
+    def id(self) -> str:
+        """What ``--resume`` and ``fmtl sync`` take."""
+        return self.run_id or self.place.root.name
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; what ``mlflow run`` has logged already stands, since params can't be changed."""
-        new = {k: "" if v is None else v for k, v in params.items() if k not in self._given_params}
-        mlflow.log_params(new)
+        new = {k: "" if v is None else str(v) for k, v in params.items() if k not in self._given_params}
         self._given_params |= set(new)
+        if new:
+            self._say("params", values=new)
 
-    def log_metrics(
-        self, metrics: Mapping[str, float | None], step: int | None = None, model_id: str | None = None
-    ) -> None:
-        """Log the finite metrics, to a logged model as well if its id is given.
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> int:
+        """Log the finite metrics. Returns their time, in ms since 1970.
 
         Undefined ones stay out: MLflow stores infinity as a huge number.
         """
-        finite = {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
-        mlflow.log_metrics(finite, step=step, model_id=model_id)
+        at = now()
+        if finite := _finite(metrics):
+            self._say("metrics", values=finite, step=step or 0, at=at)
+        return at
+
+    def log_model(self, save: Callable[[Path], object], *, epoch: int, metrics: Mapping[str, float | None]) -> None:
+        """Log the finished model, and the scores that belong to it and to the run: those first.
+
+        Args:
+            save: Writes the model into a folder.
+        """
+        at = self.log_metrics(metrics)
+        with durable.publishing(self.place.model) as temporary:
+            save(temporary)
+        params = {
+            k: v for line, _ in self._journal.lines() if line["op"] == "params" for k, v in line["values"].items()
+        }
+        self._say("model", epoch=epoch, params=params, metrics=_finite(metrics), at=at)
 
     def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
         """A picture of a series: the run page shows the series under its key, with a slider over the steps.
 
-        It is written in the background, so that training goes on while a distant store takes its time. A failure is
-        raised by a later call or at the end of the run; MLflow's own background writing would only print it.
+        It is written in the background, so that training goes on meanwhile. A failure is raised by a later call or at
+        the end of the run.
         """
         while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MOST_WAITING):
             self._waiting.popleft().result()
-        write = mlflow.MlflowClient().log_image
-        self._waiting.append(self._background.submit(write, self.run_id, image, key=key, step=step, synchronous=True))
+        if not self._waiting and step <= 1:
+            self.set_tags({"mlflow.loggedImages": "true"})
+        self._waiting.append(self._background.submit(_write_picture, self.folder, image, key, step))
+
+    def set_tags(self, tags: Mapping[str, str | None]) -> None:
+        """Set tags; None takes one away."""
+        self._say("tags", values={k: v if v is None else redacted(str(v))[:MAX_TAG_LENGTH] for k, v in tags.items()})
+
+    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Reference a prepared dataset by digest; no data is copied."""
+        self._say("dataset", name=name, digest=digest, source=source, context=context)
+
+    def check_size(self, num_bytes: int) -> None:
+        """Raise EnvironmentFault where the store does not take files of so many bytes."""
+        if self._courier and self._started:
+            started = self._started
+            self._courier.ask(lambda: trial.check_size(started, num_bytes))
 
     def finish(self) -> None:
         """Wait until all pictures are written."""
         while self._waiting:
             self._waiting.popleft().result()
+        self._background.shutdown()
 
-    def give_up(self, *, upload: bool) -> None:
-        """Save the files there are, and drop the pictures that wait: an interrupt ends the run soon.
-
-        Args:
-            upload: ``folder`` is a staging folder.
-        """
+    def give_up(self) -> None:
+        """Drop the pictures that wait: an interrupt ends the run soon."""
         self._background.shutdown(wait=False, cancel_futures=True)
         if dropped := sum(picture.cancelled() for picture in self._waiting):
             log.warning("%d pictures of the last epochs were not written", dropped)
-        if upload:
-            with contextlib.suppress(Exception):  # the first error is the one to report
-                mlflow.log_artifacts(str(self.folder))
+        for picture in self._waiting:
+            if not picture.cancelled():
+                with contextlib.suppress(Exception):  # the first error is the one to report
+                    picture.result()
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        mlflow.set_tags({k: str(v)[:MAX_TAG_LENGTH] for k, v in tags.items()})
+    def end(self, status: str, outcome: str, error: str | None) -> None:
+        """Record the end, and wait a while for the delivery."""
+        if error:
+            self.set_tags({"fmtl.error": error})
+        self._say("end", status=status, outcome=outcome, at=now())
+        if self._courier is None:
+            log.info("the run is in %s; to deliver it to a store: fmtl sync --run %s", self.place.root, self.id)
+            return
+        patience = INTERRUPTED_SECONDS if status == "KILLED" else None
+        problem = self._courier.finish(patience=patience) if patience else self._courier.finish()
+        if problem is not None:
+            where = self.place.root.name if self.place.files == self.place.root else self.place.root
+            log.warning(
+                "not everything was delivered to %s: %s. The run is whole in %s; when that is mended: "
+                "fmtl sync --run %s", store.address(), problem, self.place.root, where,
+            )  # fmt: skip
+        elif self.place.about().get("kind") != "train" and self.place.files == self.place.root:
+            self.place.remove()  # a second copy of what the command has written elsewhere
+            with contextlib.suppress(OSError):
+                self.place.root.parent.rmdir()
 
-    def log_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
-        """Reference a prepared dataset by digest; no data is copied."""
-        where = LocalArtifactDatasetSource(source)
-        dataset = MetaDataset(where, name=name, digest=digest)  # type: ignore[abstract]  # as MLflow's docs do
-        mlflow.log_input(dataset, context=context)
+    def _say(self, op: str, **content: object) -> None:
+        self._journal.append(op, **content)
+        if self._courier:
+            self._courier.wake()
 
 
 @contextlib.contextmanager
 def open_run(
-    kind: str, *, name: str | None = None, experiment: str | None = None, resume: str | None = None
+    kind: str,
+    *,
+    name: str | None = None,
+    experiment: str | None = None,
+    folder: str | None = None,
+    offline: bool = False,
+    resume: RunFolder | None = None,
+    run_id: str | None = None,
 ) -> Iterator[Run]:
     """Start a run, or adopt the one that ``mlflow run`` made; inside another run it becomes its child.
 
@@ -111,111 +180,180 @@ def open_run(
         kind: The tag ``fmtl.kind``.
         name: Run name; MLflow draws one if None.
         experiment: Experiment name; ignored for an adopted or resumed run.
-        resume: Id of a run to continue.
+        folder: Of the run, where its artifacts are not on this disk; ``runs/<id>`` if None.
+        offline: No store is asked; ``fmtl sync`` delivers the run later.
+        resume: Folder of a run to go on with.
+        run_id: Its id in the store.
 
     Raises:
-        EnvironmentFault: The store can't be reached or its artifacts can't be written from here.
+        EnvironmentFault: The store can't be used or the folder can't be written.
+        DataError: Another process works on the run to be resumed.
     """
-    active = _start(name, experiment, resume)
-    # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the outcome is
-    # said here, whatever ends the block: the status for MLflow's page, the tag for readers (`mlflow run` overwrites the
-    # status with its exit code). It is FAILED until the last line of the block has been reached.
-    status = "FAILED"
-    run = None
-    staging = contextlib.ExitStack()
-    try:
-        staging.enter_context(as_guest())
-        local = _local_artifact_folder(active)
-        log.debug("run %s, artifacts %s", active.info.run_id, local or "through a server")
-        mlflow.set_tags({"fmtl.kind": kind})
-        if "fmtl.error" in active.data.tags:  # of the attempt that this one continues
-            mlflow.delete_tag("fmtl.error")
-        folder = local or Path(staging.enter_context(tempfile.TemporaryDirectory(prefix="fmtl-")))
-        background = staging.enter_context(ThreadPoolExecutor(max_workers=1))  # one: a series in its order
-        run = Run(active, folder, background)
-        yield run
-        run.finish()
-        if local is None:
-            mlflow.log_artifacts(str(run.folder))
-        mlflow.set_tags({"fmtl.outcome": "completed"})
-        status = "FINISHED"
-    except (KeyboardInterrupt, Terminated):
-        status = "KILLED"
-        with contextlib.suppress(MlflowException):
-            mlflow.set_tags({"fmtl.outcome": "interrupted"})
-        raise
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}"[:MAX_TAG_LENGTH]
-        with contextlib.suppress(MlflowException):  # the store may be the failure
-            mlflow.set_tags({"fmtl.outcome": getattr(error, "outcome", "failed"), "fmtl.error": message})
-        if isinstance(error, MlflowException):
-            raise store.fault(error) from error
-        raise
-    finally:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(as_guest(soon=False))
+        stack.enter_context(disable_autologging())
+        if resume:
+            stack.enter_context(resume.held())
+        run = _begin(kind, name, experiment, folder, offline, resume, run_id, stack)
+        # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the
+        # outcome is said here, whatever ends the block. It is a failure until the last line has been reached.
+        status, outcome, message = "FAILED", "failed", None
+        _open.append(run)
         try:
-            if status != "FINISHED" and run is not None:
-                run.give_up(upload=local is None)
-            staging.close()
-        finally:  # a second interrupt too leaves no run that looks alive
-            _end(status)
-
-
-def _start(name: str | None, experiment: str | None, resume: str | None) -> mlflow.ActiveRun:
-    # Three ways to a run. Inside another one (main, or a notebook's own) it is a child, so that they lie together.
-    # Under `mlflow run` there is one already, named by MLFLOW_RUN_ID: a second would leave it empty. Else a new one.
-    parent = mlflow.active_run()
-    nested = parent is not None
-    adopted = "MLFLOW_RUN_ID" in os.environ and not nested
-    with store.reachable():
-        if adopted and experiment:
-            log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
-        chosen = parent.info.experiment_id if parent else None
-        if not (nested or adopted or resume):
-            chosen = store.choose_experiment(experiment)
-        # One sampler a process: of a child it would measure the same machine twice.
-        metrics_wanted = not nested and importlib.util.find_spec("psutil") is not None
-        return mlflow.start_run(
-            run_id=resume,
-            experiment_id=chosen,
-            run_name=name,
-            nested=nested,
-            log_system_metrics=metrics_wanted or None,
-        )
-
-
-@as_guest()
-def _end(status: str) -> None:
-    """End the active run. Of a failed run, the first error is the one to report."""
-    try:
-        mlflow.end_run(status)
-    except MlflowException as error:
-        if status == "FINISHED":
-            raise store.fault(error) from error
+            yield run
+            run.finish()
+            status, outcome = "FINISHED", "completed"
+        except (KeyboardInterrupt, Terminated):
+            status, outcome = "KILLED", "interrupted"
+            raise
+        except BaseException as error:
+            outcome = getattr(error, "outcome", "failed")
+            message = redacted(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            _open.remove(run)
+            if status != "FINISHED":
+                run.give_up()
+            run.end(status, outcome, message)
 
 
 def adopted_run(kind: str) -> contextlib.AbstractContextManager:
     """The run that ``mlflow run`` made, if it did; commands that need no run of their own use this."""
-    return open_run(kind) if "MLFLOW_RUN_ID" in os.environ else contextlib.nullcontext()
+    return open_run(kind) if os.environ.get("MLFLOW_RUN_ID") else contextlib.nullcontext()
 
 
-def _local_artifact_folder(active: mlflow.ActiveRun) -> Path | None:
-    """The artifact folder on this machine's disk; None where artifacts go through a server or to a bucket."""
-    uri = urlparse(active.info.artifact_uri)
-    if uri.scheme == "mlflow-artifacts" and not mlflow.get_tracking_uri().startswith("http"):
-        raise EnvironmentFault(
-            f"experiment '{store.experiment_name(active.info.experiment_id)}' was created by an MLflow server, so "
-            "its artifacts can only be written through that server. Either export "
-            "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 while it runs, or choose another experiment "
-            "(mlflow run --experiment-name NAME, or export MLFLOW_EXPERIMENT_NAME=NAME)"
-        )
-    if uri.scheme not in ("", "file"):
-        return None
-    folder = Path(url2pathname(unquote(uri.path)) if uri.scheme else active.info.artifact_uri)
+def _begin(
+    kind: str,
+    name: str | None,
+    experiment: str | None,
+    folder: str | None,
+    offline: bool,
+    resume: RunFolder | None,
+    run_id: str | None,
+    stack: contextlib.ExitStack,
+) -> Run:
+    """Everything before the work: the store's run, the folder, the thread that delivers."""
+    mine = Lease.mine()
+    about = (resume.about() if resume else {}) or {
+        "id": folders.new_id(),
+        "kind": kind,
+        "name": name,
+        "experiment": experiment,
+    }
+    adopted = _adopted(experiment, resume is not None)
+    courier, started = None, None
+    if not offline:
+        courier = Courier(mine)
+        stack.callback(courier.leave)
+        uri = mlflow.get_tracking_uri()
+        known = Delivered.to(uri, resume.record).run_id if resume else None
+        wanted = Wanted(
+            kind, about["id"], name, experiment, parent=None if resume else _parent(),
+            there=run_id or known or adopted, tags={LEASE_TAG: mine.json()},
+        )  # fmt: skip
+        started = courier.ask(lambda: _start(wanted, tried=kind == "train"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EnvironmentFault(f"{folder}: the run's artifact folder can't be made ({error.strerror})") from error
-    return folder
+        place = resume or _place(started, folder, about["id"])
+        if not resume:
+            stack.enter_context(place.held())
+        journal = place.begin(about)
+        journal.append("begin", at=now())
+        if resume:
+            journal.append("tags", values={"fmtl.error": None})
+        run = Run(place, journal, started, courier)
+        _crashes_told(place, stack)
+        if not _open and system_metrics.are_wanted():  # of a child it would measure the same machine twice
+            sampler = system_metrics.Sampler(journal)
+            sampler.start()
+            stack.callback(sampler.finish)
+        if courier and started:
+            courier.deliver(Delivery(place, started, uri, progressed=courier.progressed))
+    except BaseException as error:
+        if courier and started:
+            _fail(courier, started, error)
+        raise
+    log.debug("run %s, files in %s", run.id, run.folder)
+    return run
+
+
+def _start(wanted: Wanted, *, tried: bool) -> Started:
+    """In the courier's thread: ask the store for the run, and try it if hours depend on it."""
+    if tried:
+        trial.check_server()
+    started = starting.start(wanted)
+    if tried:
+        try:
+            trial.check_artifacts(started)
+        except BaseException as error:
+            starting.give_up(started, error)
+            raise
+    return started
+
+
+def _fail(courier: Courier, started: Started, error: BaseException) -> None:
+    """Of a run that could not begin, leave none that looks alive."""
+    with contextlib.suppress(Exception):  # the first error is the one to report
+        courier.ask(lambda: starting.give_up(started, error), seconds=5)
+
+
+def _parent() -> str | None:
+    """The run that this one is a child of: ours around it, or the user's own."""
+    if _open:
+        return _open[-1].run_id
+    active = mlflow.active_run()
+    return active.info.run_id if active else None
+
+
+def _adopted(experiment: str | None, resuming: bool) -> str | None:
+    """Id of the run that ``mlflow run`` made for this process; a second run would leave it empty.
+
+    An empty variable, as templates leave it, is none.
+    """
+    if _open or mlflow.active_run() or not (run_id := os.environ.get("MLFLOW_RUN_ID")):
+        return None
+    del os.environ["MLFLOW_RUN_ID"]  # as MLflow does: later runs of this process are their own
+    if experiment:
+        log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
+    if resuming:
+        with contextlib.suppress(Exception):  # a word on a page; the training is what matters
+            starting.point_elsewhere(run_id)
+        return None
+    return run_id
+
+
+def _place(started: Started | None, folder: str | None, folder_id: str) -> RunFolder:
+    if started and started.folder is not None and folder is None:
+        return RunFolder.of_artifacts(started.folder)
+    root = Path(folder) if folder else folders.RUNS / folder_id
+    if folder and root.is_dir() and any(root.iterdir()):
+        raise DataError(f"{root}: is not empty; name a folder that is not there yet, or resume the run in it",
+                        where="run_folder")  # fmt: skip
+    try:
+        durable.check_writable(root)
+    except EnvironmentFault as error:
+        raise EnvironmentFault(f"run_folder: {error}") from error
+    return RunFolder.lasting(root)
+
+
+def _crashes_told(place: RunFolder, stack: contextlib.ExitStack) -> None:
+    """What kills the interpreter itself leaves its last words in the record, where nobody listens for them yet."""
+    if faulthandler.is_enabled():
+        return
+    words = stack.enter_context((place.record / folders.CRASH).open("w"))
+    faulthandler.enable(words)
+    stack.callback(faulthandler.disable)
+
+
+def _write_picture(folder: Path, image: Image.Image, key: str, step: int) -> None:
+    """As ``MlflowClient.log_image`` names them: the run page finds the series, and the small ones, by these names."""
+    name = f"{re.sub('/', '~', key)}+step+{step}+timestamp+{now()}+{uuid.uuid4()}"
+    for path, picture in ((f"{name}.png", image), (f"{name}+compressed.webp", compress_image_size(image))):
+        with durable.replacing(folder / "images" / path, sync=False) as temporary:
+            picture.save(temporary)
+
+
+def _finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {k: float(v) for k, v in metrics.items() if v is not None and math.isfinite(v)}
 
 
 class Recorded(Protocol):
@@ -226,13 +364,13 @@ class Recorded(Protocol):
 
     def log_params(self, params: Mapping[str, object]) -> None: ...
 
-    def log_metrics(
-        self, metrics: Mapping[str, float | None], step: int | None = None, model_id: str | None = None
-    ) -> None: ...
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> object: ...
+
+    def log_model(self, save: Callable[[Path], object], *, epoch: int, metrics: Mapping[str, float | None]) -> None: ...
 
     def log_image(self, image: Image.Image, *, key: str, step: int) -> None: ...
 
-    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+    def set_tags(self, tags: Mapping[str, str | None]) -> None: ...
 
 
 class Unrecorded:
@@ -246,19 +384,20 @@ class Unrecorded:
     def log_params(self, params: Mapping[str, object]) -> None:
         pass
 
-    def log_metrics(
-        self, metrics: Mapping[str, float | None], step: int | None = None, model_id: str | None = None
-    ) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
+        pass
+
+    def log_model(self, save: Callable[[Path], object], *, epoch: int, metrics: Mapping[str, float | None]) -> None:
         pass
 
     def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
         pass
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Mapping[str, str | None]) -> None:
         pass
 
 
 @contextlib.contextmanager
 def unrecorded() -> Iterator[Unrecorded]:
-    with tempfile.TemporaryDirectory(prefix="fmtl-") as folder:
-        yield Unrecorded(Path(folder))
+    with durable.temporary_folder() as folder:
+        yield Unrecorded(folder)

@@ -1,25 +1,26 @@
 """The MLflow store: reach it, and read runs from it."""
 
-import contextlib
 import logging
 import os
+import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlparse
 
 import mlflow
 from mlflow.entities import LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
-from sqlalchemy.engine import make_url
+from mlflow.utils.file_utils import local_file_uri_to_path
 
-from fmtl.errors import DataError, EnvironmentFault
-from fmtl.storage import durable
-from fmtl.tracking import as_guest
+from fmtl.errors import DataError, EnvironmentFault, redacted
+from fmtl.tracking.opening import reachable
 
 log = logging.getLogger(__name__)
 
 DEFAULT_EXPERIMENT = "fmtl"
+FOLDER_ID_TAG = "fmtl.folder_id"  # of the folder that a run is delivered from
+MODEL_TAG = "fmtl.model_id"  # of the model that it finished
 PAGE_SIZE = 1000
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown and an odd id
 
@@ -36,6 +37,7 @@ class RunRecord:
     tags: dict[str, str]
     metrics: dict[str, float]
     model_uri: str | None = None
+    artifact_uri: str = ""
 
     def param(self, name: str) -> str:
         """A parameter without the shell quotes that ``mlflow run`` puts round some; empty if absent."""
@@ -47,7 +49,7 @@ class RunRecord:
         return words[0] if len(words) == 1 else "" if not words else text
 
 
-def choose_experiment(name: str | None) -> str | None:
+def choose_experiment(name: str | None) -> str:
     """Id of the experiment for a new run: the one named, else the one that the process or ``mlflow run`` has chosen.
 
     It is not made the current one: the runs that others start in this process stay where they would have been.
@@ -64,14 +66,13 @@ def choose_experiment(name: str | None) -> str | None:
             if error.error_code not in NOT_FOUND:
                 raise
             raise DataError(
-                f"MLFLOW_EXPERIMENT_ID={chosen}: no experiment of the store {mlflow.get_tracking_uri()}; "
-                "unset it or set experiment"
+                f"MLFLOW_EXPERIMENT_ID={chosen}: no experiment of the store {address()}; unset it or set experiment"
             ) from error
     name = name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name)
+            return client.create_experiment(name, artifact_location=_place_of_new(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
@@ -81,57 +82,43 @@ def choose_experiment(name: str | None) -> str | None:
     return found.experiment_id
 
 
-def make_new() -> None:
-    """Make the store if it is an SQLite file that is not there yet: under a lock and elsewhere, then renamed.
+def check_place(client: mlflow.MlflowClient, experiment_id: str) -> None:
+    """Raise EnvironmentFault where an experiment's artifacts go to a folder that was moved away.
 
-    MLflow makes one table after the other, so that two first commands at once, or one that is killed, would leave a
-    store that nothing can use.
-
-    Raises:
-        EnvironmentFault: The file can't be made.
+    MLflow keeps the path for good, and would make the old folder again without a word.
     """
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith("sqlite:"):
+    experiment = client.get_experiment(experiment_id)
+    folder = local_folder(experiment.artifact_location)
+    if folder is None or folder.exists() or mlflow.get_tracking_uri().startswith("http"):
         return
-    name = make_url(uri).database
-    if not name or name == ":memory:" or Path(name).exists():
-        return
-    path = Path(name).resolve()
-    try:
-        with durable.locked(path):
-            if not path.exists():
-                new = durable.beside(path, "new")
-                new.unlink(missing_ok=True)
-                mlflow.MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-                new.rename(path)
-    except (EnvironmentFault, OSError) as error:
+    if not folder.parent.parent.exists() and client.search_runs([experiment_id], max_results=1):
         raise EnvironmentFault(
-            f"MLflow store {uri}: can't be made ({error}); set MLFLOW_TRACKING_URI to a place that can be written, "
-            "such as sqlite:////tmp/mlflow.db, or to a server"
-        ) from error
+            f"artifacts of experiment '{experiment.name}' go to {folder}, which is not there any more: was the folder "
+            f"of the project moved? MLflow keeps the old path. Move it back, link the old path to the new one "
+            f'(ln -s "$PWD" {folder.parent.parent}), or name a new experiment (--experiment NAME)'
+        )
 
 
-@contextlib.contextmanager
-def reachable() -> Iterator[None]:
-    """Turn MLflow's errors into ``fault``."""
-    try:
-        with as_guest():
-            make_new()
-            yield
-    except MlflowException as error:
-        raise fault(error) from error
+def _place_of_new(experiment: str) -> str | None:
+    """Where a new experiment's artifacts go; None: where MLflow puts them.
+
+    A ``%`` in a path is written as MLflow reads it: by itself it would write to one folder and look in another.
+    """
+    if not mlflow.get_tracking_uri().startswith("sqlite:") or "%" not in str(Path.cwd()):
+        return None
+    return (Path.cwd() / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
 
 
-def fault(error: MlflowException) -> EnvironmentFault:
-    """MLflow's error as one that says where it looked."""
-    return EnvironmentFault(
-        f"MLflow store {mlflow.get_tracking_uri()}: {error.message}; check MLFLOW_TRACKING_URI "
-        "(a local store is sqlite:///mlflow.db)"
-    )
+def address() -> str:
+    """Of the store in use, without a password."""
+    return redacted(mlflow.get_tracking_uri())
 
 
-def experiment_name(experiment_id: str) -> str:
-    return mlflow.get_experiment(experiment_id).name
+def local_folder(artifact_uri: str) -> Path | None:
+    """The folder of this disk that an artifact address names, read as MLflow reads it; None if it names none."""
+    if urlparse(artifact_uri).scheme not in ("", "file"):
+        return None
+    return Path(local_file_uri_to_path(artifact_uri))
 
 
 def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
@@ -150,7 +137,7 @@ def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
                 names = sorted(e.name for e in mlflow.search_experiments())
                 raise DataError(f"experiment '{experiment}' does not exist; the known ones are: {', '.join(names)}")
             ids = [found.experiment_id]
-        log.debug("looking for %s runs in %s", kind, mlflow.get_tracking_uri())
+        log.debug("looking for %s runs in %s", kind, address())
         records, token = [], None
         while True:
             page = client.search_runs(ids, f"tags.`fmtl.kind` = '{kind}'", max_results=PAGE_SIZE, page_token=token)
@@ -172,7 +159,7 @@ def get_run(run_id: str) -> RunRecord:
         except MlflowException as error:
             if error.error_code not in NOT_FOUND:
                 raise
-            raise DataError(f"run '{run_id}': not in the store {mlflow.get_tracking_uri()}") from error
+            raise DataError(f"run '{run_id}': not in the store {address()}") from error
 
 
 def steps_of(run_id: str, metric: str) -> set[int]:
@@ -181,22 +168,8 @@ def steps_of(run_id: str, metric: str) -> set[int]:
         return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
 
 
-@as_guest()
-def download(run_id: str, artifact: str) -> Path:
-    """A local copy of a run's artifact (the artifact itself where the store is local).
-
-    Raises:
-        DataError: The run has no such artifact.
-    """
-    try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact))
-    except (MlflowException, OSError) as error:
-        raise DataError(f"run '{run_id}': has no artifact '{artifact}'") from error
-
-
 def _record(run: mlflow.entities.Run) -> RunRecord:
     info, data = run.info, run.data
-    models = run.outputs.model_outputs if run.outputs else []
     return RunRecord(
         run_id=info.run_id,
         name=info.run_name,
@@ -205,5 +178,16 @@ def _record(run: mlflow.entities.Run) -> RunRecord:
         params=dict(data.params),
         tags=dict(data.tags),
         metrics=dict(data.metrics),
-        model_uri=f"models:/{models[-1].model_id}" if models else None,
+        model_uri=_model_uri(run),
+        artifact_uri=info.artifact_uri,
     )
+
+
+def _model_uri(run: mlflow.entities.Run) -> str | None:
+    """Of the model that the run says it finished; of older versions' runs, which did not say, the last one there."""
+    if model_id := run.data.tags.get(MODEL_TAG):
+        return f"models:/{model_id}"
+    models = run.outputs.model_outputs if run.outputs else []
+    if FOLDER_ID_TAG in run.data.tags or not models:
+        return None
+    return f"models:/{models[-1].model_id}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmtl.errors import DataError
 from fmtl.storage import durable
@@ -52,6 +52,11 @@ def save(
     buffer = io.BytesIO()  # torch reports a full disk as a RuntimeError about positions; a plain write names it
     torch.save(content, buffer)
     durable.write_bytes(path, buffer.getbuffer())
+
+
+def size_of(net: nn.Module) -> int:
+    """About how many bytes the larger checkpoint of a network takes: its weights and what Adam keeps of each."""
+    return 3 * sum(p.numel() * p.element_size() for p in net.parameters())
 
 
 def load(path: Path) -> dict:

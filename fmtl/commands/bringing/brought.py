@@ -46,7 +46,7 @@ class Brought:
     @property
     def used(self) -> dict[str, Any]:
         """The settings that had a say, by name, and what was found out about the loaders."""
-        without_say = OF_LOADERS | {"run_name", "experiment"}
+        without_say = OF_LOADERS | {"run_name", "experiment", "offline", "run_folder"}
         if set(self.criterions) >= set(self.tasks.names):
             without_say |= OF_OUR_LOSS
         values = self.settings.model_dump(mode="json", exclude=without_say)

@@ -1,0 +1,171 @@
+"""The thread that delivers a run folder while the training goes on: it alone speaks to the store."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TookTooLong
+from typing import TypeVar
+
+import mlflow
+
+from fmtl.errors import EnvironmentFault
+from fmtl.tracking import faults
+from fmtl.tracking.delivery.sending import Delivery, Partial, Refused
+from fmtl.tracking.faults import Problem
+from fmtl.tracking.record import lease
+from fmtl.tracking.record.journal import now
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+START_SECONDS = 30  # for the first answers of a store
+PATIENCE_SECONDS = 20  # at the end, without any progress
+LOCKED_SECONDS = 120  # at the end, for a database that another program keeps locked
+LONGEST_WAIT = 60.0  # between two tries
+
+
+class Courier:
+    """Runs in a thread of its own, which ends with the process.
+
+    Attributes:
+        problem: Why the last try failed; None if it did not.
+    """
+
+    def __init__(self, my_lease: lease.Lease):
+        self.problem: Problem | None = None
+        self._lease = my_lease
+        self._wake = threading.Event()
+        self._done = threading.Event()
+        self._jobs: list[tuple[Callable[[], object], Future]] = []
+        self._delivery: Delivery | None = None
+        self._closing = self._leaving = False
+        self._progress = self._beaten = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="fmtl-courier", daemon=True)
+        self._thread.start()
+
+    def ask(self, question: Callable[[], T], *, seconds: float = START_SECONDS) -> T:
+        """The answer to a question that the thread asks between two deliveries.
+
+        Raises:
+            EnvironmentFault: There was none in time.
+            Whatever the question raises.
+        """
+        answer: Future = Future()
+        self._jobs.append((question, answer))
+        self._wake.set()
+        try:
+            return answer.result(timeout=seconds)
+        except TookTooLong:
+            if answer.done():  # the question itself took too long
+                raise
+            problem = EnvironmentFault(f"it did not answer in {seconds:.0f} s")
+            raise faults.fault(problem) from None
+
+    def deliver(self, delivery: Delivery) -> None:
+        """From now on deliver this."""
+        self._delivery = delivery
+        self._wake.set()
+
+    def progressed(self) -> None:
+        self._progress = time.monotonic()
+
+    def wake(self) -> None:
+        """There is something new."""
+        self._wake.set()
+
+    def finish(self, *, patience: float = PATIENCE_SECONDS) -> Problem | None:
+        """Wait until everything is delivered, as long as there is progress. Returns why it is not."""
+        self._closing = True
+        self._progress = time.monotonic()
+        self._wake.set()
+        told = False
+        while not self._done.wait(0.05) and self._thread.is_alive():
+            waited = time.monotonic() - self._progress
+            is_locked = self.problem is not None and "locked" in self.problem.what
+            if waited < (max(patience, LOCKED_SECONDS) if is_locked else patience):
+                continue
+            if self.problem is not None or not self._answers():
+                break
+            self._progress = time.monotonic()  # it is busy with one large file
+            if not told:
+                log.info("delivering to the store; an interrupt leaves the rest to 'fmtl sync'")
+                told = True
+        self.leave()
+        if self._done.is_set():
+            return None
+        return self.problem or Problem("it does not answer in time")
+
+    def leave(self) -> None:
+        """Deliver nothing more than what is on its way."""
+        self._leaving = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._leaving:
+            self._wake.wait(timeout=max(0.1, pause - time.monotonic()) if pause else lease.BEAT_SECONDS)
+            self._wake.clear()
+            self._answer()
+            if self._leaving:
+                return
+            if self._delivery is None or (not self._closing and time.monotonic() < pause):
+                continue
+            pause = self._try(self._delivery, pause)
+            if self._done.is_set():
+                return
+
+    def _answer(self) -> None:
+        while self._jobs:
+            question, answer = self._jobs.pop(0)
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+    def _try(self, delivery: Delivery, pause: float) -> float:
+        """Returns when to try again; 0: when there is something new."""
+        closing = self._closing
+        try:
+            with delivery.folder.delivering() as free:
+                if not free:
+                    raise EnvironmentFault("another process delivers this run")
+                delivery.send(everything=closing)
+            if time.monotonic() - self._beaten > lease.BEAT_SECONDS and not closing:
+                delivery.beat(self._lease.json(beat=now()))
+                self._beaten = time.monotonic()
+            self.problem = None
+            self._tries = 0
+            if closing:
+                self._done.set()
+            return 0.0
+        except Exception as error:
+            log.debug("delivery failed", exc_info=error)
+            if self.problem is None and not closing:
+                log.warning("%s; the training goes on, and what is missing is sent later", faults.fault(error))
+            self.problem = faults.problem_of(error)
+            self._tries += 1
+            if closing and self._tries > 1 and isinstance(error, Refused | Partial):
+                self.leave()
+            wait = min(LONGEST_WAIT, 2.0**self._tries / 2) * random.uniform(0.8, 1.2)
+            return time.monotonic() + (min(wait, 5.0) if closing else wait)
+
+    _tries = 0
+
+    def _answers(self) -> bool:
+        """Whether the store answers at all, asked by another thread: this one must not wait for a socket."""
+        found: list[bool] = []
+
+        def look() -> None:
+            try:
+                mlflow.MlflowClient().search_experiments(max_results=1)
+                found.append(True)
+            except Exception:
+                found.append(False)
+
+        asking = threading.Thread(target=look, daemon=True)
+        asking.start()
+        asking.join(5)
+        return found == [True]

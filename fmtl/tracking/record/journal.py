@@ -1,0 +1,92 @@
+"""The journal of a run: what is to be said to a store, line by line, in the order it happened.
+
+A line is a JSON object with ``op``:
+
+==========  ==========================================================================
+begin       ``at``; an attempt starts: the first, or a resumed one
+params      ``values`` by name
+metrics     ``values`` by name, ``step``, ``at`` (ms since 1970)
+tags        ``values`` by name; None takes a tag away
+dataset     ``name``, ``digest``, ``source``, ``context``
+model       ``epoch``, ``params``; the folder of the model beside the journal is whole
+end         ``status`` of MLflow, ``outcome`` of fmtl, ``at``
+==========  ==========================================================================
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return time.time_ns() // 1_000_000
+
+
+class Journal:
+    """An append-only file; several threads may write.
+
+    Raises:
+        EnvironmentFault: See ``append``.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._writing = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+
+    def append(self, op: str, **content: object) -> None:
+        """Write a line; it is on the disk when this returns."""
+        line = json.dumps({"op": op, **content}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with self._writing, self.path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def lines(self, start: int = 0) -> Iterator[tuple[Line, int]]:
+        """The whole lines from a byte on, each with the byte where the next one starts."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(start)
+            for raw in file:
+                if not raw.endswith(b"\n"):  # being written, or torn by a kill
+                    return
+                start += len(raw)
+                yield json.loads(raw), start
+
+    def _drop_torn_line(self) -> None:
+        """What a kill left of a last line would spoil the next one."""
+        if not self.path.exists():
+            return
+        whole = max((after for _, after in self.lines()), default=0)
+        if whole < self.path.stat().st_size:
+            with self.path.open("rb+") as file:
+                file.truncate(whole)
+
+
+def tags_of(lines: Iterator[tuple[Line, int]]) -> dict[str, str]:
+    """What the tags are after all these lines."""
+    tags: dict[str, str] = {}
+    for line, _ in lines:
+        if line["op"] == "tags":
+            tags |= line["values"]
+        elif line["op"] == "end":
+            tags["fmtl.outcome"] = line["outcome"]
+    return {name: value for name, value in tags.items() if value is not None}
+
+
+def last_metrics(lines: Iterator[tuple[Line, int]]) -> dict[str, float]:
+    """The last value of each metric."""
+    found: dict[str, float] = {}
+    for line, _ in lines:
+        if line["op"] == "metrics":
+            found |= line["values"]
+    return found

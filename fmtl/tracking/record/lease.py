@@ -1,0 +1,81 @@
+"""Who is working on a run: so that no second process does, and so that what died is told from what lives."""
+
+import json
+import os
+import platform
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fmtl import machine
+from fmtl.tracking.record.journal import now
+
+TAG = "fmtl.lease"
+BEAT_SECONDS = 60  # how often a living process says so to a store
+SILENT_SECONDS = 15 * 60  # after which a process of another machine, whose death can't be seen, is taken for dead
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A process that works on a run.
+
+    Attributes:
+        host: Name of its machine, for people.
+        place: The machine, its boot and the space in which process ids are counted: only there ``pid`` means anything.
+        boot: Of ``place`` the boot.
+        pid: Of the process.
+        started: When it began, in the system's own count: another process may get the same pid.
+        since: Milliseconds since 1970.
+        beat: When it last said that it lives.
+    """
+
+    host: str
+    place: str
+    boot: str
+    pid: int
+    started: str
+    since: int
+    beat: int
+
+    @classmethod
+    def mine(cls) -> "Lease":
+        pid, at = os.getpid(), now()
+        return cls(socket.gethostname(), machine.place(), _boot(), pid, machine.process_started(pid) or "", at, at)
+
+    @classmethod
+    def read(cls, text: str | None) -> "Lease | None":
+        """What ``json`` wrote; None of anything else."""
+        try:
+            return cls(**json.loads(text or ""))
+        except (ValueError, TypeError):
+            return None
+
+    def json(self, *, beat: int | None = None) -> str:
+        return json.dumps(asdict(self) | ({"beat": beat} if beat else {}))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process would be seen from here."""
+        return self.place == machine.place()
+
+    @property
+    def died(self) -> bool:
+        """Whether its process is gone for sure; of another machine's, nothing is known for sure."""
+        if not self.is_here:
+            return False
+        return self.boot != _boot() or machine.process_started(self.pid) != self.started
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is another machine's and has not been heard of for long."""
+        return not self.is_here and now() - self.beat > SILENT_SECONDS * 1000
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:  # not Linux
+        return platform.node()
