@@ -82,7 +82,7 @@ def _make_new(uri: str, path: Path) -> None:
     store that nothing can use.
     """
     if path.exists():
-        if path.is_file() and path.stat().st_size and path.open("rb").read(len(SQLITE_MARK)) != SQLITE_MARK:
+        if path.is_file() and _first_bytes(path) not in (b"", SQLITE_MARK):
             raise EnvironmentFault(f"MLflow store {uri}: {path} is not a database of SQLite; name another file")
         return
     path = path.absolute()
@@ -98,6 +98,11 @@ def _make_new(uri: str, path: Path) -> None:
             f"MLflow store {uri}: can't be made ({error}); set MLFLOW_TRACKING_URI to a place that can be written, "
             "such as sqlite:////tmp/mlflow.db, or to a server"
         ) from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_MARK))
 
 
 def _wait_until_free(path: Path) -> None:

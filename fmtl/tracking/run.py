@@ -144,8 +144,7 @@ class Run:
         if self._courier is None:
             log.info("the run is in %s; to deliver it to a store: fmtl sync --run %s", self.place.root, self.id)
             return
-        patience = INTERRUPTED_SECONDS if status == "KILLED" else None
-        problem = self._courier.finish(patience=patience) if patience else self._courier.finish()
+        problem = self._courier.finish(patience=INTERRUPTED_SECONDS if status == "KILLED" else None)
         if problem is not None:
             where = self.place.root.name if self.place.files == self.place.root else self.place.root
             log.warning(
@@ -212,9 +211,11 @@ def open_run(
             raise
         finally:
             _open.remove(run)
-            if status != "FINISHED":
-                run.give_up()
-            run.end(status, outcome, message)
+            try:
+                if status != "FINISHED":
+                    run.give_up()
+            finally:  # a second interrupt too leaves no run that looks alive
+                run.end(status, outcome, message)
 
 
 def adopted_run(kind: str) -> contextlib.AbstractContextManager:

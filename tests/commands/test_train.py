@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import logging
 import os
 import re
 import shutil
 import sqlite3
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -21,15 +23,16 @@ from fmtl import metric_names
 from fmtl.commands.compare import compare
 from fmtl.commands.predict import predict
 from fmtl.commands.register import register
-from fmtl.commands.train import train
+from fmtl.commands.sync import sync
+from fmtl.commands.train import NOT_LOGGED, train
 from fmtl.dataset.prepared import open_dataset
-from fmtl.errors import DataError, EnvironmentFault, UsageError
+from fmtl.errors import DataError, UsageError
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
 from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.settings import schema
-from fmtl.tracking import store as runs
+from fmtl.tracking.delivery import courier
 from fmtl.training import checkpoints
 
 SETTINGS = {
@@ -73,7 +76,7 @@ def run_named(name):
 
 
 def artifact(run, path):
-    return runs.download(run.info.run_id, path)
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
 
 
 def test_the_run_is_tagged_and_its_settings_are_params(run, dataset):
@@ -85,7 +88,7 @@ def test_the_run_is_tagged_and_its_settings_are_params(run, dataset):
     expected = {"backbone": "resnet18", "mode": "tuned", "px": "32", "weight_decay": "0.0001", "optimizer": "adamw",
                 "learning_rate": "0.003", "backbone_lr_scale": "0.1", "clip_norm": "1.0", "seed": "0"}  # fmt: skip
     assert {k: run.data.params[k] for k in expected} == expected
-    assert set(run.data.params) >= set(schema.TrainSettings.model_fields) - {"resume", "run_name", "experiment"}
+    assert set(run.data.params) >= set(schema.TrainSettings.model_fields) - set(NOT_LOGGED)
 
 
 def test_metrics_have_a_point_per_epoch_and_the_best_once(run, dataset):
@@ -262,7 +265,7 @@ def test_compare_register_and_predict(world, run, catalogue_table, tmp_path, cap
     assert table["image"].tolist() == sorted(p.name for p in images.iterdir())
     assert dict(zip(table["image"], table["status"], strict=True))["g0040.jpg"] == "truncated"
     pd.testing.assert_frame_equal(pd.read_parquet(out).fillna(np.nan), table.fillna(np.nan), check_dtype=False)
-    test = pd.read_parquet(runs.download(best, "predictions/test.parquet")).set_index("path")
+    test = pd.read_parquet(artifact(mlflow.get_run(best), "predictions/test.parquet")).set_index("path")
     ours = table.set_index("image").loc[test.index]
     for slug in ("kind", "colour"):
         assert (ours[slug] == test[slug]).all()
@@ -311,27 +314,31 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, interrupted_afte
     }
     client = mlflow.MlflowClient()
     assert [m.step for m in client.get_metric_history(broken.info.run_id, "val/loss")] == [1, 2]
-    a, b = (
-        checkpoints.load(runs.download(r.info.run_id, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole)
-    )
+    a, b = (checkpoints.load(artifact(r, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole))
     assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
 
 
-def test_an_epoch_whose_metrics_were_lost_is_logged_on_resume(world, dataset):
+def test_what_a_store_did_not_take_is_delivered_later_each_once(world, dataset, monkeypatch, caplog):
+    monkeypatch.setattr(courier, "PATIENCE_SECONDS", 1)
     with sqlite3.connect("mlflow.db") as database:  # a store that takes everything but metrics
         database.execute(
             "CREATE TRIGGER lost BEFORE INSERT ON metrics BEGIN SELECT RAISE(FAIL, 'the store is gone'); END"
         )
-    with pytest.raises(EnvironmentFault, match="the store is gone"):
+    with caplog.at_level(logging.WARNING):
         train(settings(dataset.folder, run_name="lost"))
+    assert "not everything was delivered" in caplog.text and "fmtl sync --run" in caplog.text
     with sqlite3.connect("mlflow.db") as database:
         database.execute("DROP TRIGGER lost")
     run = run_named("lost")
-    assert "the store is gone" in run.data.tags["fmtl.error"]
-    train(schema.TrainSettings(resume=run.info.run_id))
+    assert (run.info.status, run.data.metrics) == ("RUNNING", {})
+    for _ in range(2):  # the second time there is nothing to do
+        sync(schema.SyncSettings(run=run.info.run_id))
     steps = [m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/loss")]
     assert steps == [1, 2]
-    assert "fmtl.error" not in mlflow.get_run(run.info.run_id).data.tags
+    run = mlflow.get_run(run.info.run_id)
+    assert (run.info.status, run.data.tags["fmtl.outcome"]) == ("FINISHED", "completed")
+    assert run.data.metrics.keys() >= {"test/avg/f1", "best/val/avg/f1"}
+    assert mlflow.MlflowClient().get_logged_model(run.data.tags["fmtl.model_id"]).status == "READY"
 
 
 def test_resuming_a_finished_run_does_nothing(world, capsys):
@@ -383,7 +390,7 @@ def test_an_empty_split_is_an_error(world, dataset, tmp_path):
 
 
 def logits_of(run_id):
-    table = pd.read_parquet(runs.download(run_id, "predictions/test.parquet"))
+    table = pd.read_parquet(artifact(mlflow.get_run(run_id), "predictions/test.parquet"))
     return {name: np.stack(table[name]) for name in table if name.endswith("/probs")}
 
 

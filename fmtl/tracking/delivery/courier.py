@@ -76,8 +76,9 @@ class Courier:
         """There is something new."""
         self._wake.set()
 
-    def finish(self, *, patience: float = PATIENCE_SECONDS) -> Problem | None:
+    def finish(self, *, patience: float | None = None) -> Problem | None:
         """Wait until everything is delivered, as long as there is progress. Returns why it is not."""
+        patience = PATIENCE_SECONDS if patience is None else patience
         self._closing = True
         self._progress = time.monotonic()
         self._wake.set()
