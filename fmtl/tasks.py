@@ -1,6 +1,7 @@
 """Tasks: the learning problem of one attribute, and its labels as targets."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
 AVERAGE = "avg"  # stands beside task names in dicts of scores
 # Words that stand where a task's slug stands in metric names, file names or table columns.
 RESERVED_SLUGS = frozenset({AVERAGE, "loss", "image", "status", "id", "path", "split"})
-MAX_SLUG_LENGTH = 80  # MLflow allows 250 characters for a whole metric name
+MAX_SLUG_LENGTH = 80  # MLflow allows 250 characters for a whole metric name,
+MAX_SLUG_BYTES = 120  # and file systems 255 bytes for a file's, of which pictures' steps and times take their part
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,16 @@ def make_tasks(classes: Mapping[str, Sequence[str]]) -> Tasks:
 
 
 def make_slugs(names: Sequence[str]) -> list[str]:
-    """Names made safe for metrics, files and columns; a collision gets the next free number.
+    """Names made safe for metrics, files and columns; letters of every alphabet stay. A collision gets a number.
 
     Two slugs that differ only by case count as a collision, since some file systems can't tell them apart.
     """
     taken = set(RESERVED_SLUGS)
     slugs = []
     for name in names:
-        base = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:MAX_SLUG_LENGTH]
+        base = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name))[:MAX_SLUG_LENGTH]
+        while len(base.encode()) > MAX_SLUG_BYTES:
+            base = base[:-1]
         if not base.strip("."):  # empty, or a path step such as '..'
             base = base.replace(".", "_") or "_"
         slug, number = base, 2

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 P = TypeVar("P")
 
@@ -23,11 +23,18 @@ def _from_home(value: Any) -> Any:
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
+def _as_mlflow_allows(name: str) -> str:
+    """Its own rule for a registered model's name, so that any registry can be used (catalog.schema.model too)."""
+    if not name.strip() or "/" in name or ":" in name or name.strip(".") == "":
+        raise ValueError("a name without '/' and ':'")
+    return name
+
+
 Place = Annotated[str, BeforeValidator(_from_home)]  # of a file or folder
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]
+ModelName = Annotated[str, Field(max_length=250), AfterValidator(_as_mlflow_allows)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 

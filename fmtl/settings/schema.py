@@ -115,7 +115,8 @@ class RegisterSettings(Settings):
     name: ModelName = Field(DEFAULT_MODEL_NAME, description="Registered model.")
     alias: str = Field(
         DEFAULT_ALIAS,
-        pattern=r"^[A-Za-z_-][A-Za-z0-9_-]{0,100}$",
+        pattern=r"^[\w-]+$",
+        max_length=255,
         description="Alias that moves to the version.",
     )
     experiment: str | None = Field(None, description="Where 'best' looks [default: every one that has train runs].")

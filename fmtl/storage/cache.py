@@ -1,6 +1,7 @@
 """What can be made again: kept where there is room, and as good as none where it is damaged."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -40,3 +41,13 @@ def prune(folder: Path, pattern: str, most_bytes: int) -> None:
         total += file.stat().st_size
         if total > most_bytes and file != files[0]:
             file.unlink(missing_ok=True)
+
+
+def prune_folders(place: Path, most_bytes: int) -> None:
+    """As ``prune``, of whole folders."""
+    folders = sorted((f for f in place.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime, reverse=True)
+    total = 0
+    for folder in folders:
+        total += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if total > most_bytes and folder != folders[0]:
+            shutil.rmtree(folder, ignore_errors=True)

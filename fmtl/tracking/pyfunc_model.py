@@ -3,16 +3,24 @@
 import base64
 import binascii
 import os
+import re
+import sys
 from pathlib import Path
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
 
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.model import predictor
 from fmtl.model.predictor import Photo
+
+IMAGE, CONTENT = "image", "image_bytes"
+_DATA_URI = re.compile(r"data:[^,]*,")
+_SPACE = re.compile(r"\s+")
 
 
 class Labeller:
@@ -29,40 +37,76 @@ class Labeller:
         """Label images.
 
         Args:
-            model_input: Column ``image`` (base64, or a path; paths are refused when serving) or ``image_bytes``.
+            model_input: A table with a column ``image`` (base64 as it comes: with line breaks, as a data URI, for
+                URLs, without padding; a path, unless this is a server; or bytes) or ``image_bytes``; where both are
+                there, each row's own that is not blank.
             params: ``top_k``, labels per task.
         """
-        if "image_bytes" in model_input:
-            names = [str(i) for i in range(len(model_input))]
-            sources = [_content(cell) for cell in model_input["image_bytes"]]
-        else:
-            sources = [_source(text) for text in model_input["image"]]
-            paths = zip(model_input["image"], sources, strict=True)
-            names = [text if isinstance(source, PhotoFile) else str(i) for i, (text, source) in enumerate(paths)]
-        table = self.predictor.predict(sources, top_k=int((params or {}).get("top_k", 1)))
-        return pd.concat([pd.DataFrame({"image": names}), table], axis=1)
+        table = pd.DataFrame(model_input)
+        if not {IMAGE, CONTENT} & set(table.columns):
+            names = ", ".join(map(repr, table.columns)) or "none"
+            raise MlflowException(
+                f"the input needs a column '{IMAGE}' (base64, or a path) or '{CONTENT}'; its columns are: {names}",
+                error_code=INVALID_PARAMETER_VALUE,
+            )
+        blank = [None] * len(table)
+        cells = zip(table.get(IMAGE, blank), table.get(CONTENT, blank), strict=True)
+        sources = [_source(image if _is_there(image) else content) for image, content in cells]
+        names = [str(source.path) if isinstance(source, _File) else str(i) for i, source in enumerate(sources)]
+        photos = [source.photo if isinstance(source, _File) else source for source in sources]
+        found = self.predictor.predict(photos, top_k=int((params or {}).get("top_k", 1)))
+        found = pd.concat([pd.DataFrame({"image": names}), found], axis=1)
+        # A server writes JSON, which knows no NaN.
+        return found.astype(object).where(found.notna(), None) if _is_server() else found
 
 
 class FashionModel(Labeller, PythonModel):
     """What MLflow loads."""
 
 
-def _content(cell: object) -> Photo:
-    return bytes(cell) if isinstance(cell, bytes | bytearray) else ImageError(Reason.MISSING, "the cell is blank")
+class _File:
+    """A cell that names a file of this machine."""
+
+    def __init__(self, path: str):
+        self.path, self.photo = path, PhotoFile.named(Path(path))
 
 
-def _source(text: object) -> Photo:
-    if not isinstance(text, str):
+def _source(cell: object) -> "Photo | _File":
+    if not _is_there(cell):
         return ImageError(Reason.MISSING, "the cell is blank")
-    serving = os.environ.get("_MLFLOW_IS_IN_SERVING_ENVIRONMENT") == "true"
-    if not serving and _is_file(text):
-        return PhotoFile.named(Path(text))
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return bytes(cell)
+    text = os.fspath(cell) if isinstance(cell, os.PathLike) else cell
+    if not isinstance(text, str):
+        return ImageError(Reason.NOT_AN_IMAGE, f"expected base64, a path or bytes, got {type(cell).__name__}")
+    if _paths_are_allowed() and _is_file(text):
+        return _File(text)
+    reason = (Reason.MISSING, "no such file") if _paths_are_allowed() else (Reason.NOT_AN_IMAGE, "not base64")
+    return _decoded(text) or ImageError(*reason)
+
+
+def _is_there(cell: object) -> bool:
+    return cell is not None and cell != "" and not (pd.api.types.is_scalar(cell) and pd.isna(cell))
+
+
+def _decoded(text: str) -> bytes | None:
+    """The bytes of base64 in any of its forms; None of anything else."""
+    text = _SPACE.sub("", _DATA_URI.sub("", text, count=1) if text.startswith("data:") else text)
+    text = text.translate(str.maketrans("-_", "+/")).rstrip("=")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        if serving:
-            return ImageError(Reason.NOT_AN_IMAGE, "not base64")
-        return ImageError(Reason.MISSING, "no such file")
+        return None
+
+
+def _is_server() -> bool:
+    """MLflow's own server says so by a variable, MLServer by being there."""
+    return os.environ.get("_MLFLOW_IS_IN_SERVING_ENVIRONMENT") == "true" or "mlserver" in sys.modules
+
+
+def _paths_are_allowed() -> bool:
+    """A stranger's request must not open files of the server."""
+    return not _is_server() and os.environ.get("FMTL_ALLOW_PATHS", "true").lower() not in ("false", "0", "no")
 
 
 def _is_file(text: str) -> bool:

@@ -57,6 +57,7 @@ class Run:
         self._given_params = set(started.params) if started else set()
         self._background: Executor = ThreadPoolExecutor(max_workers=1)  # one: a series in its order
         self._waiting: deque[Future] = deque()
+        self.sampler: system_metrics.Sampler | None = None
 
     @property
     def id(self) -> str:
@@ -138,6 +139,8 @@ class Run:
 
     def end(self, status: str, outcome: str, error: str | None) -> None:
         """Record the end, and wait a while for the delivery."""
+        if self.sampler:
+            self.sampler.finish()
         if error:
             self.set_tags({"fmtl.error": error})
         self._say("end", status=status, outcome=outcome, at=now())
@@ -266,7 +269,7 @@ def _begin(
         if not _open and system_metrics.are_wanted():  # of a child it would measure the same machine twice
             sampler = system_metrics.Sampler(journal)
             sampler.start()
-            stack.callback(sampler.finish)
+            run.sampler = sampler
         if courier and started:
             courier.deliver(Delivery(place, started, uri, progressed=courier.progressed))
     except BaseException as error:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "fmtl"
 FOLDER_ID_TAG = "fmtl.folder_id"  # of the folder that a run is delivered from
 MODEL_TAG = "fmtl.model_id"  # of the model that it finished
+MANIFEST_TAG = "fmtl.model_sha256"  # of the list of that model's files
 PAGE_SIZE = 1000
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown and an odd id
 
@@ -38,6 +39,7 @@ class RunRecord:
     metrics: dict[str, float]
     model_uri: str | None = None
     artifact_uri: str = ""
+    deleted: bool = False
 
     def param(self, name: str) -> str:
         """A parameter without the shell quotes that ``mlflow run`` puts round some; empty if absent."""
@@ -180,6 +182,7 @@ def _record(run: mlflow.entities.Run) -> RunRecord:
         metrics=dict(data.metrics),
         model_uri=_model_uri(run),
         artifact_uri=info.artifact_uri,
+        deleted=info.lifecycle_stage != LifecycleStage.ACTIVE,
     )
 
 

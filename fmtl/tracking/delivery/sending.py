@@ -18,7 +18,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking.context.registry import resolve_tags
 
 from fmtl.storage import durable
-from fmtl.tracking import faults, store
+from fmtl.tracking import faults, model_files, store
 from fmtl.tracking.delivery.starting import Started
 from fmtl.tracking.delivery.state import Delivered
 from fmtl.tracking.record.folder import RunFolder
@@ -81,8 +81,7 @@ class Delivery:
         for lines, after in _batches(journal.lines(self.state.lines)):
             kind = lines[0]["op"]
             if kind == "end":
-                is_last = after >= journal.path.stat().st_size
-                if is_last:
+                if not any(line["op"] == "begin" for line, _ in journal.lines(after)):  # else it was resumed
                     self._send_files(everything=True)
                     self._end(lines[0])
             elif kind == "model":
@@ -91,7 +90,8 @@ class Delivery:
                 self._log_dataset(lines[0])
             elif kind != "begin":
                 self._log(lines)
-            self.state.ended = kind == "end"
+            if kind in ("begin", "end"):
+                self.state.ended = kind == "end"
             self._note(lines=after)
         self._send_files(everything=everything)
 
@@ -221,6 +221,7 @@ class Delivery:
         with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY_PREFIX, dir=self.folder.record) as temporary:
             folder = Path(temporary) / "model"
             _copy_with_ids(self.folder.model, folder, model.artifact_location, run_id, known["id"])
+            known["manifest"] = model_files.write_manifest(folder)
             target = store.local_folder(model.artifact_location)
             if target is not None:
                 _move(folder, target)
@@ -233,7 +234,8 @@ class Delivery:
         ]
         for some in _chunks(points, METRICS):
             self.client.log_batch(run_id, metrics=some)
-        self.client.set_tag(run_id, store.MODEL_TAG, known["id"])
+        tags = [RunTag(store.MODEL_TAG, known["id"]), RunTag(store.MANIFEST_TAG, known["manifest"])]
+        self.client.log_batch(run_id, tags=tags)
         known["is_whole"] = True
         self._note()
         if self.folder.model.parent == self.folder.record:
