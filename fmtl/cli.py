@@ -1,7 +1,9 @@
 """The command line: options are made from the settings classes, so that each has one name everywhere."""
 
+import contextlib
 import errno
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -12,7 +14,7 @@ from typing import Any
 import click
 
 from fmtl import __version__
-from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError
+from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, redacted
 from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
 from fmtl.settings.reading import Given
@@ -89,7 +91,7 @@ class _Terminal(logging.Handler):
     """What modules have to say: to standard output, warnings to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = self.format(record)
+        said = redacted(self.format(record))
         if record.levelno < logging.INFO:
             said = f"{record.name}: {said}"
         print(said, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
@@ -193,10 +195,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, _terminate)
+    _go_to_caller()
     try:
         cli.main(argv, prog_name="fmtl", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        _tell_project_run(argv, error.format_message())
         return 2
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
@@ -207,11 +211,40 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         mended = error if isinstance(error, FmtlError) else _environment_fault(error)
         if mended is None or "--debug" in argv:
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr)
         else:
-            print(f"error: {mended}", file=sys.stderr)
+            print(redacted(f"error: {mended}"), file=sys.stderr)
+        _tell_project_run(argv, str(mended or error))
         return mended.exit_code if mended else 1
     return 0
+
+
+def _go_to_caller() -> None:
+    """Under ``mlflow run`` the working directory is the project, of a Git address a clone that nobody finds again.
+
+    Relative paths mean the folder of who called it: that of the ``mlflow`` process, our parent's or grandparent's.
+    """
+    if not os.environ.get("MLFLOW_RUN_ID") or not Path("MLproject").is_file():
+        return
+    here, process = Path.cwd(), os.getppid()
+    try:
+        for _ in range(3):
+            place = Path(f"/proc/{process}/cwd").resolve(strict=True)
+            if place != here:
+                os.chdir(place)
+                return
+            process = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    except (OSError, ValueError):  # not Linux, or another user's process: it stays the project
+        return
+
+
+def _tell_project_run(argv: list[str], message: str) -> None:
+    """Say on the page of the run that ``mlflow run`` made why it ended before it began."""
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):  # whoever adopts it takes the variable away
+        from fmtl.tracking.delivery import starting
+
+        with contextlib.suppress(Exception):  # the message has been printed
+            starting.fail_unbegun(run_id, kind=argv[0] if argv else "", message=redacted(message))
 
 
 def _environment_fault(error: Exception) -> EnvironmentFault | None:
@@ -220,6 +253,10 @@ def _environment_fault(error: Exception) -> EnvironmentFault | None:
         return EnvironmentFault(f"out of memory; lower batch_size or px ({str(error).splitlines()[:1]})")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentFault(f"the disk is full; free some space and run again ({error})")
+    if "mlflow" in sys.modules:
+        from fmtl.tracking import faults
+
+        return faults.fault(error) if faults.is_of_store(error) else None
     return None
 
 

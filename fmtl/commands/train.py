@@ -65,6 +65,11 @@ class Work:
 
 def train(settings: TrainSettings) -> str:
     """Run the whole command. Returns the run's id: of its folder where no store has it yet."""
+    return train_whole(settings)[0]
+
+
+def train_whole(settings: TrainSettings) -> tuple[str, RunFolder]:
+    """``train``, which also returns the run's folder."""
     durable.sweep()
     if not settings.offline:
         doctor.mend_dead()
@@ -78,7 +83,7 @@ def train(settings: TrainSettings) -> str:
             folder=settings.run_folder,
             offline=settings.offline,
         ) as run:
-            return _train(_prepare(settings), run)
+            return _train(_prepare(settings), run), run.place
 
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
@@ -275,7 +280,7 @@ def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
     )
 
 
-def _resume(which: str, settings: TrainSettings) -> str:
+def _resume(which: str, settings: TrainSettings) -> tuple[str, RunFolder]:
     """Continue a run after its last whole epoch, in that same run."""
     folder, record = _earlier(which)
     tags = record.tags if record else journal.tags_of(folder.journal().lines())
@@ -288,7 +293,7 @@ def _resume(which: str, settings: TrainSettings) -> str:
     original = original.model_copy(update=free)
     if tags.get("fmtl.outcome") == "completed":
         print(f"run {run_id or folder.root.name}: it completed after {last['epoch']} epochs, nothing to do")
-        return run_id or folder.root.name
+        return run_id or folder.root.name, folder
     with open_run("train", offline=original.offline, resume=folder, run_id=run_id) as run:
         work = _prepare(original.model_copy(update={"weights": "none"}))
         if work.dataset.digest != tags.get("fmtl.data"):
@@ -297,7 +302,7 @@ def _resume(which: str, settings: TrainSettings) -> str:
         logged = _logged_epochs(folder, record)
         publisher.log_epochs(run, [row for row in last["training"]["history"] if row[EPOCH] not in logged])
         settings_now = work.settings.model_copy(update={"weights": original.weights})
-        return _train(replace(work, settings=settings_now), run, last=last)
+        return _train(replace(work, settings=settings_now), run, last=last), folder
 
 
 def _earlier(which: str) -> tuple[RunFolder, RunRecord | None]:

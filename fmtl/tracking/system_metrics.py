@@ -45,6 +45,11 @@ class Sampler(SystemMetricsMonitor):
                     return
             self.publish_metrics(self.aggregate_metrics())
 
+    def finish(self) -> None:
+        self._shutdown_event.set()
+        if self._process is not None:
+            self._process.join()
+
     def publish_metrics(self, metrics: dict[str, float]) -> None:
         prefix = PREFIX + (f"{self.node_id}/" if self.node_id else "")
         values = {prefix + name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -95,6 +95,13 @@ def give_up(started: Started, error: BaseException) -> None:
     client.delete_tag(started.run_id, lease.TAG)
 
 
+def fail_unbegun(run_id: str, *, kind: str, message: str) -> None:
+    """Of a run that ``mlflow run`` made for a command that never came to its work, say why."""
+    with reachable():
+        tags = {"fmtl.kind": kind, "fmtl.outcome": "failed", "fmtl.error": message[:5000]}
+        mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
 def point_elsewhere(run_id: str) -> None:
     """Of a run that ``mlflow run`` made for nothing, since an older one is resumed, say so on its page."""
     with reachable():
