@@ -225,7 +225,7 @@ def mlflow_share(work: Work, data: Path) -> dict:
     """Share of an ``fmtl train`` run's epochs that goes to MLflow: the time of its calls over that of the epochs."""
     from fmtl.commands.train import train as run_train
     from fmtl.settings.train import TrainSettings
-    from fmtl.tracking.run import Run
+    from fmtl.tracking.recording import Run
 
     spent: list[tuple[int, float]] = []
     log = Run.log_metrics

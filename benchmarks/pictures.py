@@ -27,7 +27,7 @@ from fmtl.model import feature_cache
 from fmtl.reports import error_gallery, plots, run_page
 from fmtl.settings.schema import PrepareSettings
 from fmtl.settings.train import TrainSettings
-from fmtl.tracking.run import Run
+from fmtl.tracking.recording import Run
 
 
 class Timer:

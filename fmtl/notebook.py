@@ -30,7 +30,8 @@ from fmtl.settings.train import TrainSettings
 from fmtl.storage import durable
 from fmtl.tasks import AVERAGE
 from fmtl.tracking import pyfunc
-from fmtl.tracking.run import Recorded, open_run, unrecorded
+from fmtl.tracking.recording import Recorded, unrecorded
+from fmtl.tracking.run import open_run
 from fmtl.training.criterion import Criterion
 from fmtl.training.progress import notebook_display
 from fmtl.training.run import TrainResult

@@ -13,7 +13,7 @@ from torch import Tensor
 from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS, score
 from fmtl.reports.plots import ConfusionFrames
 from fmtl.tasks import Tasks
-from fmtl.tracking.run import Recorded
+from fmtl.tracking.recording import Recorded
 from fmtl.training import checkpoints
 from fmtl.training.history import Row
 from fmtl.training.progress import time_left, watch

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from fmtl.errors import DataError, Diverged, EnvironmentFault, Terminated
-from fmtl.tracking.run import MOST_WAITING, open_run
+from fmtl.tracking.recording import MOST_WAITING
+from fmtl.tracking.run import open_run
 from fmtl.tracking.store import RunRecord, search_runs
 
 

@@ -16,7 +16,7 @@ from fmtl.errors import DataError, EnvironmentFault
 from fmtl.metric_names import EPOCH
 from fmtl.storage import durable
 from fmtl.tasks import IGNORE_INDEX
-from fmtl.tracking.run import Recorded
+from fmtl.tracking.recording import Recorded
 from fmtl.training import checkpoints
 from fmtl.training.engine import Paced
 from fmtl.training.progress import one_bar, watch

@@ -1,0 +1,99 @@
+"""All that a training needs, built and checked before anything is trained."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmtl.dataset.freshness import check_sources
+from fmtl.dataset.prepared import PreparedDataset, open_dataset
+from fmtl.dataset.splits import SPLITS
+from fmtl.errors import DataError, UsageError
+from fmtl.hardware import choose_device
+from fmtl.loading.preprocess import Preprocess
+from fmtl.model import backbones
+from fmtl.model.backbones import InputSpec
+from fmtl.settings.train import TrainSettings
+from fmtl.tasks import IGNORE_INDEX
+from fmtl.training.setup import Setup, TrainPlan, set_up
+from fmtl.training.stages import DatasetStages, counts_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a run needs, built and checked before anything is trained.
+
+    Attributes:
+        settings: With everything filled in that was found out.
+    """
+
+    settings: TrainSettings
+    setup: Setup
+    data: DatasetStages
+
+    @property
+    def dataset(self) -> PreparedDataset:
+        return self.data.dataset
+
+
+def check(settings: TrainSettings) -> None:
+    """Raise what ``train`` would raise before its first epoch; the network is built, and let go."""
+    settings = settings.with_mode()
+    choose_device(settings.device)
+    dataset, _, plan = _plan(settings)
+    backbones.from_plan(plan.network, dataset.tasks.num_classes)
+
+
+def _plan(settings: TrainSettings) -> tuple[PreparedDataset, InputSpec, TrainPlan]:
+    """What can be said without building anything; ``plan.network.px`` is the side of the input."""
+    dataset = open_dataset(Path(settings.data))
+    if not settings.allow_stale and not settings.resume:
+        check_sources(dataset)
+    _check_splits(dataset)
+    spec = backbones.input_spec(settings.backbone)
+    return dataset, spec, settings.resolve(dataset.tasks.names, px=_px(settings, dataset, spec.px))
+
+
+def prepare(settings: TrainSettings) -> Work:
+    settings = settings.with_mode()
+    device = choose_device(settings.device)
+    dataset, spec, plan = _plan(settings)
+    px = plan.network.px
+    counts = counts_of(dataset) if settings.class_weights else {}
+    setup = set_up(plan, dataset.tasks, device=device, num_images=len(dataset.rows("train")), counts=counts)
+    found = {"px": px, "batch_size": setup.batch_size}
+    found |= {name: getattr(setup.execution, name) for name in ("precision", "channels_last")}
+    if {"auto", None} & {settings.precision, settings.channels_last, settings.batch_size}:
+        layout = "channels last" if setup.execution.channels_last else "channels first"
+        log.info("%s: %s, %s, batches of %d", device.type, setup.execution.precision, layout, setup.batch_size)
+    image = dataset.manifest["image"]
+    preprocess = Preprocess(
+        dataset.px, image["fit"], image["background"], px, spec.mean, spec.std, image.get("profiles", False)
+    )
+    data = DatasetStages(setup=setup, dataset=dataset, preprocess=preprocess)
+    return Work(settings.model_copy(update=found), setup, data)
+
+
+def _check_splits(dataset: PreparedDataset) -> None:
+    """Raise DataError where a split can't do its part."""
+    where = str(dataset.folder)
+    for split in SPLITS:
+        if len(dataset.rows(split)) == 0:
+            raise DataError(f"the {split} split is empty; prepare more images or another fraction", where=where)
+        if split != "test" and (dataset.targets[dataset.rows(split)] == IGNORE_INDEX).all():
+            raise DataError(f"no image of the {split} split has a label", where=where)
+    if len(dataset.rows("train")) < 2:
+        raise DataError("1 training image; BatchNorm needs 2 at least", where=where)
+
+
+def _px(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> int:
+    """Side of the input. ``auto``: the median side of the photos, rounded up to a multiple of 32."""
+    most = min(dataset.px, weights_px)
+    if settings.px == "auto":
+        return min(most, -(-dataset.source_px // 32) * 32)
+    if settings.px is not None and settings.px > dataset.px:
+        raise UsageError(
+            f"px: {settings.px} is larger than the stored side {dataset.px}; prepare with px={settings.px} or lower it"
+        )
+    return settings.px or most
