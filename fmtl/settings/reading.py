@@ -84,7 +84,9 @@ def _sentence(item: Mapping, given: Mapping[str, Given]) -> str:
         return f"{name}: required, not given"
     where = given[name].where
     where = where if where.startswith("--") else f"{where}: {name}"
-    return f"{where}: expected {message.split(', unable')[0]}, got {given[name].value!r}"
+    value = given[name].value
+    got = "an empty value; leave it out for its default" if str(value) in ("None", "null") else repr(value)
+    return f"{where}: expected {message.split(', unable')[0]}, got {got}"
 
 
 class _TextLoader(yaml.BaseLoader):

@@ -12,7 +12,7 @@ _QUIET = {
     "urllib3.connectionpool": logging.ERROR,  # a line for each time that it tries again
 }
 # Of commands that wait for an answer: MLflow's own 7 tries of two minutes each block one call for a quarter of an hour.
-_SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import re
 import shutil
 import sqlite3
@@ -11,9 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import mlflow
+import requests
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +34,9 @@ log = logging.getLogger(__name__)
 
 SQLITE_MARK = b"SQLite format 3\0"
 PATIENCE_SECONDS = 120  # for a database that another program keeps locked
+SERVER_SECONDS = 5  # for a server's first short answer
+ASKED_AGAIN_SECONDS = 60
+_answered: dict[str, float] = {}  # when, by address
 ANSWER_SECONDS = 20  # for a database server; MLflow itself would try for two minutes
 _HOST = re.compile(r"(localhost|[\w-]+(\.[\w-]+)+|[\w-]+(?=:\d))(:\d+)?(/\S*)?")
 
@@ -54,6 +62,9 @@ def open_store() -> None:
     """
     uri = mlflow.get_tracking_uri()
     check_address(uri)
+    if uri.startswith("http") and time.monotonic() - _answered.get(uri, -math.inf) > ASKED_AGAIN_SECONDS:
+        _ask_server(uri)
+        _answered[uri] = time.monotonic()
     if uri.startswith("sqlite:"):
         name = make_url(uri).database
         if not name or name == ":memory:":
@@ -75,6 +86,26 @@ def check_address(uri: str) -> None:
         raise EnvironmentFault(f"MLFLOW_TRACKING_URI={redacted(uri)}: not an address; did you mean {meant}?")
 
 
+def _ask_server(uri: str) -> None:
+    """Raise EnvironmentFault where a server does not answer, does not know the user, or is too old.
+
+    One short question: MLflow's own first one would wait for minutes.
+    """
+    try:
+        answer = http_request(
+            get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
+        )
+    except Exception as error:
+        raise faults.fault(error) from error
+    if answer.status_code in (401, 403):
+        raise faults.fault(requests.HTTPError(response=answer))
+    if answer.ok and answer.text.strip().startswith(("0.", "1.", "2.")):
+        raise EnvironmentFault(
+            f"MLflow store {redacted(uri)}: the server is MLflow {answer.text.strip()}, and this needs MLflow 3, which "
+            "keeps models beside runs; update the server (pip install 'mlflow>=3.16' there, then 'mlflow db upgrade')"
+        )
+
+
 def _make_new(uri: str, path: Path) -> None:
     """Make an SQLite store that is not there yet: under a lock and elsewhere, then renamed.
 
@@ -91,7 +122,7 @@ def _make_new(uri: str, path: Path) -> None:
             if not path.exists():
                 new = durable.beside(path, "new")
                 new.unlink(missing_ok=True)
-                mlflow.MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+                mlflow.MlflowClient(f"sqlite:///{quote(str(new))}").search_experiments(max_results=1)
                 new.rename(path)
     except (EnvironmentFault, OSError) as error:
         raise EnvironmentFault(

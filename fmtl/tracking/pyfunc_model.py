@@ -49,6 +49,9 @@ class Labeller:
                 f"the input needs a column '{IMAGE}' (base64, or a path) or '{CONTENT}'; its columns are: {names}",
                 error_code=INVALID_PARAMETER_VALUE,
             )
+        for column in {IMAGE, CONTENT} & set(table.columns):  # of a dict of lists MLflow makes one row of lists
+            if any(isinstance(cell, list) for cell in table[column]):
+                table = table.explode(column, ignore_index=True)
         blank = [None] * len(table)
         cells = zip(table.get(IMAGE, blank), table.get(CONTENT, blank), strict=True)
         sources = [_source(image if _is_there(image) else content) for image, content in cells]

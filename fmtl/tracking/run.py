@@ -120,7 +120,12 @@ def _begin(
             kind, about["id"], name, experiment, parent=None if resume else _parent(),
             there=run_id or known or adopted, tags={LEASE_TAG: mine.json()},
         )  # fmt: skip
-        started = courier.ask(lambda: _start(wanted, tried=kind == "train"))
+        try:
+            started = courier.ask(lambda: _start(wanted, tried=kind == "train"))
+        except EnvironmentFault as error:
+            if kind != "train":
+                raise
+            raise EnvironmentFault(f"{error}{trial.WAY_OUT}") from error
     try:
         place = resume or _place(started, folder, about["id"])
         if not resume:
@@ -147,8 +152,6 @@ def _begin(
 
 def _start(wanted: Wanted, *, tried: bool) -> Started:
     """In the courier's thread: ask the store for the run, and try it if hours depend on it."""
-    if tried:
-        trial.check_server()
     started = starting.start(wanted)
     if tried:
         try:

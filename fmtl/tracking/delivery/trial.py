@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import mlflow
-import requests
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -27,25 +26,6 @@ log = logging.getLogger(__name__)
 NAME = "fmtl-trial.txt"
 SECONDS = 5  # for one short answer
 WAY_OUT = "; --offline true trains without the store, and 'fmtl sync' delivers it later"
-
-
-def check_server() -> None:
-    """Raise EnvironmentFault where the address is a server's that does not answer, or too old a one's."""
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith("http"):
-        return
-    try:
-        answer = http_request(get_default_host_creds(uri), "/version", "GET", timeout=SECONDS, max_retries=0,
-                              raise_on_status=False)  # fmt: skip
-    except Exception as error:
-        raise _told(error) from error
-    if answer.status_code in (401, 403):
-        raise _told(requests.HTTPError(response=answer))
-    if answer.ok and answer.text.strip().startswith(("0.", "1.", "2.")):
-        raise EnvironmentFault(
-            f"MLflow store {redacted(uri)}: the server is MLflow {answer.text.strip()}, and this needs MLflow 3, which "
-            "keeps models beside runs; update the server (pip install 'mlflow>=3.16' there, then 'mlflow db upgrade')"
-        )
 
 
 def check_artifacts(started: Started) -> None:
@@ -143,7 +123,3 @@ def _remove(repository: Any, name: str) -> None:
         repository.delete_artifacts(name)
     except Exception as error:  # not every store lets its clients remove things
         log.debug("%s stays in the store: %s", name, error)
-
-
-def _told(error: BaseException) -> EnvironmentFault:
-    return EnvironmentFault(f"{faults.fault(error)}{WAY_OUT}")

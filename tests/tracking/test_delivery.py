@@ -1,0 +1,243 @@
+"""From a run folder to a real server, whatever happens to the server: nothing lost, nothing twice."""
+
+import hashlib
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from outages import HEALTHY, behind_proxy
+
+from fmtl.commands.clean import clean
+from fmtl.commands.sync import sync
+from fmtl.errors import EnvironmentFault
+from fmtl.settings.schema import CleanSettings, SyncSettings
+from fmtl.tracking.delivery import courier
+from fmtl.tracking.record.folder import RunFolder
+from fmtl.tracking.run import open_run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # sockets that were broken off
+]
+
+EPOCHS = 6
+_connecting: set[str] = set()  # names of the threads that opened a socket
+sys.addaudithook(
+    lambda event, _: event.startswith("socket.connect") and _connecting.add(threading.current_thread().name)
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with behind_proxy(tmp_path_factory.mktemp("server")) as both:
+        yield both
+
+
+@pytest.fixture
+def proxy(server, tmp_path, monkeypatch):
+    """The server, healthy, as the store of a user who works in an empty folder."""
+    proxy = server[1]
+    proxy.mode, proxy.most_bytes = HEALTHY, 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "TIMEOUT": "5"}.items():
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setattr(courier, "PATIENCE_SECONDS", 3)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(proxy.uri)
+    yield proxy
+    proxy.mode = HEALTHY
+    mlflow.set_tracking_uri(before)
+
+
+def work(at_epoch=lambda epoch: None, *, before_end=lambda: None, **options):
+    """A training without a network: epochs of metrics and files, a checkpoint each, a model. Returns its folder."""
+    with open_run("train", name="worker", **options) as run:
+        run.log_params({"learning_rate": 0.1})
+        for epoch in range(1, EPOCHS + 1):
+            at_epoch(epoch)
+            (run.folder / "checkpoints").mkdir(exist_ok=True)
+            (run.folder / "checkpoints" / "net_last.pt").write_bytes(os.urandom(200_000))
+            (run.folder / f"epoch-{epoch}.txt").write_text(f"{epoch}")
+            run.log_metrics({f"m{k}": epoch + k / 10 for k in range(30)}, step=epoch)
+            time.sleep(0.3)
+        before_end()
+        run.set_tags({"note": "done"})
+    return run
+
+
+def assert_all_there(run, run_id=None):
+    """Every point once, every file with the bytes of the folder, and a true end."""
+    client = mlflow.MlflowClient()
+    found = client.get_run(run_id or run.run_id)
+    for k in (0, 17, 29):
+        points = client.get_metric_history(found.info.run_id, f"m{k}")
+        assert [(p.step, p.value) for p in points] == [(e, e + k / 10) for e in range(1, EPOCHS + 1)], list(
+            run.place.journal().lines()
+        )
+    for path in run.place.deliverable():
+        name = path.relative_to(run.folder).as_posix()
+        there = Path(mlflow.artifacts.download_artifacts(run_id=found.info.run_id, artifact_path=name))
+        assert hashlib.sha256(there.read_bytes()).digest() == hashlib.sha256(path.read_bytes()).digest(), name
+    assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("FINISHED", "completed")
+    assert found.data.tags["note"] == "done" and found.data.params == {"learning_rate": "0.1"}
+    assert "fmtl.lease" not in found.data.tags
+    others = client.search_runs([found.info.experiment_id], f"tags.`fmtl.folder_id` = '{run.place.root.name}'")
+    assert len(others) == 1
+
+
+def test_a_healthy_server_gets_all_and_the_training_thread_opens_no_socket(proxy):
+    _connecting.clear()
+    threading.current_thread().name = "training"
+    run = work()
+    assert_connected = set(_connecting)
+    threading.current_thread().name = "MainThread"
+    assert "fmtl-courier" in assert_connected and "training" not in assert_connected
+    assert_all_there(run)
+    assert run.place.root.parent == Path.cwd() / "runs"
+
+
+def test_requests_do_not_grow_with_the_number_of_metrics(proxy):
+    def count(num):
+        proxy.requests.clear()
+        with open_run("train") as run:
+            run.log_metrics({f"m{k}": float(k) for k in range(num)}, step=1)
+        return sum("log-batch" in request for request in proxy.requests)
+
+    assert count(5) == count(500)
+
+
+@pytest.mark.parametrize("mode", ["away", "hang", "401", "reset"])
+def test_what_a_server_missed_in_the_middle_it_has_at_the_end(proxy, monkeypatch, mode):
+    monkeypatch.setattr(courier, "PATIENCE_SECONDS", 20)
+
+    def outage(epoch):
+        if epoch == 2:
+            proxy.close() if mode == "away" else setattr(proxy, "mode", mode)
+        if epoch == 5:
+            proxy.open() if mode == "away" else setattr(proxy, "mode", HEALTHY)
+
+    assert_all_there(work(outage))
+
+
+def test_a_quarter_of_the_requests_may_fail(proxy, monkeypatch):
+    monkeypatch.setattr(courier, "PATIENCE_SECONDS", 30)
+    proxy.mode = "flaky"
+    run = work()
+    proxy.mode = HEALTHY
+    assert_all_there(run)
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("away", "nothing listens"),
+        ("hang", "does not answer"),
+        ("401", "MLFLOW_TRACKING_USERNAME"),
+        ("413", "client_max_body_size"),
+    ],
+)
+def test_a_server_that_stays_away_costs_nothing_but_a_command(proxy, caplog, capsys, mode, says):
+    def outage(epoch):
+        if epoch == 2:
+            proxy.most_bytes = 100_000
+            proxy.close() if mode == "away" else setattr(proxy, "mode", mode)
+
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "fmtl"):
+        run = work(outage)
+    assert time.monotonic() - began < 30
+    assert f"fmtl sync --run {run.place.root.name}" in caplog.text
+    assert says in caplog.text or mode == "hang"
+    if mode == "401":
+        with pytest.raises(EnvironmentFault, match="goes on where it stopped"):
+            sync(SyncSettings(run=run.place.root.name))
+    proxy.open() if mode == "away" else setattr(proxy, "mode", HEALTHY)
+    for _ in range(2):
+        sync(SyncSettings(run=run.place.root.name))
+    assert_all_there(run)
+    assert "delivered to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [("away", "nothing listens"), ("hang", "does not answer"), ("401", "MLFLOW_TRACKING_USERNAME"),
+     ("version 2", "the server is MLflow 2.22.0")],
+)  # fmt: skip
+def test_a_store_that_cant_be_used_is_an_error_before_the_work(proxy, mode, says):
+    proxy.close() if mode == "away" else setattr(proxy, "mode", mode)
+    began = time.monotonic()
+    try:
+        with pytest.raises(EnvironmentFault, match=f"(?s){says}.*"):
+            work(lambda epoch: pytest.fail("work began"))
+        assert time.monotonic() - began < 30
+    finally:
+        if mode == "away":
+            proxy.open()
+
+
+def test_a_limit_on_uploads_is_seen_before_the_work_without_sending_anything(proxy):
+    proxy.mode, proxy.most_bytes = "413", 100_000
+    with pytest.raises(EnvironmentFault, match="client_max_body_size.*300 MB.*--offline"), open_run("train") as run:
+        run.check_size(300_000_000)
+    with open_run("train") as run:
+        run.check_size(50_000)
+
+
+def test_an_offline_run_is_delivered_later_to_one_store_and_to_another(proxy, tmp_path):
+    proxy.close()
+    run = work(offline=True)
+    proxy.open()
+    assert run.run_id is None
+    sync(SyncSettings(run="all"))
+    (found,) = mlflow.search_runs(
+        search_all_experiments=True, output_format="list",
+        filter_string=f"tags.`fmtl.folder_id` = '{run.place.root.name}'",
+    )  # fmt: skip
+    assert_all_there(run, found.info.run_id)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/other.db")
+    sync(SyncSettings(run=str(run.place.root)))
+    (found,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert_all_there(run, found.info.run_id)
+
+
+def test_a_run_that_was_killed_is_delivered_as_interrupted(proxy):
+    with pytest.raises(KeyboardInterrupt), open_run("train", offline=True) as run:
+        run.log_metrics({"x": 1.0}, step=1)
+        raise KeyboardInterrupt
+    journal = run.place.record / "journal.jsonl"
+    journal.write_text("".join(line for line in journal.read_text().splitlines(True) if '"end"' not in line))
+    sync(SyncSettings(run=run.place.root.name))
+    (found,) = mlflow.search_runs(
+        search_all_experiments=True, output_format="list",
+        filter_string=f"tags.`fmtl.folder_id` = '{run.place.root.name}'",
+    )  # fmt: skip
+    assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("KILLED", "interrupted")
+
+
+def test_a_folder_is_removed_only_when_every_byte_is_in_the_store(proxy, capsys, server):
+    run, waiting = work(), work(offline=True)
+    there = next((server[0].folder / "artifacts").rglob(f"{run.run_id}/artifacts/epoch-3.txt"))
+    there.write_text("9")
+    clean(CleanSettings(run="all"))
+    assert "epoch-3.txt differs in the store" in capsys.readouterr().out
+    there.write_text("3")
+    clean(CleanSettings(run="all", dry_run=True))
+    assert run.folder.is_dir()
+    clean(CleanSettings(run="all"))
+    assert not run.folder.exists()
+    assert waiting.folder.is_dir()
+    assert "not delivered: fmtl sync --run" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_grows_while_it_is_sent_is_sent_as_one_of_its_states(proxy):
+    """The newest in the end, since the last delivery takes what is there then."""
+    run = work(before_end=lambda: None)
+    assert RunFolder.at(run.place.root).files == run.folder
+    assert_all_there(run)
