@@ -16,6 +16,7 @@ from fmtl.commands.clean import clean
 from fmtl.commands.sync import sync
 from fmtl.errors import EnvironmentFault
 from fmtl.settings.schema import CleanSettings, SyncSettings
+from fmtl.tracking import opening
 from fmtl.tracking.delivery import courier
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.run import open_run
@@ -49,6 +50,7 @@ def proxy(server, tmp_path, monkeypatch):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setattr(courier, "PATIENCE_SECONDS", 3)
+    opening._answered.clear()
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(proxy.uri)
     yield proxy
@@ -159,6 +161,9 @@ def test_a_server_that_stays_away_costs_nothing_but_a_command(proxy, caplog, cap
         with pytest.raises(EnvironmentFault, match="goes on where it stopped"):
             sync(SyncSettings(run=run.place.root.name))
     proxy.open() if mode == "away" else setattr(proxy, "mode", HEALTHY)
+    for thread in threading.enumerate():
+        if thread.name == "fmtl-courier":  # which a command's end would have taken with it
+            thread.join()
     for _ in range(2):
         sync(SyncSettings(run=run.place.root.name))
     assert_all_there(run)
