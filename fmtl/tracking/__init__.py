@@ -11,6 +11,10 @@ _QUIET = {
     "mlflow.store.db.utils": logging.CRITICAL,  # prints tracebacks of what it raises as well
     "urllib3.connectionpool": logging.ERROR,  # a line for each time that it tries again
 }
+_SILENT = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password that an address may have
+}
 # Of commands that wait for an answer: MLflow's own 7 tries of two minutes each block one call for a quarter of an hour.
 _SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
@@ -24,7 +28,7 @@ def as_guest(*, soon: bool = True) -> Iterator[None]:
     """
     loggers = [logging.getLogger(name) for name in _QUIET]
     levels = [logger.level for logger in loggers]
-    with _set({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", **(_SOON if soon else {})}):
+    with _set({**_SILENT, **(_SOON if soon else {})}):
         for logger, level in zip(loggers, _QUIET.values(), strict=True):
             logger.setLevel(max(level, logger.level))
         try:

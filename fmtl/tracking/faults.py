@@ -12,7 +12,7 @@ from fmtl.errors import EnvironmentFault, FmtlError, redacted
 
 _STATUS = re.compile(r"(?:error code|status code:?|response code) (\d{3})|\b(\d{3}) (?:Client|Server) Error")
 _MODULE = re.compile(r"No module named '([\w.]+)'")
-PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "google": "google-cloud-storage",
+PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "google": "google-cloud-storage",
             "azure": "azure-storage-blob", "botocore": "boto3"}  # fmt: skip
 
 CREDENTIALS = (
