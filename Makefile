@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo prepare train compare register predict ui test test-all test-minimum lint docs format bench clean
+.PHONY: help setup lock demo prepare train compare register predict ui test test-all test-minimum reliability lint docs format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z -]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-42s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ test-all: setup ## every test, and what they cover; those on real photos need FM
 
 test-minimum: $(MINIMUM)/.ready ## the fast tests with the lowest versions that are allowed, in an environment of their own
 	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+reliability: setup ## sixty trainings whose server fails, and the slow tests of deliveries; about an hour
+	$(BIN)/python -m pytest -m slow tests/tracking $(ARGS)
+	mkdir -p docs/benchmarks
+	$(BIN)/python tests/tracking/reliability.py --json docs/benchmarks/reliability.json
 
 # With the oldest Python allowed: old versions have no wheels for newer ones.
 $(MINIMUM)/.ready: requirements-minimum.txt pyproject.toml

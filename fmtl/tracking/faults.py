@@ -12,8 +12,8 @@ from fmtl.errors import EnvironmentFault, FmtlError, redacted
 
 _STATUS = re.compile(r"(?:error code|status code:?|response code) (\d{3})|\b(\d{3}) (?:Client|Server) Error")
 _MODULE = re.compile(r"No module named '([\w.]+)'")
-PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "google": "google-cloud-storage",
-            "azure": "azure-storage-blob", "botocore": "boto3"}  # fmt: skip
+PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient",
+            "google": "google-cloud-storage", "azure": "azure-storage-blob", "botocore": "boto3"}  # fmt: skip
 
 CREDENTIALS = (
     "it asks for a user and a password that it accepts ({status}): set MLFLOW_TRACKING_USERNAME and "
