@@ -194,12 +194,10 @@ class Trial:
         ended = time.time()
         faults = []
         (place,) = (self.folder / "runs").iterdir()
-        lines = [
-            json.loads(line) for line in (place / "record" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
+        lines = [json.loads(line) for line in (place / "record" / "journal.jsonl").read_text().splitlines()]
         last = next((line["at"] / 1000 for line in reversed(lines) if line["op"] == "end"), None)
         waited = ended - last if last else 0.0
-        said = log.read_text(encoding="utf-8")
+        said = log.read_text()
         if self.killed:
             if code != -signal.SIGKILL:
                 faults.append(f"exit {code}")
@@ -214,21 +212,21 @@ class Trial:
         if self.zygote.run(["sync", "--run", "all"], self.folder, sync, env=self.env):
             faults.append(f"sync: {sync.read_text(encoding='utf-8')[-300:]}")
         counts, more = compare(place, self.proxy.uri)
-        if "delivered to" in sync.read_text(encoding="utf-8") and not (is_told or self.killed):
+        if "delivered to" in sync.read_text() and not (is_told or self.killed):
             faults.append("not delivered, and not said")
         self.proxy.close()
-        return {"outage": outage, "moment": moment, "seed": self.seed, "exit": code, "seconds_to_exit": round(waited, 1),
-                "told": is_told, "faults": faults + more, **counts}  # fmt: skip
+        about = {"outage": outage, "moment": moment, "seed": self.seed, "exit": code}
+        return {**about, "seconds_to_exit": round(waited, 1), "told": is_told, "faults": faults + more, **counts}
 
     def _wait_for(self, what: str, log: Path) -> None:
         for _ in range(6000):
             for journal in self.folder.glob("runs/*/record/journal.jsonl"):
-                lines = journal.read_text(encoding="utf-8").splitlines()
+                lines = journal.read_text().splitlines()
                 epochs = sum('"train/loss"' in line for line in lines)
                 if epochs >= 3 and (what != "model" or any('"op": "model"' in line for line in lines)):
                     return
             if self.zygote.code(self.pid, 0.01) is not None:
-                raise RuntimeError(log.read_text(encoding="utf-8")[-2000:])
+                raise RuntimeError(log.read_text()[-2000:])
             time.sleep(0.01)
         raise RuntimeError(f"never saw {what}: {log.read_text(encoding='utf-8')[-2000:]}")
 
@@ -276,10 +274,7 @@ def differences(place: str, uri: str) -> tuple[dict, list[str]]:
     for name in names:
         try:
             back = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=name))
-            same = (
-                hashlib.sha256(back.read_bytes()).digest()
-                == hashlib.sha256((folder.files / name).read_bytes()).digest()
-            )
+            same = durable.sha256(back) == durable.sha256(folder.files / name)
         except Exception:
             same = False
         lost_files += not same
@@ -314,7 +309,7 @@ def main() -> None:
         local = {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/local.db"}
         options = ["prepare", "--table", "sample", "--px", "32", "--limit", "150", "--out", str(root / "data")]
         if zygote.run(options, root, root / "prepare.log", env=local):
-            raise RuntimeError((root / "prepare.log").read_text(encoding="utf-8"))
+            raise RuntimeError((root / "prepare.log").read_text())
         disk = root / "server"
         disk.mkdir()
         mounted = (
