@@ -56,7 +56,7 @@ test-minimum: $(MINIMUM)/.ready ## the fast tests with the lowest versions that 
 	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 reliability: setup ## sixty trainings whose server fails, and the slow tests of deliveries; about an hour
-	$(BIN)/python -m pytest -m slow tests/tracking $(ARGS)
+	$(BIN)/python -m pytest -m reliability $(ARGS)
 	mkdir -p docs/benchmarks
 	$(BIN)/python tests/tracking/reliability.py --json docs/benchmarks/reliability.json
 

@@ -29,6 +29,15 @@ def own_cache(tmp_path_factory):
     os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
 
 
+@pytest.fixture(autouse=True)
+def no_experiment_stays():
+    """What a test chose of MLflow is not the next one's."""
+    yield
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
+    mlflow.tracking.fluent._active_experiment_id = None
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real photos; tests that use it are skipped where it is not there."""

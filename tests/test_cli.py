@@ -60,7 +60,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypa
         (["predict", "--model", "models:/none@champion", "--images", "x"], 3, "models:/none@champion"),
         (["register"], 3, "no train run can be registered"),
         (["register", "--alias", "latest"], 2, "--alias: expected a name that MLflow does not reserve"),
-        (["compare", "--register", "a'b"], 2, "--register: expected"),
+        (["compare", "--register", "a/b"], 2, "--register: expected"),
         (["compare", "--data", "data/prepard"], 3, "data/prepard: no prepared dataset"),
         (["compare", "--out", "mlflow.db"], 4, "can't be written"),
         (["prepare", "--table", "sample", "--label-cols", "a,a"], 2, "label_cols: a column is named twice"),

@@ -12,10 +12,12 @@ def test_a_label_becomes_its_index_and_an_unknown_one_is_ignored():
 
 
 def test_slugs_are_safe_unique_and_never_reserved():
-    names = ["Men's", "Men_s", "loss", "LOSS", "..", "a/b", "", "Größe", "日本", "x" * 300]
+    names = ["Men's", "Men_s", "loss", "LOSS", "..", "a/b", "", "Größe", "日本", "x" * 300, "日" * 300]
     slugs = make_slugs(names)
     assert len({slug.casefold() for slug in slugs}) == len(names)
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,90}", slug) and slug.strip(".") for slug in slugs)
+    assert all(re.fullmatch(r"[\w.-]{1,90}", slug) and slug.strip(".") for slug in slugs)
+    assert all(len(slug.encode()) <= 130 for slug in slugs)
+    assert slugs[7:9] == ["Größe", "日本"]  # letters of every alphabet, as MLflow allows in names
     assert not {slug.casefold() for slug in slugs} & RESERVED_SLUGS
 
 

@@ -9,14 +9,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from fmtl.errors import DataError
-from fmtl.model.predictor import Predictor
 from fmtl.storage import durable
+
+if TYPE_CHECKING:
+    from fmtl.model.predictor import Predictor
 
 MANIFEST, CHECK = "manifest.json", "check.json"
 SECONDS = 600  # for loading a model and labelling three pictures
@@ -30,7 +32,7 @@ json.dump(table.astype(object).where(table.notna(), None).to_dict("list"), open(
 """
 
 
-def write_check(path: Path, predictor: Predictor) -> None:
+def write_check(path: Path, predictor: "Predictor") -> None:
     """Write three pictures and what the model says about them, to be compared wherever it is loaded."""
     pictures = [_png(pixels) for pixels in _pictures()]
     table = predictor.predict(pictures, top_k=1)

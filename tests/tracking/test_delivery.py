@@ -105,6 +105,7 @@ def test_a_healthy_server_gets_all_and_the_training_thread_opens_no_socket(proxy
     assert run.place.root.parent == Path.cwd() / "runs"
 
 
+@pytest.mark.reliability
 def test_requests_do_not_grow_with_the_number_of_metrics(proxy):
     def count(num):
         proxy.requests.clear()
@@ -115,6 +116,7 @@ def test_requests_do_not_grow_with_the_number_of_metrics(proxy):
     assert count(5) == count(500)
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("mode", ["away", "hang", "401", "reset"])
 def test_what_a_server_missed_in_the_middle_it_has_at_the_end(proxy, monkeypatch, mode):
     monkeypatch.setattr(courier, "PATIENCE_SECONDS", 20)
@@ -128,6 +130,7 @@ def test_what_a_server_missed_in_the_middle_it_has_at_the_end(proxy, monkeypatch
     assert_all_there(work(outage))
 
 
+@pytest.mark.reliability
 def test_a_quarter_of_the_requests_may_fail(proxy, monkeypatch):
     monkeypatch.setattr(courier, "PATIENCE_SECONDS", 30)
     proxy.mode = "flaky"
@@ -187,6 +190,7 @@ def test_a_store_that_cant_be_used_is_an_error_before_the_work(proxy, mode, says
             proxy.open()
 
 
+@pytest.mark.reliability
 def test_a_limit_on_uploads_is_seen_before_the_work_without_sending_anything(proxy):
     proxy.mode, proxy.most_bytes = "413", 100_000
     with pytest.raises(EnvironmentFault, match="client_max_body_size.*300 MB.*--offline"), open_run("train") as run:
@@ -195,6 +199,7 @@ def test_a_limit_on_uploads_is_seen_before_the_work_without_sending_anything(pro
         run.check_size(50_000)
 
 
+@pytest.mark.reliability
 def test_an_offline_run_is_delivered_later_to_one_store_and_to_another(proxy, tmp_path):
     proxy.close()
     run = work(offline=True)
@@ -212,6 +217,7 @@ def test_an_offline_run_is_delivered_later_to_one_store_and_to_another(proxy, tm
     assert_all_there(run, found.info.run_id)
 
 
+@pytest.mark.reliability
 def test_a_run_that_was_killed_is_delivered_as_interrupted(proxy):
     with pytest.raises(KeyboardInterrupt), open_run("train", offline=True) as run:
         run.log_metrics({"x": 1.0}, step=1)
@@ -226,6 +232,7 @@ def test_a_run_that_was_killed_is_delivered_as_interrupted(proxy):
     assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("KILLED", "interrupted")
 
 
+@pytest.mark.reliability
 def test_a_folder_is_removed_only_when_every_byte_is_in_the_store(proxy, capsys, server):
     run, waiting = work(), work(offline=True)
     there = next((server[0].folder / "artifacts").rglob(f"{run.run_id}/artifacts/epoch-3.txt"))
@@ -241,6 +248,7 @@ def test_a_folder_is_removed_only_when_every_byte_is_in_the_store(proxy, capsys,
     assert "not delivered: fmtl sync --run" in capsys.readouterr().out
 
 
+@pytest.mark.reliability
 def test_a_checkpoint_that_grows_while_it_is_sent_is_sent_as_one_of_its_states(proxy):
     """The newest in the end, since the last delivery takes what is there then."""
     run = work(before_end=lambda: None)
