@@ -19,13 +19,13 @@ expect "and names the variable, not the password" sh -c "grep -q MLFLOW_TRACKING
 "$HERE/stop.sh" "$FOLDER" keep-s3; sleep 1; "$HERE/start.sh" "$FOLDER" 0 > /dev/null
 
 "$FMTL" train $SMALL --epochs 12 > train.log 2>&1 & TRAINING=$!
-until grep -q "^epoch 3/" train.log; do sleep 0.2; done
+until grep -qs "^epoch 3/" train.log; do sleep 0.2; done
 "$HERE/stop.sh" "$FOLDER" keep-s3; sleep 3; "$HERE/start.sh" "$FOLDER" 0 > /dev/null
 wait $TRAINING; expect "a training lives through a restart of the server" test $? = 0
 "$FMTL" sync > sync.log 2>&1; expect "all of it is delivered" test $? = 0
 
 "$FMTL" train $SMALL --epochs 12 --seed 1 > cut.log 2>&1 & TRAINING=$!
-until grep -q "^epoch 3/" cut.log; do sleep 0.2; done
+until grep -qs "^epoch 3/" cut.log; do sleep 0.2; done
 kill -TERM $TRAINING; wait $TRAINING; expect "a training that is terminated: exit 143" test $? = 143
 RUN=$(ls runs | tail -1)
 rm -rf "kept"; mv "runs/$RUN" kept   # as on another machine

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from mlflow.store.artifact.models_artifact_repo import REGISTERED_MODEL_META_FILE_NAME  # put there by a download
 from PIL import Image
 
 from fmtl.errors import DataError
@@ -107,7 +108,8 @@ def _agree(logged: Any, said: Any) -> bool:
 
 def _names(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != MANIFEST)
+    names = (path.relative_to(folder).as_posix() for path in paths)
+    return sorted(name for name in names if name not in (MANIFEST, REGISTERED_MODEL_META_FILE_NAME))
 
 
 def _pictures() -> list[np.ndarray]:
