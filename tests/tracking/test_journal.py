@@ -19,13 +19,14 @@ def ops(journal, start=0):
 
 @pytest.mark.parametrize("cut", [1, 5, 30])
 def test_a_torn_last_line_is_no_line_and_does_not_spoil_the_next(tmp_path, cut):
-    journal = Journal(tmp_path / "record" / "journal.jsonl")
+    journal = Journal(tmp_path / "journal.jsonl")
     for n in range(3):
         journal.append("metrics", values={"x": n / 2}, step=n, at=n)
     whole = journal.path.read_bytes()
     journal.path.write_bytes(whole[:-cut])
     assert ops(journal) == ["metrics"] * 2
     again = Journal(journal.path)
+    again.mend()
     again.append("end", status="FINISHED", outcome="completed", at=9)
     assert ops(again) == ["metrics", "metrics", "end"]
 
@@ -54,6 +55,25 @@ def test_several_threads_write_whole_lines(tmp_path):
         thread.join()
     assert len(ops(journal)) == 200
     assert last_metrics(journal.lines()) == {f"m{n}": 49 for n in range(4)}
+
+
+def test_who_reads_while_another_writes_takes_nothing_away(tmp_path):
+    """A reader comes between any two moments of a writer."""
+    journal, over = Journal(tmp_path / "journal.jsonl"), threading.Event()
+
+    def read():
+        while not over.is_set():
+            list(Journal(journal.path).lines())
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for n in range(300):
+        journal.append("metrics", values={"x": n}, step=n, at=n)
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert [line["step"] for line, _ in journal.lines()] == list(range(300))
 
 
 def test_what_was_appended_outlives_a_kill(tmp_path):

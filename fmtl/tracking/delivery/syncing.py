@@ -31,7 +31,8 @@ def is_delivered(folder: RunFolder) -> bool:
 def deliver(folder: RunFolder) -> str:
     """Send what the store in use has not. Returns the id of the run there."""
     about = folder.about()
-    _end(folder)
+    with folder.held():
+        _end(folder)
     uri = mlflow.get_tracking_uri()
     known = Delivered.to(uri, folder.record).run_id
     wanted = Wanted(about["kind"], about["id"], about.get("name"), about.get("experiment"), there=known)
@@ -67,6 +68,7 @@ def _send(delivery: Delivery, bar: tqdm) -> None:
 def _end(folder: RunFolder) -> None:
     """Of a run whose process died without a word, say so in its journal."""
     record = folder.journal()
+    record.mend()
     last = "begin"
     for line, _ in record.lines():
         last = line["op"] if line["op"] in ("begin", "end") else last

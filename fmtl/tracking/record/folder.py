@@ -95,7 +95,9 @@ class RunFolder:
         if not self.about():
             durable.write_json(self.record / ABOUT, about)
         durable.write_text(self.record / LEASE, Lease.mine().json())
-        return self.journal()
+        journal = self.journal()
+        journal.mend()
+        return journal
 
     def about(self) -> dict[str, Any]:
         """``id``, ``kind``, ``name``, ``experiment``; empty if nothing is known."""

@@ -39,8 +39,6 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self._writing = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop_torn_line()
 
     def append(self, op: str, **content: object) -> None:
         """Write a line; it is on the disk when this returns."""
@@ -62,8 +60,11 @@ class Journal:
                 start += len(raw)
                 yield json.loads(raw), start
 
-    def _drop_torn_line(self) -> None:
-        """What a kill left of a last line would spoil the next one."""
+    def mend(self) -> None:
+        """Drop what a kill left of a last line, which would spoil the next one.
+
+        Only for who holds the run: of a line that is being written right now, nothing is torn.
+        """
         if not self.path.exists():
             return
         whole = max((after for _, after in self.lines()), default=0)
