@@ -1,0 +1,14 @@
+"""The scripts of deploy/ are at least scripts; walking them takes a database, a bucket and a proxy: see deploy/walk.sh."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in DEPLOY.glob("*.sh")))
+def test_a_script_is_whole_and_says_how_it_is_called(script):
+    assert subprocess.run(["bash", "-n", str(DEPLOY / script)]).returncode == 0
+    assert f"deploy/{script}" in (DEPLOY / script).read_text()
