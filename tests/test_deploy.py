@@ -1,4 +1,4 @@
-"""The scripts of deploy/ are at least scripts; walking them takes a database, a bucket and a proxy: see deploy/walk.sh."""
+"""The scripts of deploy/ are whole; walking them takes a database, a bucket and a proxy: deploy/walk.sh does."""
 
 import subprocess
 from pathlib import Path
