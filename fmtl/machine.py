@@ -86,22 +86,23 @@ def place() -> str:
         space = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         space = ""
-    return f"{machine or socket.gethostname()} {space}"
+    return f"{socket.gethostname()} {machine} {space}"  # clones of a machine have the same id
 
 
 def process_started(pid: int) -> str | None:
-    """When a process of this place began, in clock ticks since the boot; None if there is none, or only its remains."""
-    if not Path("/proc/self").is_dir():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return ""
+    """When a process of this place began, in clock ticks since the boot; empty if it is not known.
+
+    None if there is no such process, or only its remains.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # somebody else's
+        pass
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    except OSError:  # not Linux, or hidden from other users
+        return ""
     fields = stat.rpartition(")")[2].split()  # after the name, which may hold anything
     return None if fields[0] in "ZX" else fields[19]

@@ -260,7 +260,7 @@ def _say(line: str) -> None:
 def _write_artifacts(run: Recorded, brought: Brought, result: TrainResult, files: CheckpointFiles | None) -> None:
     """The run's files, and its pictures inline where this is a notebook."""
     display = notebook_display() if brought.settings.extra_plots else None
-    if run.run_id is None and display is None:
+    if not run.is_recorded and display is None:
         return
     num = len(next(iter(result.test.targets.values())))
     rows = pd.DataFrame({"id": range(num), "path": [""] * num})  # loaders don't say
@@ -269,7 +269,7 @@ def _write_artifacts(run: Recorded, brought: Brought, result: TrainResult, files
             from IPython.display import Image
 
             display(Image(path.read_bytes()))
-    if files and run.run_id:
+    if files and run.is_recorded:
         (run.folder / "checkpoints").mkdir(exist_ok=True)
         for which in ("best", "last"):
             shutil.copy(files.path(which), run.folder / "checkpoints")

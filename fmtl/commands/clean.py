@@ -25,15 +25,16 @@ def clean(settings: CleanSettings) -> None:
     freed = 0
     for folder in tqdm(chosen, desc="clean", unit=" runs", disable=None, leave=False):
         size = _bytes([folder.root])
-        if why_not := verifying.why_kept(folder):
-            print(f"kept: {folder.root} ({_megabytes(size)}): {why_not}")
-            continue
-        freed += size
-        if settings.dry_run:
-            print(f"would be removed: {folder.root} ({_megabytes(size)})")
-        else:
-            folder.remove()
-            print(f"removed: {folder.root} ({_megabytes(size)})")
+        try:
+            with folder.held(), folder.delivering() as free:
+                why_not = verifying.why_kept(folder) if free else "it is being delivered"
+                if not (why_not or settings.dry_run):
+                    folder.remove()
+        except DataError as error:  # somebody works on it
+            why_not = error.message
+        done = f"kept: {why_not}:" if why_not else "would be removed:" if settings.dry_run else "removed:"
+        print(f"{done} {folder.root} ({_megabytes(size)})")
+        freed += 0 if why_not else size
     print(f"{_megabytes(freed)} {'could be' if settings.dry_run else 'are'} free")
 
 

@@ -21,16 +21,14 @@ def doctor(settings: DoctorSettings) -> None:
     for patient in patients:
         print(_line(patient))
     ill = [patient for patient in patients if patient.state in ("dead", "silent")]
-    if settings.repair:
-        for patient in ill:
-            clinic.mend(patient)
+    mended = sum(clinic.mend(patient) for patient in ill) if settings.repair else 0
     alive = sum(patient.state == "alive" for patient in patients)
     told = f"{store.address()}: {len(patients)} runs look alive: {alive} are, {len(ill)} are not"
     if unknown := len(patients) - alive - len(ill):
         told += f", {unknown} say nothing about their process (begun by 'mlflow run' or another program; left alone)"
     print(told)
     if ill:
-        print(f"{len(ill)} repaired" if settings.repair else "fmtl doctor --repair true records their end")
+        print(f"{mended} repaired" if settings.repair else "fmtl doctor --repair true records their end")
 
 
 def _line(patient: Patient) -> str:

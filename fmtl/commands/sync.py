@@ -17,21 +17,19 @@ def sync(settings: SyncSettings) -> None:
     failures = []
     with as_guest(soon=False):
         for folder in wanted:
-            if syncing.is_delivered(folder):
-                if settings.run != "all":
-                    print(f"run {folder.root.name}: {store.address()} has all of it")
-                continue
-            if folder.is_held:
-                print(f"run {folder.root.name}: it is running ({folder.lease()}), and delivers itself")
-                continue
             try:
-                run_id = syncing.deliver(folder)
-            except Exception as error:
+                if syncing.is_delivered(folder):
+                    told = f"{store.address()} has all of it" if settings.run != "all" else ""
+                elif folder.is_held:
+                    told = f"it is running ({folder.lease()}), and delivers itself"
+                else:
+                    told = f"delivered to {store.address()} as {syncing.deliver(folder)}"
+            except Exception as error:  # whatever is wrong with one, the others are delivered
                 problem = faults.problem_of(error)
-                print(f"run {folder.root.name}: not delivered: {problem}")
+                told = f"not delivered: {problem}"
                 failures.append(f"{folder.root.name}: {problem}")
-            else:
-                print(f"run {folder.root.name}: delivered to {store.address()} as {run_id}")
+            if told:
+                print(f"run {folder.root.name}: {told}")
     if failures:
         raise EnvironmentFault(
             f"MLflow store {store.address()}: {len(failures)} of {len(wanted)} runs were not delivered "

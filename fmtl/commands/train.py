@@ -211,6 +211,7 @@ def _resume(which: str, settings: TrainSettings) -> tuple[str, RunFolder]:
             raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
         run.set_tags({"fmtl.resumed_from": f"epoch {last['epoch']}"})
         logged = resuming.logged_epochs(folder, record)
+        run.note_steps(logged)
         publisher.log_epochs(run, [row for row in last["training"]["history"] if row[EPOCH] not in logged])
         settings_now = work.settings.model_copy(update={"weights": original.weights})
         return _train(replace(work, settings=settings_now), run, last=last), folder

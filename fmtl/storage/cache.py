@@ -45,7 +45,9 @@ def prune(folder: Path, pattern: str, most_bytes: int) -> None:
 
 def prune_folders(place: Path, most_bytes: int) -> None:
     """As ``prune``, of whole folders."""
-    folders = sorted((f for f in place.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime, reverse=True)
+    folders = sorted(
+        (f for f in place.iterdir() if f.is_dir() and f.name[0] != "."), key=lambda f: f.stat().st_mtime, reverse=True
+    )
     total = 0
     for folder in folders:
         total += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -194,7 +194,7 @@ def link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        shutil.copyfile(source, target)
+        shutil.copy2(source, target)  # with its time, by which it is known
 
 
 def sha256(path: Path) -> str:

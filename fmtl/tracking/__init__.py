@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 
 _QUIET = {
@@ -26,16 +27,29 @@ def as_guest(*, soon: bool = True) -> Iterator[None]:
     Args:
         soon: It gives up soon, unless the user has said how long.
     """
-    loggers = [logging.getLogger(name) for name in _QUIET]
-    levels = [logger.level for logger in loggers]
     with _set({**_SILENT, **(_SOON if soon else {})}):
-        for logger, level in zip(loggers, _QUIET.values(), strict=True):
-            logger.setLevel(max(level, logger.level))
+        _quieter(+1)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            _quieter(-1)
+
+
+_guests, _levels, _counting = 0, dict.fromkeys(_QUIET, 0), threading.Lock()
+
+
+def _quieter(more: int) -> None:
+    """The first of all threads lowers the voices, the last one gives them back."""
+    global _guests  # noqa: PLW0603  # of the process, as the loggers are
+    with _counting:
+        _guests += more
+        for name, level in _QUIET.items():
+            logger = logging.getLogger(name)
+            if _guests == 1 and more > 0:
+                _levels[name] = logger.level
+                logger.setLevel(max(level, logger.level))
+            elif _guests == 0:
+                logger.setLevel(_levels[name])
 
 
 @contextlib.contextmanager

@@ -1,17 +1,20 @@
 """Runs that look alive and are not: found by their lease, and given the end that their process could not tell."""
 
+import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from fmtl.errors import DataError, redacted
 from fmtl.tracking import store
 from fmtl.tracking.opening import reachable
 from fmtl.tracking.record import folder as folders
+from fmtl.tracking.record import journal
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.record.lease import TAG, Lease
 
@@ -19,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ENDED = ("FINISHED", "FAILED", "KILLED")
 PAGE_SIZE = 200
+MENDING_SECONDS = 10  # that a command waits for it
 
 
 @dataclass(frozen=True)
@@ -47,34 +51,44 @@ def find() -> list[Patient]:
         return list(_find(mlflow.MlflowClient()))
 
 
-def mend_dead() -> int:
-    """Repair the runs whose process provably died on this machine. Returns how many; a store that fails is none."""
+def mend_dead() -> None:
+    """Repair the runs whose process provably died on this machine. Another command's work neither fails nor waits."""
+    looking = threading.Thread(target=_mend_dead, daemon=True)
+    looking.start()
+    looking.join(MENDING_SECONDS)
+
+
+def _mend_dead() -> None:
     try:
-        dead = [patient for patient in find() if patient.state == "dead"]
-        for patient in dead:
-            mend(patient)
-            log.info("run %s (%s): its process had died; it is recorded as interrupted", patient.run_id, patient.name)
-    except Exception as error:  # another command's work must not fail for it
-        log.debug("no look for dead runs", exc_info=error)
-        return 0
-    return len(dead)
+        for patient in find():
+            if patient.state == "dead" and mend(patient):
+                log.info("run %s (%s): its process had died; that is recorded now", patient.run_id, patient.name)
+    except Exception as error:
+        log.debug("no look for dead runs: %s", redacted(str(error)))
 
 
-def mend(patient: Patient) -> None:
-    """Record the end of a run whose process is gone."""
-    with reachable():
+def mend(patient: Patient) -> bool:
+    """Record the end of a run whose process is gone: what its folder says of it, else that it was interrupted.
+
+    Returns:
+        False if it lives after all: somebody has resumed it meanwhile, or delivers it just now.
+    """
+    with reachable(), contextlib.ExitStack() as held:
         client = mlflow.MlflowClient()
-        if patient.status not in ENDED or not patient.outcome:
-            crash = _last_words(patient)
-            outcome, status = ("failed", "FAILED") if crash else ("interrupted", "KILLED")
-            who = f" ({patient.lease})" if patient.lease else ""
-            message = crash or (
-                f"its process{who} ended without a word: it was killed, memory ran out, or the machine went down; "
-                f"fmtl train --resume {patient.run_id} goes on"
-            )
-            tags = [RunTag("fmtl.outcome", outcome), RunTag("fmtl.error", message)]
-            if not patient.kind:
-                tags.append(RunTag("fmtl.kind", "train"))
+        now = _patient(client.get_run(patient.run_id))
+        folder = _folder(patient)
+        if now.lease != patient.lease or now.state not in ("dead", "silent"):
+            return False
+        if folder is not None:
+            try:
+                held.enter_context(folder.held())
+            except DataError:
+                return False
+            if not held.enter_context(folder.delivering()):
+                return False
+        if now.status not in ENDED or not now.outcome:
+            outcome, status, message = _end(now, folder)
+            tags = [RunTag("fmtl.outcome", outcome)] + ([RunTag("fmtl.error", message)] if message else [])
             client.log_batch(patient.run_id, tags=tags)
             client.set_terminated(patient.run_id, status)
         try:
@@ -82,6 +96,34 @@ def mend(patient: Patient) -> None:
         except MlflowException as error:
             if error.error_code not in store.NOT_FOUND:
                 raise
+    return True
+
+
+def _folder(patient: Patient) -> RunFolder | None:
+    """Where its record is on this machine."""
+    local = store.local_folder(patient.artifact_uri)
+    places = [RunFolder.of_artifacts(local)] if local else []
+    if patient.folder_id:
+        places.append(RunFolder.lasting(folders.RUNS / patient.folder_id))
+    return next((place for place in places if place.exists), None)
+
+
+def _end(patient: Patient, folder: RunFolder | None) -> tuple[str, str, str]:
+    """Outcome, MLflow's status and a sentence."""
+    told = journal.last_end(folder.journal().lines()) if folder else None
+    if told is not None:  # it ended, and only the store did not hear of it
+        return told["outcome"], told["status"], told.get("error") or ""
+    if folder is not None and (crash := folder.last_words()):
+        return "failed", "FAILED", crash
+    who = f" ({patient.lease})" if patient.lease else ""
+    return (
+        "interrupted",
+        "KILLED",
+        (
+            f"its process{who} ended without a word: it was killed, memory ran out, or the machine went down; "
+            f"fmtl train --resume {patient.run_id} goes on"
+        ),
+    )
 
 
 def _find(client: mlflow.MlflowClient) -> Iterator[Patient]:
@@ -111,14 +153,3 @@ def _patient(run: Run) -> Patient:
         run.info.run_id, run.info.run_name, tags.get("fmtl.kind", ""), run.info.status, tags.get("fmtl.outcome", ""),
         lease, run.info.artifact_uri, tags.get(store.FOLDER_ID_TAG, ""), state,
     )  # fmt: skip
-
-
-def _last_words(patient: Patient) -> str:
-    """What a crashed interpreter wrote, in a line; empty if it wrote nothing or its folder is not here."""
-    local = store.local_folder(patient.artifact_uri)
-    place = RunFolder.of_artifacts(local) if local else RunFolder.lasting(folders.RUNS / patient.folder_id)
-    words: Path = place.record / folders.CRASH
-    if not (patient.lease and patient.lease.is_here and words.is_file()):
-        return ""
-    first = words.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
-    return f"its process crashed: {first[0]}; see {words}" if first else ""

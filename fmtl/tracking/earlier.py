@@ -63,7 +63,16 @@ def bring(record: RunRecord) -> RunFolder:
     if folder.exists:
         return folder
     log.info("bringing run %s from the store to %s", record.run_id, folder.root)
-    with reachable(), durable.publishing(folder.root) as temporary:
+    with reachable(), durable.locked(folder.root):
+        if not folder.exists and not folder.about():
+            _download(record, folder, folder_id)
+    if not (folder.files / "checkpoints").is_dir():
+        raise DataError(f"run '{record.run_id}': has no checkpoints to go on with", where="resume")
+    return folder
+
+
+def _download(record: RunRecord, folder: RunFolder, folder_id: str) -> None:
+    with durable.publishing(folder.root) as temporary:
         repository = get_artifact_repository(record.artifact_uri)
         there = {file.path for file in repository.list_artifacts()}
         for name in BROUGHT:
@@ -74,6 +83,3 @@ def bring(record: RunRecord) -> RunFolder:
         noted = state.Delivered.to(mlflow.get_tracking_uri(), temporary / folders.RECORD)
         noted.run_id = record.run_id
         noted.save()
-    if not (folder.files / "checkpoints").is_dir():
-        raise DataError(f"run '{record.run_id}': has no checkpoints to go on with", where="resume")
-    return folder

@@ -50,7 +50,8 @@ def reachable() -> Iterator[None]:
             yield
     except Exception as error:
         if faults.is_of_store(error):
-            raise faults.fault(error) from error
+            log.debug("%s", redacted(str(error)))
+            raise faults.fault(error) from None  # MLflow's own words have the address with its password
         raise
 
 
@@ -96,7 +97,7 @@ def _ask_server(uri: str) -> None:
             get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
         )
     except Exception as error:
-        raise faults.fault(error) from error
+        raise faults.fault(error) from None
     if answer.status_code in (401, 403):
         raise faults.fault(requests.HTTPError(response=answer))
     if answer.ok and answer.text.strip().startswith(("0.", "1.", "2.")):
@@ -174,7 +175,7 @@ def _look_into(uri: str) -> None:
     if not answer:
         raise EnvironmentFault(f"MLflow store {redacted(uri)}: it does not answer in {ANSWER_SECONDS} s; is it up?")
     if answer[0] is not None:
-        raise faults.fault(answer[0], store=uri) from answer[0]
+        raise faults.fault(answer[0], store=uri) from None
 
 
 def _say_upgrade(engine: "Engine", uri: str) -> None:

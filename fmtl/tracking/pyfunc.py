@@ -144,8 +144,10 @@ def _kept(model_id: str) -> Path:
             os.utime(folder)
         return folder
     try:
-        with durable.publishing(folder) as temporary:
-            _download(f"models:/{model_id}", temporary)
+        with durable.locked(folder):
+            if not folder.is_dir():
+                with durable.publishing(folder) as temporary:
+                    _download(f"models:/{model_id}", temporary)
     except EnvironmentFault as error:  # nothing can be kept here
         log.debug("no cache: %s", error)
         return _download(f"models:/{model_id}", _until_the_end())

@@ -6,7 +6,7 @@ import math
 import re
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -14,19 +14,21 @@ from typing import Protocol
 from mlflow.tracking.multimedia import compress_image_size
 from PIL import Image
 
-from fmtl.errors import redacted
+from fmtl.errors import EnvironmentFault, Terminated, redacted
 from fmtl.storage import durable
 from fmtl.tracking import store, system_metrics
 from fmtl.tracking.delivery import trial
-from fmtl.tracking.delivery.courier import Courier
-from fmtl.tracking.delivery.sending import MAX_TAG_LENGTH
+from fmtl.tracking.delivery.courier import Courier, NoAnswer
+from fmtl.tracking.delivery.limits import MAX_TAG_LENGTH
 from fmtl.tracking.delivery.starting import Started
+from fmtl.tracking.faults import Problem
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.record.journal import Journal, now
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 64  # pictures not written yet, a megabyte each; beyond, training waits for the disk
+COPIES = ("prepare", "compare", "register", "predict", "main")  # kinds whose files are elsewhere, too
 INTERRUPTED_SECONDS = 10  # of waiting for a store that makes no progress, where somebody wants the end
 
 
@@ -39,8 +41,11 @@ class Run:
         place: The same folder and its record.
     """
 
-    def __init__(self, place: RunFolder, journal: Journal, started: Started | None, courier: Courier | None):
+    is_recorded = True
+
+    def __init__(self, kind: str, place: RunFolder, journal: Journal, started: Started | None, courier: Courier | None):
         about = place.about()
+        self.kind = kind
         self.run_id = started.run_id if started else None
         self.name = started.name if started else str(about.get("name") or about.get("id"))
         self.place, self.folder = place, place.files
@@ -110,7 +115,12 @@ class Run:
         """Raise EnvironmentFault where the store does not take files of so many bytes."""
         if self._courier and self._started:
             started = self._started
-            self._courier.ask(lambda: trial.check_size(started, num_bytes))
+            with contextlib.suppress(NoAnswer):  # it is busy, or gone by now: that is no reason not to train
+                self._courier.ask(lambda: trial.check_size(started, num_bytes))
+
+    def note_steps(self, steps: Iterable[int]) -> None:
+        """Of a run that goes on: the epochs whose metrics a store has from before this journal began."""
+        self._say("there", steps=sorted(steps))
 
     def finish(self) -> None:
         """Wait until all pictures are written."""
@@ -130,22 +140,29 @@ class Run:
 
     def end(self, status: str, outcome: str, error: str | None) -> None:
         """Record the end, and wait a while for the delivery."""
+        told = redacted(error)[:MAX_TAG_LENGTH] if error else None
+        try:
+            self._say("end", status=status, outcome=outcome, error=told, at=now())
+        except EnvironmentFault as fault:
+            if outcome == "completed":
+                raise
+            log.warning("%s", fault)  # what ended the run is the error to report
         if self.sampler:
             self.sampler.finish()
-        if error:
-            self.set_tags({"fmtl.error": error})
-        self._say("end", status=status, outcome=outcome, at=now())
         if self._courier is None:
             log.info("the run is in %s; to deliver it to a store: fmtl sync --run %s", self.place.root, self.id)
             return
-        problem = self._courier.finish(patience=INTERRUPTED_SECONDS if status == "KILLED" else None)
+        try:
+            problem = self._courier.finish(patience=INTERRUPTED_SECONDS if status == "KILLED" else None)
+        except (KeyboardInterrupt, Terminated):  # of the waiting, not of the work, which is done
+            problem = Problem("interrupted")
         if problem is not None:
             where = self.place.root.name if self.place.files == self.place.root else self.place.root
             log.warning(
                 "not everything was delivered to %s: %s. The run is whole in %s; when that is mended: "
                 "fmtl sync --run %s", store.address(), problem, self.place.root, where,
             )  # fmt: skip
-        elif self.place.about().get("kind") != "train" and self.place.files == self.place.root:
+        elif self.kind in COPIES and self.place.files == self.place.root:
             self.place.remove()  # a second copy of what the command has written elsewhere
             with contextlib.suppress(OSError):
                 self.place.root.parent.rmdir()
@@ -159,6 +176,7 @@ class Run:
 class Recorded(Protocol):
     """What a training writes to: a ``Run``, or ``Unrecorded``."""
 
+    is_recorded: bool
     run_id: str | None
     folder: Path
 
@@ -176,6 +194,7 @@ class Recorded(Protocol):
 class Unrecorded:
     """What ``Run`` offers, for those who want nothing recorded; files go to a folder that is removed at the end."""
 
+    is_recorded = False
     run_id: str | None = None
 
     def __init__(self, folder: Path):

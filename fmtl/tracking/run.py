@@ -5,18 +5,21 @@ import faulthandler
 import logging
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.autologging_utils import disable_autologging
 
 from fmtl.errors import DataError, EnvironmentFault, Terminated, redacted
 from fmtl.storage import durable
-from fmtl.tracking import as_guest, system_metrics
+from fmtl.tracking import as_guest, opening, system_metrics
 from fmtl.tracking.delivery import starting, trial
-from fmtl.tracking.delivery.courier import Courier
+from fmtl.tracking.delivery.courier import START_SECONDS, Courier
 from fmtl.tracking.delivery.sending import Delivery
-from fmtl.tracking.delivery.starting import Started, Wanted
+from fmtl.tracking.delivery.starting import NotThere, Started, Wanted
 from fmtl.tracking.delivery.state import Delivered
 from fmtl.tracking.record import folder as folders
 from fmtl.tracking.record.folder import RunFolder
@@ -27,7 +30,7 @@ from fmtl.tracking.recording import Run
 
 log = logging.getLogger(__name__)
 
-_open: list["Run"] = []  # of this process, the innermost last
+_open: ContextVar[tuple[Run, ...]] = ContextVar("open runs", default=())  # of this thread, the innermost last
 
 
 @contextlib.contextmanager
@@ -58,14 +61,15 @@ def open_run(
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(as_guest(soon=False))
-        stack.enter_context(disable_autologging())
+        if not _open.get():
+            stack.enter_context(disable_autologging())
         if resume:
             stack.enter_context(resume.held())
         run = _begin(kind, name, experiment, folder, offline, resume, run_id, stack)
         # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the
         # outcome is said here, whatever ends the block. It is a failure until the last line has been reached.
         status, outcome, message = "FAILED", "failed", None
-        _open.append(run)
+        outer = _open.set((*_open.get(), run))
         try:
             yield run
             run.finish()
@@ -78,7 +82,7 @@ def open_run(
             message = redacted(f"{type(error).__name__}: {error}")
             raise
         finally:
-            _open.remove(run)
+            _open.reset(outer)
             try:
                 if status != "FINISHED":
                     run.give_up()
@@ -102,30 +106,24 @@ def _begin(
     stack: contextlib.ExitStack,
 ) -> Run:
     """Everything before the work: the store's run, the folder, the thread that delivers."""
-    mine = Lease.mine()
-    about = (resume.about() if resume else {}) or {
-        "id": folders.new_id(),
-        "kind": kind,
-        "name": name,
-        "experiment": experiment,
-    }
-    adopted = _adopted(experiment, resume is not None)
+    mine, uri = Lease.mine(), mlflow.get_tracking_uri()
+    adopted, parent = _adopted(experiment), None if resume else _parent()
+    new = {"id": folders.new_id(), "kind": kind, "name": name, "experiment": experiment, "parent": parent,
+           "adopted": None if resume else adopted, "context": resolve_tags({})}  # fmt: skip
+    about = (resume.about() if resume else {}) or new
     courier, started = None, None
     if not offline:
         courier = Courier(mine)
         stack.callback(courier.leave)
-        uri = mlflow.get_tracking_uri()
         known = Delivered.to(uri, resume.record).run_id if resume else None
         wanted = Wanted(
-            kind, about["id"], name, experiment, parent=None if resume else _parent(),
-            there=run_id or known or adopted, tags={LEASE_TAG: mine.json()},
+            kind, about["id"], name, experiment, parent, there=run_id or known or about.get("adopted"),
+            tags={LEASE_TAG: mine.json()},
         )  # fmt: skip
-        try:
-            started = courier.ask(lambda: _start(wanted, tried=kind == "train"))
-        except EnvironmentFault as error:
-            if kind != "train":
-                raise
-            raise EnvironmentFault(f"{error}{trial.WAY_OUT}") from error
+        started = _started(courier, wanted, uri)
+        if resume and adopted:
+            with contextlib.suppress(Exception):  # a word on a page; the training is what matters
+                courier.ask(lambda: starting.point_elsewhere(adopted), seconds=5)
     try:
         place = resume or _place(started, folder, about["id"])
         if not resume:
@@ -134,20 +132,46 @@ def _begin(
         journal.append("begin", at=now())
         if resume:
             journal.append("tags", values={"fmtl.error": None})
-        run = Run(place, journal, started, courier)
+        run = Run(kind, place, journal, started, courier)
         _crashes_told(place, stack)
-        if not _open and system_metrics.are_wanted():  # of a child it would measure the same machine twice
-            sampler = system_metrics.Sampler(journal)
-            sampler.start()
-            run.sampler = sampler
         if courier and started:
             courier.deliver(Delivery(place, started, uri, progressed=courier.progressed))
     except BaseException as error:
         if courier and started:
             _fail(courier, started, error)
         raise
+    if not _open.get() and system_metrics.are_wanted():  # of a child it would measure the same machine twice
+        run.sampler = system_metrics.Sampler(journal)
+        run.sampler.start()
     log.debug("run %s, files in %s", run.id, run.folder)
     return run
+
+
+def _started(courier: Courier, wanted: Wanted, uri: str) -> Started:
+    """The store's run, asked for in the courier's thread.
+
+    Raises:
+        EnvironmentFault: With the way out for a training.
+    """
+    seconds = START_SECONDS if uri.startswith("http") else START_SECONDS + opening.PATIENCE_SECONDS
+    gone = RuntimeError("the store answered too late")
+
+    def ask(asked: Wanted) -> Started:
+        return courier.ask(
+            lambda: _start(asked, tried=wanted.kind == "train"),
+            seconds=seconds,
+            undo=lambda late: starting.give_up(late, gone),
+        )
+
+    try:
+        try:
+            return ask(wanted)
+        except NotThere:  # the store was emptied, or is another one than last time
+            return ask(replace(wanted, there=None))
+    except EnvironmentFault as error:
+        if wanted.kind != "train":
+            raise
+        raise type(error)(f"{error}{trial.WAY_OUT}") from None
 
 
 def _start(wanted: Wanted, *, tried: bool) -> Started:
@@ -170,26 +194,22 @@ def _fail(courier: Courier, started: Started, error: BaseException) -> None:
 
 def _parent() -> str | None:
     """The run that this one is a child of: ours around it, or the user's own."""
-    if _open:
-        return _open[-1].run_id
+    if inner := _open.get():
+        return inner[-1].run_id
     active = mlflow.active_run()
     return active.info.run_id if active else None
 
 
-def _adopted(experiment: str | None, resuming: bool) -> str | None:
+def _adopted(experiment: str | None) -> str | None:
     """Id of the run that ``mlflow run`` made for this process; a second run would leave it empty.
 
     An empty variable, as templates leave it, is none.
     """
-    if _open or mlflow.active_run() or not (run_id := os.environ.get("MLFLOW_RUN_ID")):
+    if _open.get() or mlflow.active_run() or not (run_id := os.environ.get("MLFLOW_RUN_ID")):
         return None
     del os.environ["MLFLOW_RUN_ID"]  # as MLflow does: later runs of this process are their own
     if experiment:
         log.info("experiment=%s is ignored: 'mlflow run' has chosen one (--experiment-name)", experiment)
-    if resuming:
-        with contextlib.suppress(Exception):  # a word on a page; the training is what matters
-            starting.point_elsewhere(run_id)
-        return None
     return run_id
 
 

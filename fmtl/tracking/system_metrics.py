@@ -4,15 +4,26 @@ import importlib.util
 import logging
 import math
 import os
+import threading
 
-from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.environment_variables import (
+    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING,
+    MLFLOW_SYSTEM_METRICS_NODE_ID,
+    MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING,
+    MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL,
+)
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from fmtl.errors import EnvironmentFault
 from fmtl.tracking.record.journal import Journal, now
 
 log = logging.getLogger(__name__)
 
 PREFIX = "system/"
+SECONDS = 10  # between two samples, as MLflow has it
 
 
 def are_wanted() -> bool:
@@ -30,7 +41,15 @@ class Sampler(SystemMetricsMonitor):
     """Samples until ``finish``."""
 
     def __init__(self, journal: Journal):
-        super().__init__(run_id="", tracking_uri="")
+        # Not the parent's own, which opens the store in use.
+        self.monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        if (gpu := self._initialize_gpu_monitor()) is not None:
+            self.monitors.append(gpu)
+        self.sampling_interval = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or SECONDS
+        self.samples_before_logging = MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING.get() or 1
+        self.node_id = MLFLOW_SYSTEM_METRICS_NODE_ID.get()
+        self._shutdown_event = threading.Event()
+        self._process = None
         self._journal = journal
         steps = [
             line["step"] for line, _ in journal.lines() if line["op"] == "metrics" and _is_of_system(line["values"])
@@ -43,7 +62,11 @@ class Sampler(SystemMetricsMonitor):
                 self.collect_metrics()
                 if self._shutdown_event.wait(self.sampling_interval):
                     return
-            self.publish_metrics(self.aggregate_metrics())
+            try:
+                self.publish_metrics(self.aggregate_metrics())
+            except EnvironmentFault as error:  # who trains will find that the disk is full
+                log.debug("no more system metrics: %s", error)
+                return
 
     def finish(self) -> None:
         self._shutdown_event.set()

@@ -101,7 +101,7 @@ def train(brought: Brought, training: Training, run: Recorded, files: Checkpoint
     settings = brought.settings
     publishers = [files.of(training)] if files else []
     publishers.append(publisher.metrics_to(run))
-    if settings.extra_plots and run.run_id:
+    if settings.extra_plots and run.is_recorded:
         publishers.append(publisher.frames_to(run, brought.tasks))
     publishers.append(publisher.lines_to(say, settings.epochs))
     try:

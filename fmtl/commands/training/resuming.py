@@ -25,8 +25,13 @@ def find(which: str) -> tuple[RunFolder, RunRecord | None]:
 
 def logged_epochs(folder: RunFolder, record: RunRecord | None) -> set[int]:
     """Those whose metrics are recorded already."""
-    lines = [line for line, _ in folder.journal().lines() if line["op"] == "metrics" and TRAIN_LOSS in line["values"]]
-    return {line["step"] for line in lines} | (store.steps_of(record.run_id, TRAIN_LOSS) if record else set())
+    found = store.steps_of(record.run_id, TRAIN_LOSS) if record else set()
+    for line, _ in folder.journal().lines():
+        if line["op"] == "metrics" and TRAIN_LOSS in line["values"]:
+            found.add(line["step"])
+        elif line["op"] == "there":
+            found |= set(line["steps"])
+    return found
 
 
 def refuse_changes(asked: TrainSettings, original: TrainSettings) -> None:

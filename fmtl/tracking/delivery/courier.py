@@ -1,17 +1,18 @@
 """The thread that delivers a run folder while the training goes on: it alone speaks to the store."""
 
+import contextlib
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as TookTooLong
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mlflow
 
-from fmtl.errors import EnvironmentFault
+from fmtl.errors import EnvironmentFault, redacted
 from fmtl.tracking import faults
 from fmtl.tracking.delivery.sending import Delivery, Partial, Refused
 from fmtl.tracking.faults import Problem
@@ -23,8 +24,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 START_SECONDS = 30  # for the first answers of a store
 PATIENCE_SECONDS = 20  # at the end, without any progress
+MOST_SECONDS = 1800  # at the end, for one large file
 LOCKED_SECONDS = 120  # at the end, for a database that another program keeps locked
 LONGEST_WAIT = 60.0  # between two tries
+
+
+class NoAnswer(EnvironmentFault):
+    """The store did not answer in time."""
 
 
 class Courier:
@@ -39,30 +45,40 @@ class Courier:
         self._lease = my_lease
         self._wake = threading.Event()
         self._done = threading.Event()
-        self._jobs: list[tuple[Callable[[], object], Future]] = []
+        self._jobs: list[tuple[Callable[[], Any], Future, Callable[[Any], object]]] = []
         self._delivery: Delivery | None = None
         self._closing = self._leaving = False
         self._progress = self._beaten = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="fmtl-courier", daemon=True)
         self._thread.start()
 
-    def ask(self, question: Callable[[], T], *, seconds: float = START_SECONDS) -> T:
+    def ask(
+        self,
+        question: Callable[[], T],
+        *,
+        seconds: float = START_SECONDS,
+        undo: Callable[[T], object] = lambda answer: None,
+    ) -> T:
         """The answer to a question that the thread asks between two deliveries.
 
+        Args:
+            undo: What to do with an answer that comes when nobody waits for it any more.
+
         Raises:
-            EnvironmentFault: There was none in time.
+            NoAnswer: There was none in time.
             Whatever the question raises.
         """
         answer: Future = Future()
-        self._jobs.append((question, answer))
+        self._jobs.append((question, answer, undo))
         self._wake.set()
         try:
             return answer.result(timeout=seconds)
         except TookTooLong:
-            if answer.done():  # the question itself took too long
+            if answer.done() and not answer.cancelled():  # the question itself took too long
                 raise
-            problem = EnvironmentFault(f"it did not answer in {seconds:.0f} s")
-            raise faults.fault(problem) from None
+            raise NoAnswer(str(faults.fault(EnvironmentFault(f"it did not answer in {seconds:.0f} s")))) from None
+        finally:
+            answer.cancel()  # of no effect on one that was given
 
     def deliver(self, delivery: Delivery) -> None:
         """From now on deliver this."""
@@ -80,7 +96,7 @@ class Courier:
         """Wait until everything is delivered, as long as there is progress. Returns why it is not."""
         patience = PATIENCE_SECONDS if patience is None else patience
         self._closing = True
-        self._progress = time.monotonic()
+        self._progress = begun = time.monotonic()
         self._wake.set()
         told = False
         while not self._done.wait(0.05) and self._thread.is_alive():
@@ -88,7 +104,8 @@ class Courier:
             is_locked = self.problem is not None and "locked" in self.problem.what
             if waited < (max(patience, LOCKED_SECONDS) if is_locked else patience):
                 continue
-            if self.problem is not None or not self._answers():
+            may_take = begun + MOST_SECONDS if patience == PATIENCE_SECONDS else 0
+            if self.problem is not None or time.monotonic() > may_take or not self._answers():
                 break
             self._progress = time.monotonic()  # it is busy with one large file
             if not told:
@@ -120,11 +137,18 @@ class Courier:
 
     def _answer(self) -> None:
         while self._jobs:
-            question, answer = self._jobs.pop(0)
+            question, answer, undo = self._jobs.pop(0)
             try:
-                answer.set_result(question())
+                found = question()
             except BaseException as error:
-                answer.set_exception(error)
+                with contextlib.suppress(InvalidStateError):
+                    answer.set_exception(error)
+                continue
+            try:
+                answer.set_result(found)
+            except InvalidStateError:
+                with contextlib.suppress(Exception):
+                    undo(found)
 
     def _try(self, delivery: Delivery, pause: float) -> float:
         """Returns when to try again; 0: when there is something new."""
@@ -134,7 +158,7 @@ class Courier:
                 if not free:
                     raise EnvironmentFault("another process delivers this run")
                 delivery.send(everything=closing)
-            if time.monotonic() - self._beaten > lease.BEAT_SECONDS and not closing:
+            if time.monotonic() - self._beaten > lease.BEAT_SECONDS and not delivery.state.ended:
                 delivery.beat(self._lease.json(beat=now()))
                 self._beaten = time.monotonic()
             self.problem = None
@@ -143,7 +167,7 @@ class Courier:
                 self._done.set()
             return 0.0
         except Exception as error:
-            log.debug("delivery failed", exc_info=error)
+            log.debug("delivery failed: %s", redacted(str(error)))
             if self.problem is None and not closing:
                 log.warning("%s; the training goes on, and what is missing is sent later", faults.fault(error))
             self.problem = faults.problem_of(error)
@@ -161,7 +185,7 @@ class Courier:
 
         def look() -> None:
             try:
-                mlflow.MlflowClient().search_experiments(max_results=1)
+                mlflow.MlflowClient(self._delivery.uri if self._delivery else None).search_experiments(max_results=1)
                 found.append(True)
             except Exception:
                 found.append(False)

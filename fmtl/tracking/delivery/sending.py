@@ -1,32 +1,31 @@
 """One delivery of a run folder to a store: what it has is passed over, so that it can be repeated at will."""
 
-import shutil
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
-from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.tracking.context.registry import resolve_tags
 
 from fmtl.storage import durable
-from fmtl.tracking import faults, model_files, store
+from fmtl.tracking import faults, store
+from fmtl.tracking.delivery.limits import MAX_PARAM_LENGTH, MAX_TAG_LENGTH, METRICS, PARAMS, TAGS, chunks
+from fmtl.tracking.delivery.sending_model import send_model
 from fmtl.tracking.delivery.starting import Started
 from fmtl.tracking.delivery.state import Delivered
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.record.journal import Line
 from fmtl.tracking.record.lease import TAG as LEASE_TAG
 
-METRICS, PARAMS, TAGS = 1000, 100, 100  # in one request, at most: MLflow's own limits
-MAX_TAG_LENGTH, MAX_PARAM_LENGTH = 5000, 6000  # the strictest of MLflow's stores
+TOGETHER = ("params", "metrics", "tags")  # lines that may share a request
 CHECKPOINT_SECONDS = 300  # between two deliveries of a checkpoint while the training goes on
 
 
@@ -82,13 +81,14 @@ class Delivery:
             kind = lines[0]["op"]
             if kind == "end":
                 if not any(line["op"] == "begin" for line, _ in journal.lines(after)):  # else it was resumed
-                    self._send_files(everything=True)
+                    with contextlib.suppress(Refused):  # it ended all the same; what was refused is told below
+                        self._send_files(everything=True)
                     self._end(lines[0])
             elif kind == "model":
-                self._send_model(lines[0])
+                send_model(lines[0], self.client, self.folder, self.started, self.state, self._note)
             elif kind == "dataset":
                 self._log_dataset(lines[0])
-            elif kind != "begin":
+            elif kind in TOGETHER:
                 self._log(lines)
             if kind in ("begin", "end"):
                 self.state.ended = kind == "end"
@@ -118,7 +118,7 @@ class Delivery:
         gone = [name for name, value in tags.items() if value is None]
         kept = [RunTag(name, str(value)[:MAX_TAG_LENGTH]) for name, value in tags.items() if value is not None]
         given = [Param(name, value) for name, value in params.items()]
-        parts = zip_longest(_chunks(metrics, METRICS), _chunks(given, PARAMS), _chunks(kept, TAGS), fillvalue=())
+        parts = zip_longest(chunks(metrics, METRICS), chunks(given, PARAMS), chunks(kept, TAGS), fillvalue=())
         for some_metrics, some_params, some_tags in parts:
             self.client.log_batch(self.started.run_id, some_metrics, some_params, some_tags)
         self._params |= set(params)
@@ -143,29 +143,26 @@ class Delivery:
         if self.started.folder is not None and self.started.folder.resolve() == self.folder.files:
             return
         repository = get_artifact_repository(self.started.artifact_uri, tracking_uri=self.uri)
-        sent: dict[str, dict[str, int]] = {}
-        for path in self.folder.deliverable():
-            name = path.relative_to(self.folder.files).as_posix()
-            if not self._is_due(path, name, everything):
-                continue
-            size = self._send_file(repository, path, name)
-            if size is not None:
-                sent.setdefault(str(PurePosixPath(name).parent), {})[name] = size
-        for folder, sizes in sent.items():
-            self._check_sizes(repository, folder, sizes)
+        for folder, paths in groupby(self.folder.deliverable(), key=lambda path: path.parent):
+            sent = {}
+            for path in paths:
+                name = path.relative_to(self.folder.files).as_posix()
+                if self._is_due(path, name, everything) and (what := self._send_file(repository, path, name)):
+                    sent[name] = what
+            if sent:
+                self._check_sizes(repository, folder.relative_to(self.folder.files).as_posix(), sent)
+                self.state.files |= sent
+                self._note()
         if self.state.refused and everything:
             name, why = next(iter(self.state.refused.items()))
             raise Refused(f"{len(self.state.refused)} files were not taken, such as {name}: {why}")
 
-    def _check_sizes(self, repository: Any, folder: str, sizes: Mapping[str, int]) -> None:
+    def _check_sizes(self, repository: Any, folder: str, sent: Mapping[str, Mapping[str, Any]]) -> None:
         """Raise Partial where a store has not all of what it took."""
         there = {file.path: file.file_size for file in repository.list_artifacts(None if folder == "." else folder)}
-        wrong = [name for name, size in sizes.items() if there.get(name, -1) not in (size, None)]  # None: it can't say
-        if wrong:
-            for name in wrong:
-                self.state.files.pop(name, None)
-            self.state.save()
-            raise Partial(f"{wrong[0]}: the store has {there.get(wrong[0], 'nothing')} of {sizes[wrong[0]]} bytes")
+        for name, what in sent.items():
+            if there.get(name, -1) not in (what["size"], None):  # None: it can't say
+                raise Partial(f"{name}: the store has {there.get(name, 'nothing')} of {what['size']} bytes")
 
     def _is_due(self, path: Path, name: str, everything: bool) -> bool:
         if name in self.state.refused and not everything:
@@ -178,8 +175,8 @@ class Delivery:
             return False
         return everything or path.parent.name != "checkpoints" or time.time() - has["at"] > CHECKPOINT_SECONDS
 
-    def _send_file(self, repository: Any, path: Path, name: str) -> int | None:
-        """Returns the size of what was sent; None if it was refused, or is not there any more."""
+    def _send_file(self, repository: Any, path: Path, name: str) -> dict[str, Any] | None:
+        """Returns what was sent, as the state notes it; None if it was refused, or is not there any more."""
         parent = str(PurePosixPath(name).parent)
         with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY_PREFIX, dir=self.folder.record) as held:
             copy = Path(held) / path.name  # what is sent stays as it is, even if a newer one takes its name meanwhile
@@ -198,60 +195,16 @@ class Delivery:
                     return None
                 raise
         self.state.refused.pop(name, None)
-        self.state.files[name] = {
-            "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": content, "at": time.time(),
-        }  # fmt: skip
-        self._note()
-        return stat.st_size
-
-    def _send_model(self, line: Line) -> None:
-        """The model folder as a logged model: whole before it is called ready, then the run names it."""
-        run_id, known = self.started.run_id, self.state.model
-        if known.get("epoch") != line["epoch"] or known.get("lines") != self.state.lines:
-            known.clear()
-        if known.get("is_whole") or not self.folder.model.is_dir():
-            return
-        if "id" not in known:
-            known |= {"id": self._new_model(line), "epoch": line["epoch"], "lines": self.state.lines}
-            self._note()
-        model = self.client.get_logged_model(known["id"])
-        outputs = self.client.get_run(run_id).outputs
-        if known["id"] not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
-            self.client.log_outputs(run_id, [LoggedModelOutput(known["id"], step=line["epoch"])])
-        with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY_PREFIX, dir=self.folder.record) as temporary:
-            folder = Path(temporary) / "model"
-            _copy_with_ids(self.folder.model, folder, model.artifact_location, run_id, known["id"])
-            known["manifest"] = model_files.write_manifest(folder)
-            target = store.local_folder(model.artifact_location)
-            if target is not None:
-                _move(folder, target)
-            else:
-                self.client.log_model_artifacts(known["id"], str(folder))
-        self.client.finalize_logged_model(known["id"], LoggedModelStatus.READY)
-        points = [
-            Metric(name, value, line["at"], 0, model_id=known["id"], run_id=run_id)
-            for name, value in line["metrics"].items()
-        ]
-        for some in _chunks(points, METRICS):
-            self.client.log_batch(run_id, metrics=some)
-        tags = [RunTag(store.MODEL_TAG, known["id"]), RunTag(store.MANIFEST_TAG, known["manifest"])]
-        self.client.log_batch(run_id, tags=tags)
-        known["is_whole"] = True
-        self._note()
-        if self.folder.model.parent == self.folder.record:
-            shutil.rmtree(self.folder.model)  # the store on this disk has it now
-
-    def _new_model(self, line: Line) -> str:
-        tags = resolve_tags({"fmtl.run": self.started.run_id, **line.get("tags", {})})
-        params = {name: str(value)[:MAX_PARAM_LENGTH] for name, value in line["params"].items()}
-        made = self.client.create_logged_model(
-            self.started.experiment_id, name="model", source_run_id=self.started.run_id, tags=tags, params=params
-        )
-        return made.model_id
+        self._progressed()
+        return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": content, "at": time.time()}
 
     def _end(self, line: Line) -> None:
         run_id = self.started.run_id
-        self.client.set_tag(run_id, "fmtl.outcome", line["outcome"])
+        self._delete_tag("fmtl.error")  # of an earlier attempt, or of who took this one for dead
+        tags = [RunTag("fmtl.outcome", line["outcome"])]
+        if line.get("error"):
+            tags.append(RunTag("fmtl.error", line["error"]))
+        self.client.log_batch(run_id, tags=tags)
         self.client.set_terminated(run_id, line["status"], end_time=line["at"])
         self._delete_tag(LEASE_TAG)  # last: a run that has it is looked after by the next command
 
@@ -261,7 +214,7 @@ def _batches(lines: Iterable[tuple[Line, int]]) -> Iterator[tuple[list[Line], in
     batch: list[Line] = []
     end, num_metrics = 0, 0
     for line, after in lines:
-        together = line["op"] in ("params", "metrics", "tags")
+        together = line["op"] in TOGETHER
         if batch and (not together or num_metrics >= METRICS):
             yield batch, end
             batch, num_metrics = [], 0
@@ -277,30 +230,3 @@ def _batches(lines: Iterable[tuple[Line, int]]) -> Iterator[tuple[list[Line], in
 
 def _metrics(line: Mapping[str, Any]) -> list[Metric]:
     return [Metric(name, value, line["at"], line["step"]) for name, value in line["values"].items()]
-
-
-def _chunks(items: list, size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _copy_with_ids(source: Path, target: Path, artifact_path: str, run_id: str, model_id: str) -> None:
-    """The model folder once more, without its bytes: with links, and a description that says whose it is."""
-    for path in source.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts:
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            durable.link(path, copy)
-    about = Model.load(str(source))
-    about.run_id, about.model_id, about.model_uuid, about.artifact_path = run_id, model_id, model_id, artifact_path
-    (target / "MLmodel").unlink()
-    about.save(str(target / "MLmodel"))
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)  # a part, of a delivery that was interrupted
-    try:
-        source.rename(target)
-    except OSError:  # another disk
-        shutil.copytree(source, target)

@@ -31,6 +31,8 @@ class Wanted:
         parent: Id of the run that it is a child of, in whose experiment it lies.
         there: Id of the run itself where the store has it.
         tags: Further ones.
+        context: What MLflow says of where a run comes from; None: of this process.
+        begins: Work on it begins now; else it is delivered afterwards, and stays as it is.
     """
 
     kind: str
@@ -40,6 +42,8 @@ class Wanted:
     parent: str | None = None
     there: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, str] | None = None
+    begins: bool = True
 
     @property
     def all_tags(self) -> dict[str, str]:
@@ -79,7 +83,11 @@ def start(wanted: Wanted) -> Started:
             experiment_id = _experiment(client, wanted)
             store.check_place(client, experiment_id)
             tags = wanted.all_tags | ({"mlflow.parentRunId": wanted.parent} if wanted.parent else {})
-            run = client.create_run(experiment_id, tags=resolve_tags(tags), run_name=wanted.name)
+            run = client.create_run(
+                experiment_id,
+                tags=resolve_tags(tags) if wanted.context is None else {**wanted.context, **tags},
+                run_name=wanted.name,
+            )
         info = run.info
         return Started(
             info.run_id, info.run_name, info.experiment_id, info.artifact_uri, frozenset(run.data.params), _folder(info)
@@ -132,6 +140,11 @@ def _go_on(client: mlflow.MlflowClient, run_id: str, wanted: Wanted) -> mlflow.e
         raise NotThere(f"run '{run_id}': not in the store {store.address()}") from error
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise DataError(f"run '{run_id}' was deleted; 'mlflow runs restore --run-id {run_id}' brings it back")
+    at_work = lease.Lease.read(run.data.tags.get(lease.TAG))
+    if at_work and not (at_work.is_mine or at_work.died or at_work.is_silent):
+        raise DataError(f"run '{run_id}': it is running ({at_work}); wait for its end, or end that process")
+    if not wanted.begins:
+        return run
     client.update_run(run_id, status="RUNNING", name=wanted.name)
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in wanted.all_tags.items()])
     return client.get_run(run_id)

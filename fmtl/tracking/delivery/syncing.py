@@ -2,12 +2,13 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import mlflow
 from tqdm.auto import tqdm
 
-from fmtl.errors import DataError
-from fmtl.tracking import faults
+from fmtl.errors import DataError, redacted
+from fmtl.tracking import faults, store
 from fmtl.tracking.delivery import starting
 from fmtl.tracking.delivery.sending import Delivery
 from fmtl.tracking.delivery.starting import NotThere, Wanted
@@ -15,6 +16,8 @@ from fmtl.tracking.delivery.state import Delivered
 from fmtl.tracking.record import folder as folders
 from fmtl.tracking.record import journal
 from fmtl.tracking.record.folder import RunFolder
+from fmtl.tracking.record.lease import TAG as LEASE_TAG
+from fmtl.tracking.record.lease import Lease
 
 log = logging.getLogger(__name__)
 
@@ -22,27 +25,39 @@ TRIES, WAIT_SECONDS = 4, 2.0  # of one delivery that makes no progress; the wait
 
 
 def is_delivered(folder: RunFolder) -> bool:
-    """Whether the store in use has all of it, as far as was noted."""
+    """Whether the store in use has all of it: by what was noted, if the store still knows the run."""
     noted = Delivered.to(mlflow.get_tracking_uri(), folder.record)
     size = (folder.record / folders.JOURNAL).stat().st_size
-    return noted.ended and not noted.refused and noted.lines == size
+    if not (noted.ended and not noted.refused and noted.lines == size):
+        return False
+    try:
+        return not store.get_run(str(noted.run_id)).deleted
+    except DataError:
+        return False
 
 
 def deliver(folder: RunFolder) -> str:
-    """Send what the store in use has not. Returns the id of the run there."""
-    about = folder.about()
-    with folder.held():
-        _end(folder)
-    uri = mlflow.get_tracking_uri()
-    known = Delivered.to(uri, folder.record).run_id
-    wanted = Wanted(about["kind"], about["id"], about.get("name"), about.get("experiment"), there=known)
-    with folder.delivering() as free:
+    """Send what the store in use has not. Returns the id of the run there.
+
+    Raises:
+        DataError: Somebody works on it.
+    """
+    about, uri = folder.about(), mlflow.get_tracking_uri()
+    if not about:
+        raise DataError(f"{folder.record / folders.ABOUT}: is missing, so that nothing is known about this run")
+    with folder.held(), folder.delivering() as free:
         if not free:
             raise DataError("another process delivers it")
+        _end(folder)
+        known = Delivered.to(uri, folder.record).run_id or about.get("adopted")
+        wanted = Wanted(
+            about["kind"], about["id"], about.get("name"), about.get("experiment"), about.get("parent"), there=known,
+            tags={LEASE_TAG: Lease.mine().json()}, context=about.get("context"), begins=False,
+        )  # fmt: skip
         try:
             started = starting.start(wanted)
-        except NotThere:  # the store was emptied
-            started = starting.start(Wanted(wanted.kind, wanted.folder_id, wanted.name, wanted.experiment))
+        except NotThere:  # the store was emptied, or never had it
+            started = starting.start(replace(wanted, there=None, parent=None))
         with tqdm(desc=folder.root.name, unit=" files", disable=None, leave=False) as bar:
             _send(Delivery(folder, started, uri, progressed=bar.update), bar)
     return started.run_id
@@ -60,7 +75,7 @@ def _send(delivery: Delivery, bar: tqdm) -> None:
             tries = TRIES if bar.n > done else tries - 1
             if not tries or faults.problem_of(error).refused:
                 raise
-            log.debug("again", exc_info=error)
+            log.debug("again: %s", redacted(str(error)))
             time.sleep(wait)
             wait = min(60, wait * 2)
 
@@ -69,10 +84,12 @@ def _end(folder: RunFolder) -> None:
     """Of a run whose process died without a word, say so in its journal."""
     record = folder.journal()
     record.mend()
-    last = "begin"
-    for line, _ in record.lines():
-        last = line["op"] if line["op"] in ("begin", "end") else last
-    if last != "end":
-        message = f"its process ({folder.lease()}) ended without a word; fmtl train --resume {folder.root} goes on"
-        record.append("tags", values={"fmtl.error": message})
-        record.append("end", status="KILLED", outcome="interrupted", at=journal.now())
+    if journal.last_end(record.lines()) is not None:
+        return
+    lease = folder.lease()
+    if lease and not (lease.died or lease.is_silent or lease.is_mine):
+        raise DataError(f"run {folder.root.name}: it is running ({lease}); it delivers itself")
+    crash = folder.last_words()
+    message = crash or f"its process ({lease}) ended without a word; fmtl train --resume {folder.root} goes on"
+    status, outcome = ("FAILED", "failed") if crash else ("KILLED", "interrupted")
+    record.append("end", status=status, outcome=outcome, error=message, at=journal.now())

@@ -95,15 +95,24 @@ class RunFolder:
         if not self.about():
             durable.write_json(self.record / ABOUT, about)
         durable.write_text(self.record / LEASE, Lease.mine().json())
+        (self.record / CRASH).unlink(missing_ok=True)  # an earlier attempt's
+        for left in self.record.glob(f"{durable.TEMPORARY_PREFIX}*"):  # of a delivery that was killed
+            shutil.rmtree(left, ignore_errors=True)
         journal = self.journal()
         journal.mend()
         return journal
+
+    def last_words(self) -> str:
+        """What a crashed interpreter wrote, in a line; empty if it wrote nothing."""
+        words = self.record / CRASH
+        first = words.read_text(encoding="utf-8", errors="replace").splitlines()[:1] if words.is_file() else []
+        return f"its process crashed: {first[0]}; see {words}" if first else ""
 
     def about(self) -> dict[str, Any]:
         """``id``, ``kind``, ``name``, ``experiment``; empty if nothing is known."""
         try:
             return json.loads((self.record / ABOUT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except FileNotFoundError:
             return {}
 
     @contextlib.contextmanager
@@ -165,7 +174,7 @@ class RunFolder:
             and path.relative_to(self.files).parts[0] not in (RECORD, MODEL)
             and not any(part.startswith(".") for part in path.relative_to(self.files).parts)
         ]
-        yield from sorted(found, key=lambda path: (path.parent.name == "checkpoints", path))
+        yield from sorted(found, key=lambda path: (path.parent.name == "checkpoints", path.parent, path))
 
     def remove(self) -> None:
         """Files and record; the caller knows that they are elsewhere."""

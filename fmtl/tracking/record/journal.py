@@ -9,10 +9,12 @@ metrics     ``values`` by name, ``step``, ``at`` (ms since 1970)
 tags        ``values`` by name; None takes a tag away
 dataset     ``name``, ``digest``, ``source``, ``context``
 model       ``epoch``, ``params``; the folder of the model beside the journal is whole
-end         ``status`` of MLflow, ``outcome`` of fmtl, ``at``
+there       ``steps`` whose metrics the store had before this journal began
+end         ``status`` of MLflow, ``outcome`` of fmtl, ``error`` in a sentence or None, ``at``
 ==========  ==========================================================================
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -20,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from fmtl.errors import EnvironmentFault
 
 Line = dict[str, Any]
 
@@ -43,10 +47,17 @@ class Journal:
     def append(self, op: str, **content: object) -> None:
         """Write a line; it is on the disk when this returns."""
         line = json.dumps({"op": op, **content}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with self._writing, self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with self._writing:
+            size = self.path.stat().st_size if self.path.exists() else 0
+            try:
+                with self.path.open("ab") as file:
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                with contextlib.suppress(OSError):  # a part of a line would spoil the next one
+                    os.truncate(self.path, size)
+                raise EnvironmentFault(f"{self.path}: can't be written ({error.strerror}); free some space") from error
 
     def lines(self, start: int = 0) -> Iterator[tuple[Line, int]]:
         """The whole lines from a byte on, each with the byte where the next one starts."""
@@ -71,6 +82,15 @@ class Journal:
         if whole < self.path.stat().st_size:
             with self.path.open("rb+") as file:
                 file.truncate(whole)
+
+
+def last_end(lines: Iterator[tuple[Line, int]]) -> Line | None:
+    """The line of the end, unless an attempt was begun after it."""
+    found = None
+    for line, _ in lines:
+        if line["op"] in ("begin", "end"):
+            found = line if line["op"] == "end" else None
+    return found
 
 
 def tags_of(lines: Iterator[tuple[Line, int]]) -> dict[str, str]:

@@ -63,7 +63,13 @@ class Lease:
         """Whether its process is gone for sure; of another machine's, nothing is known for sure."""
         if not self.is_here:
             return False
-        return self.boot != _boot() or machine.process_started(self.pid) != self.started
+        started = machine.process_started(self.pid)
+        return self.boot != _boot() or started is None or bool(started and self.started and started != self.started)
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether its process is this one."""
+        return self.is_here and not self.died and self.pid == os.getpid()
 
     @property
     def is_silent(self) -> bool:
