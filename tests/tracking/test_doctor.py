@@ -65,10 +65,10 @@ def test_a_crashed_interpreter_failed_and_its_last_words_are_told(store):
     process, run_id = begin_elsewhere(store)
     process.communicate("\n")
     assert process.returncode == -signal.SIGABRT
-    assert clinic.mend_dead() == 1
+    clinic.mend_dead()
     assert state_of(run_id) == ("FAILED", "failed", False)
     assert "Fatal Python error: Aborted" in mlflow.get_run(run_id).data.tags["fmtl.error"]
-    assert clinic.mend_dead() == 0
+    assert clinic.find() == []
 
 
 def test_under_mlflow_run_a_killed_run_has_a_status_and_gets_its_outcome(store):
@@ -76,8 +76,30 @@ def test_under_mlflow_run_a_killed_run_has_a_status_and_gets_its_outcome(store):
     process.kill()
     process.communicate()
     mlflow.MlflowClient().set_terminated(run_id, "FAILED")  # what 'mlflow run' does
-    assert clinic.mend_dead() == 1
+    clinic.mend_dead()
     assert state_of(run_id) == ("KILLED", "interrupted", False)
+
+
+def test_a_run_that_ended_while_the_store_was_away_is_not_taken_for_a_killed_one(store):
+    with open_run("train") as run:
+        run.log_metrics({"x": 1.0}, step=1)
+    client, dead = mlflow.MlflowClient(), replace(Lease.mine(), pid=2**22 + 1)
+    client.delete_tag(run.run_id, "fmtl.outcome")  # as if the end had not come through
+    client.update_run(run.run_id, status="RUNNING")
+    client.set_tag(run.run_id, lease.TAG, dead.json())
+    clinic.mend_dead()
+    assert state_of(run.run_id) == ("FINISHED", "completed", False)
+    assert "fmtl.error" not in mlflow.get_run(run.run_id).data.tags
+
+
+def test_who_was_resumed_meanwhile_is_left_alone(store):
+    client, dead = mlflow.MlflowClient(), replace(Lease.mine(), pid=2**22 + 1)
+    experiment = client.create_experiment("e")
+    run_id = client.create_run(experiment, tags={"fmtl.kind": "train", lease.TAG: dead.json()}).info.run_id
+    (patient,) = clinic.find()
+    client.set_tag(run_id, lease.TAG, Lease.mine().json())
+    assert not clinic.mend(patient)
+    assert state_of(run_id) == ("RUNNING", None, True)
 
 
 def test_fifty_zombies_are_mended_and_no_living_run(store, capsys):
