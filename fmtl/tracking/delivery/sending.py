@@ -61,11 +61,6 @@ class Delivery:
         self._params = set(started.params)
         self.state.save()
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the store has everything, the end of the run included."""
-        return self.state.ended and not self.state.refused
-
     def send(self, *, everything: bool = False) -> None:
         """Send what is new.
 
