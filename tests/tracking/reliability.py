@@ -73,8 +73,8 @@ class Zygote:
     def __init__(self) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+            [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+        )  # unbuffered, or select would not see a line that was read ahead
         self._ended: dict[int, int] = {}
         self._read()
 
@@ -83,8 +83,7 @@ class Zygote:
     ) -> int:
         asked = {"argv": argv, "cwd": str(folder), "log": str(log), "env": env, "sockets": str(sockets or "")}
         assert self.process.stdin
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(json.dumps(asked).encode() + b"\n")
         while True:
             said = self._read()
             if "pid" in said:
