@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 HEALTHY = "healthy"
-NOT_PASSED_ON = ("host", "connection", "expect")
+NOT_PASSED_ON = ("host", "connection", "expect", "transfer-encoding")
 
 
 def free_port() -> int:
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         if self.proxy.refuses(self):
             self._answer(413, b"<html>413 Request Entity Too Large</html>")
         elif mode == "flaky" and self.proxy.random.random() < 0.25:
@@ -151,6 +151,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"2.22.0")
         else:
             self._forward(body)
+
+    def _body(self) -> bytes:
+        """Of an empty file, a client sends chunks, since it does not say how many."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _forward(self, body: bytes) -> None:
         try:
