@@ -26,6 +26,8 @@ CONTEXT = {
 }
 
 
+SHELLS = ("bash", "sh", "dash")
+
 # An option whose value may be left out: the bare flag means true.
 BARE_FLAG: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
 
@@ -222,18 +224,16 @@ def main(argv: list[str] | None = None) -> int:
 def _go_to_caller() -> None:
     """Under ``mlflow run`` the working directory is the project, of a Git address a clone that nobody finds again.
 
-    Relative paths mean the folder of who called it: that of the ``mlflow`` process, our parent's or grandparent's.
+    Relative paths mean the folder of who called it: that of the ``mlflow`` process, which is our first ancestor but for
+    the shell that it starts us in.
     """
     if not os.environ.get("MLFLOW_RUN_ID") or not Path("MLproject").is_file():
         return
-    here, process = Path.cwd(), os.getppid()
+    process = os.getppid()
     try:
-        for _ in range(3):
-            place = Path(f"/proc/{process}/cwd").resolve(strict=True)
-            if place != here:
-                os.chdir(place)
-                return
+        while Path(f"/proc/{process}/comm").read_text(encoding="utf-8").strip() in SHELLS:
             process = int(Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        os.chdir(Path(f"/proc/{process}/cwd").resolve(strict=True))
     except (OSError, ValueError):  # not Linux, or another user's process: it stays the project
         return
 
