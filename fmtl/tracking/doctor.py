@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow.entities import Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError, redacted
 from fmtl.tracking import store
@@ -91,11 +90,7 @@ def mend(patient: Patient) -> bool:
             tags = [RunTag("fmtl.outcome", outcome)] + ([RunTag("fmtl.error", message)] if message else [])
             client.log_batch(patient.run_id, tags=tags)
             client.set_terminated(patient.run_id, status)
-        try:
-            client.delete_tag(patient.run_id, TAG)
-        except MlflowException as error:
-            if error.error_code not in store.NOT_FOUND:
-                raise
+        store.delete_tag(client, patient.run_id, TAG)
     return True
 
 

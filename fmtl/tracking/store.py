@@ -111,6 +111,15 @@ def _place_of_new(experiment: str) -> str | None:
     return (Path.cwd() / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
 
 
+def delete_tag(client: mlflow.MlflowClient, run_id: str, name: str) -> None:
+    """Take a tag away, if it is there."""
+    try:
+        client.delete_tag(run_id, name)
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND:
+            raise
+
+
 def address() -> str:
     """Of the store in use, without a password."""
     return redacted(mlflow.get_tracking_uri())

@@ -12,7 +12,6 @@ import mlflow
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # made at run time
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from fmtl.storage import durable
@@ -118,14 +117,7 @@ class Delivery:
             self.client.log_batch(self.started.run_id, some_metrics, some_params, some_tags)
         self._params |= set(params)
         for name in gone:
-            self._delete_tag(name)
-
-    def _delete_tag(self, name: str) -> None:
-        try:
-            self.client.delete_tag(self.started.run_id, name)
-        except MlflowException as error:  # it is not there
-            if error.error_code not in store.NOT_FOUND:
-                raise
+            store.delete_tag(self.client, self.started.run_id, name)
 
     def _log_dataset(self, line: Line) -> None:
         where = LocalArtifactDatasetSource(line["source"])
@@ -195,13 +187,13 @@ class Delivery:
 
     def _end(self, line: Line) -> None:
         run_id = self.started.run_id
-        self._delete_tag("fmtl.error")  # of an earlier attempt, or of who took this one for dead
+        store.delete_tag(self.client, run_id, "fmtl.error")  # of an earlier attempt, or of who took this one for dead
         tags = [RunTag("fmtl.outcome", line["outcome"])]
         if line.get("error"):
             tags.append(RunTag("fmtl.error", line["error"]))
         self.client.log_batch(run_id, tags=tags)
         self.client.set_terminated(run_id, line["status"], end_time=line["at"])
-        self._delete_tag(LEASE_TAG)  # last: a run that has it is looked after by the next command
+        store.delete_tag(self.client, run_id, LEASE_TAG)  # last: a run that has it is looked after by the next command
 
 
 def _batches(lines: Iterable[tuple[Line, int]]) -> Iterator[tuple[list[Line], int]]:

@@ -45,6 +45,10 @@ class Delivered:
         except (OSError, ValueError, TypeError):  # none yet, or torn: what is there is found by the folder's id
             return cls(path=path, store=redacted(store))
 
+    def has_all(self, journal: Path) -> bool:
+        """Whether the store took everything that the journal says, and every file."""
+        return self.ended and not self.refused and self.lines == journal.stat().st_size
+
     def save(self) -> None:
         """Not waiting for the disk: what is lost by a power cut is delivered again, to the same effect."""
         content = {name: value for name, value in asdict(self).items() if name != "path"}

@@ -27,8 +27,7 @@ TRIES, WAIT_SECONDS = 4, 2.0  # of one delivery that makes no progress; the wait
 def is_delivered(folder: RunFolder) -> bool:
     """Whether the store in use has all of it: by what was noted, if the store still knows the run."""
     noted = Delivered.to(mlflow.get_tracking_uri(), folder.record)
-    size = (folder.record / folders.JOURNAL).stat().st_size
-    if not (noted.ended and not noted.refused and noted.lines == size):
+    if not noted.has_all(folder.record / folders.JOURNAL):
         return False
     try:
         return not store.get_run(str(noted.run_id)).deleted

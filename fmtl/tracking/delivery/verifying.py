@@ -22,8 +22,7 @@ def why_kept(folder: RunFolder) -> str:
     Call it with the folder held: nothing must change between the answer and what is done about it.
     """
     noted = state.Delivered.to(mlflow.get_tracking_uri(), folder.record)
-    delivered = noted.ended and not noted.refused
-    if not delivered or noted.lines != (folder.record / folders.JOURNAL).stat().st_size:
+    if not noted.has_all(folder.record / folders.JOURNAL):
         return f"not delivered: fmtl sync --run {folder.root.name}"
     try:
         with reachable(), durable.temporary_folder() as temporary:

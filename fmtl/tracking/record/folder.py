@@ -12,7 +12,6 @@
 
 import contextlib
 import json
-import re
 import secrets
 import shutil
 import time
@@ -30,7 +29,6 @@ from fmtl.tracking.record.lease import Lease
 RUNS = Path("runs")
 RECORD, MODEL = "record", "model"
 JOURNAL, ABOUT, LEASE, LOCK, CRASH = "journal.jsonl", "run.json", "lease.json", "lock", "crash.log"
-ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 def new_id() -> str:
