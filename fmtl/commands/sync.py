@@ -1,9 +1,12 @@
 """``sync``: run folders to the store, whatever kept them from it."""
 
+import contextlib
+
 from fmtl.errors import EnvironmentFault
 from fmtl.settings.schema import SyncSettings
-from fmtl.tracking import as_guest, earlier, faults, store
+from fmtl.tracking import as_guest, doctor, earlier, faults, store
 from fmtl.tracking.delivery import syncing
+from fmtl.tracking.record.folder import RunFolder
 
 
 def sync(settings: SyncSettings) -> None:
@@ -13,9 +16,9 @@ def sync(settings: SyncSettings) -> None:
         DataError: There is no such run.
         EnvironmentFault: Something was not delivered.
     """
-    wanted = earlier.folders_here() if settings.run == "all" else [earlier.require_here(settings.run)]
     failures = []
     with as_guest(soon=False):
+        wanted = _all() if settings.run == "all" else [earlier.require_here(settings.run)]
         for folder in wanted:
             try:
                 if syncing.is_delivered(folder):
@@ -37,3 +40,12 @@ def sync(settings: SyncSettings) -> None:
         )
     if not wanted:
         print("no run folders here: there is nothing to deliver")
+
+
+def _all() -> list[RunFolder]:
+    """Those below this folder, and those that the store waits for, wherever on this machine their artifacts lie."""
+    here = earlier.folders_here()
+    known = {folder.record for folder in here}
+    with contextlib.suppress(EnvironmentFault):  # each delivery says so, too
+        here += [folder for folder in doctor.folders_of_unfinished() if folder.record not in known]
+    return here

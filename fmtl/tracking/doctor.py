@@ -50,6 +50,11 @@ def find() -> list[Patient]:
         return list(_find(mlflow.MlflowClient()))
 
 
+def folders_of_unfinished() -> list[RunFolder]:
+    """Records, on this machine, of the runs that look alive in the store in use, wherever their artifacts lie."""
+    return [folder for patient in find() if (folder := _folder(patient)) is not None]
+
+
 def mend_dead() -> None:
     """Repair the runs whose process provably died on this machine. Another command's work neither fails nor waits."""
     looking = threading.Thread(target=_mend_dead, daemon=True)
