@@ -26,6 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from fmtl import hardware
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
+from fmtl.loading.pacing import Paced
 from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.model import backbones
@@ -33,7 +34,6 @@ from fmtl.model.execution import Execution
 from fmtl.tasks import make_tasks
 from fmtl.training import engine
 from fmtl.training.criterion import MultiTaskLoss
-from fmtl.training.engine import Paced
 from fmtl.training.optim import Recipe, Updater
 
 # Per image of a training step: operations in GFLOP, and bytes in MB read and written with every pointwise operation
@@ -62,8 +62,18 @@ class RandomPhotos:
         stored = np.random.default_rng(0).integers(0, 256, (num, px, px, 3), dtype=np.uint8)
         return cls(stored, pd.DataFrame(index=range(num)), px)
 
+    @property
+    def num_images(self) -> int:
+        return len(self.stored)
+
+    @property
+    def image_of(self) -> np.ndarray:
+        return np.arange(len(self.stored))
+
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         return self.stored[rows]
+
+    images = pixels
 
 
 class Arm:

@@ -24,6 +24,7 @@ from fmtl import machine
 from fmtl.dataset.prepared import open_dataset
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
+from fmtl.loading.pacing import Paced
 from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos
 from fmtl.model import autotune, backbones, feature_cache
@@ -31,9 +32,8 @@ from fmtl.model.backbones import NetworkPlan
 from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import Tasks
-from fmtl.training import engine
+from fmtl.training import engine, evaluating
 from fmtl.training.criterion import LossPlan, MultiTaskLoss
-from fmtl.training.engine import Paced
 from fmtl.training.optim import Recipe, Updater
 from fmtl.training.setup import TrainPlan, set_up
 
@@ -157,7 +157,7 @@ def frozen(work: Work, data: Path, *, cached: bool = True) -> dict:
         photos = bench.photos(augment=False)
         results = bench.fit(bench.net, *(bench.batches(split, photos) for split in ("train", "val")))
     seconds = time.perf_counter() - started
-    probs = engine.evaluate(
+    probs = evaluating.evaluate(
         bench.net, bench.batches("val", bench.photos(augment=False)), loss=bench.loss, device=CPU
     ).probs
     labels = {name: part.argmax(axis=1).tolist() for name, part in probs.items()}

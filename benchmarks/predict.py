@@ -34,7 +34,7 @@ from fmtl.model import backbones, predictor
 from fmtl.model.execution import Execution
 from fmtl.settings.schema import PredictSettings
 from fmtl.tasks import IGNORE_INDEX, make_tasks
-from fmtl.training import engine
+from fmtl.training import evaluating
 from fmtl.training.criterion import MultiTaskLoss
 
 SLICES = 5
@@ -88,7 +88,7 @@ class Work:
         given = (self.squares[n % len(self.squares)] for n in range(num))
         batches = ((prepare_for_network(as_images(pixels), self.model.preprocess), unknown) for pixels in given)
         loss = MultiTaskLoss(CLASSES)
-        engine.evaluate(self.model.net, batches, loss=loss, device=torch.device("cpu"))
+        evaluating.evaluate(self.model.net, batches, loss=loss, device=torch.device("cpu"))
 
     def predict(self, number: int) -> None:
         names = {"model": str(self.folder / "model"), "images": str(self.folder / str(number))}

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import click
 
-from fmtl import __version__
+from fmtl import __version__, interruption
 from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, redacted
 from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
@@ -196,7 +195,11 @@ def _main(settings: schema.MainSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGTERM, _terminate)
+    with interruption.heard():
+        return _main_heard(argv)
+
+
+def _main_heard(argv: list[str]) -> int:
     _go_to_caller()
     try:
         cli.main(argv, prog_name="fmtl", standalone_mode=False)
@@ -258,7 +261,3 @@ def _environment_fault(error: Exception) -> EnvironmentFault | None:
 
         return faults.fault(error) if faults.is_of_store(error) else None
     return None
-
-
-def _terminate(signum: int, frame: object) -> None:
-    raise Terminated

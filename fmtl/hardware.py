@@ -1,5 +1,7 @@
 """Devices as torch sees them."""
 
+import importlib.metadata
+
 import torch
 
 from fmtl import machine
@@ -30,6 +32,15 @@ def describe(device: torch.device) -> str:
     else:
         name = f"{machine.processor()} {torch.backends.cpu.get_cpu_capability()} x{torch.get_num_threads()}"
     return f"{name}, torch {torch.__version__}"
+
+
+def decisive(device: torch.device) -> dict[str, str]:
+    """What must be the same for a training to repeat itself to the last bit."""
+    facts = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")}
+    if device.type == "cuda":
+        return facts | {"device": torch.cuda.get_device_name(device)}
+    processor = f"{machine.processor()} {torch.backends.cpu.get_cpu_capability()}"
+    return facts | {"device": processor, "threads": str(torch.get_num_threads())}
 
 
 def free_bytes(device: torch.device) -> int:

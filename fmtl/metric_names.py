@@ -10,6 +10,7 @@ from fmtl.tasks import AVERAGE, Task
 
 SCORES = ("accuracy", "f1", "precision", "recall")
 EPOCH, TRAIN_LOSS, VAL_LOSS = "epoch", "train/loss", "val/loss"
+SKIPPED_STEPS = "train/skipped_steps"  # of an epoch, where there were any: their loss or gradient was not finite
 BEST, BEST_EPOCH = "best/", "best/epoch"
 LEARNING_RATE = "learning_rate/"
 PACE = ("images_per_second", "data_share", "epoch_seconds")  # of an epoch: they tell of the machine, not the network

@@ -13,6 +13,7 @@ AVERAGE = "avg"  # stands beside task names in dicts of scores
 # Words that stand where a task's slug stands in metric names, file names or table columns.
 RESERVED_SLUGS = frozenset({AVERAGE, "loss", "image", "status", "id", "path", "split"})
 MAX_SLUG_LENGTH = 80  # MLflow allows 250 characters for a whole metric name,
+_SLUG = re.compile(r"[\w.-]+")
 MAX_SLUG_BYTES = 120  # and file systems 255 bytes for a file's, of which pictures' steps and times take their part
 
 
@@ -58,8 +59,32 @@ class Tasks(tuple[Task, ...]):
         return [{"name": t.name, "slug": t.slug, "classes": list(t.classes)} for t in self]
 
     @classmethod
-    def from_json(cls, items: Sequence[Mapping]) -> "Tasks":
-        return cls(Task(item["name"], item["slug"], tuple(item["classes"])) for item in items)
+    def from_json(cls, items: object, *, where: str = "tasks") -> "Tasks":
+        """What ``to_json`` made; slugs become file names, so that nothing else is taken.
+
+        Raises:
+            DataError: It is something else.
+        """
+        tasks = cls(_task(item, where) for item in (items if isinstance(items, list) else [items]))
+        slugs = {task.slug.casefold() for task in tasks}
+        if len(slugs) < len(tasks) or len({task.name for task in tasks}) < len(tasks):
+            raise DataError("two tasks have one name or slug", where=where)
+        return tasks
+
+
+def _task(item: object, where: str) -> Task:
+    if (
+        not isinstance(item, Mapping)
+        or set(item) != {"name", "slug", "classes"}
+        or not isinstance(item["classes"], list)
+    ):
+        raise DataError("expected of each task its name, slug and classes", where=where)
+    task = Task(item["name"], item["slug"], tuple(item["classes"]))
+    if not all(isinstance(text, str) for text in (task.name, task.slug, *task.classes)):
+        raise DataError("names, slugs and classes of tasks are text", where=where)
+    if not _SLUG.fullmatch(task.slug) or not task.slug.strip("."):
+        raise DataError(f"{task.slug[:80]!r} is no slug of a task", where=where)
+    return task
 
 
 def make_tasks(classes: Mapping[str, Sequence[str]]) -> Tasks:

@@ -75,7 +75,7 @@ def test_loaders_written_by_hand_are_learnt_from_and_the_result_has_its_shape(st
     assert json.loads(json.dumps(result)) == result
     assert result["checkpoints"] == {w: f"checkpoints/resnet18_tuned_{w}.pt" for w in ("best", "last")}
     best = checkpoints.load(Path(result["checkpoints"]["best"]))
-    assert best["epoch"] == result["best_epoch"] and best["metrics"]["val/loss"] == min(losses)
+    assert best.epoch == result["best_epoch"] and best.metrics["val/loss"] == min(losses)
 
 
 def test_the_run_is_in_mlflow_unranked_and_not_registrable(store):
@@ -182,7 +182,7 @@ def test_without_any_validation_label_no_epoch_is_chosen(store):
 def test_labels_may_be_numbers_and_the_run_says_what_it_is(store):
     labels = {"colour": np.arange(3), "size": np.unique(["small", "large"])}
     result = run(classes=labels, save_checkpoints=True, epochs=1)
-    assert checkpoints.load(Path(result["checkpoints"]["best"]))["epoch"] == 1
+    assert checkpoints.load(Path(result["checkpoints"]["best"])).epoch == 1
     settings = reading.build_from_file(
         schema.TrainSettings,
         {},

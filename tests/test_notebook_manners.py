@@ -135,7 +135,7 @@ def test_what_was_trained_is_kept_when_a_loader_fails_later(store, tmp_path, whi
     result = caught.value.result
     assert len(result["history"]) == (2 if which == "test" else 1)
     best = checkpoints.load(Path(result["checkpoints"]["best"]))
-    assert best["epoch"] == result["best_epoch"] and best["metrics"]["val/loss"] == min(
+    assert best.epoch == result["best_epoch"] and best.metrics["val/loss"] == min(
         row["val/loss"] for row in result["history"]
     )
     assert result["checkpoints"]["best"] in capsys.readouterr().out
@@ -304,7 +304,7 @@ def test_what_was_trained_is_kept_when_its_record_fails_at_the_end(store, monkey
     monkeypatch.setattr(fmtl.notebook.run_page, "write", fail)
     with pytest.raises(OSError, match="no space") as caught:
         run(mlflow=True)
-    assert checkpoints.load(Path(caught.value.result["checkpoints"]["best"]))["epoch"] == 1
+    assert checkpoints.load(Path(caught.value.result["checkpoints"]["best"])).epoch == 1
 
 
 def test_what_one_network_refuses_another_may_take(store):

@@ -3,31 +3,56 @@
 ``train`` and the notebook functions choose from the same ones.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS, score
+from fmtl import interruption
+from fmtl.metric_names import EPOCH, SKIPPED_STEPS, TRAIN_LOSS, VAL_LOSS, score
 from fmtl.reports.plots import ConfusionFrames
 from fmtl.tasks import Tasks
 from fmtl.tracking.recording import Recorded
-from fmtl.training import checkpoints
+from fmtl.training import checkpoints, skipping
+from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.history import Row
 from fmtl.training.progress import time_left, watch
 from fmtl.training.run import EpochRecord, Training
+from fmtl.training.skipping import SkippedStep
 
+log = logging.getLogger(__name__)
+
+MOST_STEPS_KEPT = 3  # of those that were not taken: each is as large as the network
 MOST_IN_FRAMES = 300  # classes
 Publisher = Callable[[EpochRecord], None]
 
 
-def publish(training: Training, publishers: Iterable[Publisher]) -> None:
-    """Train to the end, under progress bars, and hand each epoch to every publisher."""
-    for record in training.epochs(watch):
-        for take in publishers:
-            take(record)
+def publish(
+    training: Training,
+    publishers: Iterable[Publisher],
+    *,
+    keeper: "Keeper | None" = None,
+    on_skip: Callable[[SkippedStep], SkippedStep] = lambda step: step,
+) -> None:
+    """Train to the end, under progress bars, and hand each epoch to every publisher.
+
+    A signal that asks for the end is answered between two steps, when what is done is on the disk.
+
+    Args:
+        keeper: Writes checkpoints, before anything else is done with an epoch.
+        on_skip: Takes every step that is not taken.
+    """
+    at_step = keeper.at_step if keeper else interruption.check
+    takers = [keeper.keep, *publishers] if keeper else list(publishers)
+    with interruption.deferred():
+        for record in training.epochs(watch, at_step=at_step, on_skip=on_skip):
+            for take in takers:
+                take(record)
+            interruption.check()
 
 
 @dataclass(frozen=True)
@@ -45,19 +70,27 @@ class CheckpointFiles:
     def path(self, which: str) -> Path:
         return self.stem.with_name(f"{self.stem.name}_{which}.pt")
 
-    def of(self, training: Training) -> Publisher:
-        """Writes the best epoch's weights where this is it, and all that it takes to go on."""
-
-        def save(record: EpochRecord) -> None:
-            if record.is_best:
-                self.save_best(training.evaluated_weights, training.tasks, record.metrics)
-            self._save("last", training.net.state_dict(), training.tasks, record.metrics, training.state)
-
-        return save
+    def generations(self, which: str) -> Iterator[Checkpoint]:
+        """See ``checkpoints.generations``."""
+        return checkpoints.generations(self.path(which))
 
     def save_best(self, model: Mapping[str, Tensor], tasks: Tasks, metrics: Row) -> None:
         """Write the best epoch's weights alone."""
         self._save("best", model, tasks, metrics)
+
+    def save_last(self, model: Mapping[str, Tensor], tasks: Tasks, metrics: Row, state: Mapping[str, Any]) -> None:
+        """Write the weights of now, and all that it takes to go on with them.
+
+        Args:
+            metrics: Of the last whole epoch; empty before the first.
+        """
+        self._save("last", model, tasks, metrics, state)
+
+    def settle(self) -> None:
+        """The training is over: of its checkpoints the last generation is enough."""
+        for which in ("best", "last"):
+            if self.path(which).is_file():
+                checkpoints.forget_older(self.path(which))
 
     def _save(
         self,
@@ -72,10 +105,59 @@ class CheckpointFiles:
             model=model,
             tasks=tasks,
             settings=self.settings,
-            epoch=metrics[EPOCH],
+            epoch=metrics.get(EPOCH, 0),
             metrics=metrics,
             training=state,
         )
+
+
+class Keeper:
+    """Keeps a training on the disk: after each epoch, every so many minutes, and when a signal asks for the end.
+
+    Args:
+        more: What checkpoints say besides the training's own state.
+        minutes: Between two checkpoints within an epoch; 0 for none there.
+    """
+
+    def __init__(self, files: CheckpointFiles, training: Training, *, more: Mapping[str, Any], minutes: float = 0):
+        self._files, self._training, self._more, self._seconds = files, training, dict(more), 60 * minutes
+        self._saved = time.monotonic()
+
+    def keep(self, record: EpochRecord) -> None:
+        """Write what an epoch has brought: its weights, where it is the best, and the state."""
+        if record.is_best:
+            self._files.save_best(self._training.evaluated_weights, self._training.tasks, record.metrics)
+        self._save()
+
+    def at_step(self) -> None:
+        """Between two steps: write the state where it is time, or the end is asked for."""
+        is_due = self._seconds and time.monotonic() - self._saved >= self._seconds
+        if (is_due or interruption.is_asked()) and self._training.can_be_kept:
+            self._save()
+        interruption.check()
+
+    def _save(self) -> None:
+        self._training.settle()
+        rows = self._training.history.rows
+        state = self._training.state | self._more
+        self._files.save_last(self._training.net.state_dict(), self._training.tasks, rows[-1] if rows else {}, state)
+        self._saved = time.monotonic()
+
+
+def skipped_to(folder: Path) -> Callable[[SkippedStep], SkippedStep]:
+    """Says that a step was not taken; of the first ones keeps, in a folder, all that it takes to repeat it."""
+    num = 0
+
+    def take(step: SkippedStep) -> SkippedStep:
+        nonlocal num
+        num += 1
+        if num <= MOST_STEPS_KEPT:
+            path = folder / f"epoch-{step.epoch}-batch-{step.first_batch}.pt"
+            skipping.save(path, step)
+            log.warning("%s; the step is not taken. Kept to be repeated: %s", step, path)
+        return step
+
+    return take
 
 
 def metrics_to(run: Recorded) -> Publisher:
@@ -117,7 +199,8 @@ def lines_to(say: Callable[[str], object], num_epochs: int) -> Publisher:
 
 def _line(record: EpochRecord, num_epochs: int) -> str:
     row, left = record.metrics, time_left(record.seconds_left)
-    end = f"{', ' + left if left else ''}{'  best' if record.is_best else ''}"
+    skipped = f"  {row[SKIPPED_STEPS]} steps not finite, not taken" if SKIPPED_STEPS in row else ""
+    end = f"{', ' + left if left else ''}{'  best' if record.is_best else ''}{skipped}"
     accuracy, f1 = (row[score("val", None, name)] for name in ("accuracy", "f1"))
     return (
         f"epoch {record.epoch}/{num_epochs}  train loss {row[TRAIN_LOSS]:.3f}  val loss {row[VAL_LOSS]:.3f}  "

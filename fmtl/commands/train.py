@@ -1,39 +1,49 @@
 """``train``: a prepared dataset to one MLflow run with metrics, plots, checkpoints and a model."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fmtl import machine
+from fmtl import hardware, interruption, machine
 from fmtl.commands import publisher
-from fmtl.commands.publisher import CheckpointFiles
+from fmtl.commands.publisher import CheckpointFiles, Keeper
 from fmtl.commands.training import resuming
 from fmtl.commands.training.work import Work, check, prepare
 from fmtl.dataset.prepared import GROUP, PreparedDataset
-from fmtl.errors import DataError, FmtlError
+from fmtl.errors import DataError, EnvironmentFault, FmtlError, Terminated
 from fmtl.evaluation import label_issues
 from fmtl.metric_names import EPOCH
 from fmtl.reports import error_gallery, run_page, run_summary
 from fmtl.reports.error_gallery import Gallery
-from fmtl.settings.reading import build_from_file, to_yaml
+from fmtl.settings.reading import to_yaml
 from fmtl.settings.train import TrainSettings
 from fmtl.settings.wording import command_line
 from fmtl.storage import durable
 from fmtl.tasks import AVERAGE
 from fmtl.tracking import doctor, pyfunc
-from fmtl.tracking.record import journal
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
 from fmtl.tracking.run import open_run
 from fmtl.training import checkpoints
+from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.progress import watch, watch_folds
-from fmtl.training.run import Resumed, Training, TrainResult
+from fmtl.training.run import Training, TrainResult
 
 log = logging.getLogger(__name__)
 
-NOT_LOGGED = ("resume", "run_name", "experiment", "offline", "run_folder")  # of where a run lies, not of what it is
+NOT_LOGGED = (
+    "resume",
+    "extend_to",
+    "fork",
+    "run_name",
+    "experiment",
+    "offline",
+    "run_folder",
+    "checkpoint_minutes",
+)  # of where a run lies, not of what it is
 
 
 def train(settings: TrainSettings) -> str:
@@ -49,14 +59,22 @@ def train_whole(settings: TrainSettings) -> tuple[str, RunFolder]:
     with machine.memory_kept():
         if settings.resume:
             return _resume(settings.resume, settings)
-        with open_run(
-            "train",
-            name=_run_name(settings),
-            experiment=settings.experiment,
-            folder=settings.run_folder,
-            offline=settings.offline,
-        ) as run:
+        with _opened(settings) as run, _told(run):
             return _train(prepare(settings), run), run.place
+
+
+@contextlib.contextmanager
+def _opened(settings: TrainSettings) -> Iterator[Run]:
+    with open_run(
+        "train",
+        name=_run_name(settings),
+        experiment=settings.experiment,
+        folder=settings.run_folder,
+        offline=settings.offline,
+    ) as run:
+        # Before anything is built, so that a run that is killed meanwhile can begin anew.
+        durable.write_text(run.place.record / resuming.SETTINGS, to_yaml(settings.model_dump(mode="json")))
+        yield run
 
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
@@ -88,31 +106,33 @@ def _run_name(settings: TrainSettings) -> str:
     return settings.run_name or f"{settings.backbone}-{settings.mode}"
 
 
-def _train(work: Work, run: Run, *, last: dict[str, Any] | None = None) -> str:
+def _train(work: Work, run: Run, *, last: Checkpoint | None = None, best: Checkpoint | None = None) -> str:
     """Train, and write all that belongs to the run.
 
     Args:
-        last: The last checkpoint of an earlier attempt.
+        last, best: Checkpoints of an earlier attempt, or of the run that this one goes on from.
     """
     settings, dataset = work.settings, work.dataset
     values = settings.model_dump(mode="json")
-    files = CheckpointFiles(
-        run.folder / "checkpoints" / f"{settings.backbone}_{settings.mode}",
-        {**values, "preprocess": work.data.preprocess.to_json()},
-    )
+    files = _files(work, run)
     _log_settings(run, values, dataset, is_new=last is None)
-    training = _training(work, files, last)
+    training = _training(work, last, best)
+    keeper = None
     if settings.save_checkpoints:
         run.check_size(checkpoints.size_of(work.setup.net))
-    publishers = [files.of(training)] if settings.save_checkpoints else []
-    publishers.append(publisher.metrics_to(run))
+        more = {"machine": hardware.decisive(work.setup.device), "before": resuming.before(last)}
+        keeper = Keeper(files, training, more=more, minutes=settings.checkpoint_minutes)
+    publishers = [publisher.metrics_to(run)]
     if settings.extra_plots:
         publishers.append(publisher.frames_to(run, dataset.tasks))
     publishers.append(publisher.lines_to(log.info, settings.epochs))
-    publisher.publish(training, publishers)
+    publisher.publish(training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"))
+    files.settle()
     result = training.finish(work.data.test(), watch)
+    interruption.check()
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path"]]
     run_page.write(run.folder, result, rows=rows, draw=settings.extra_plots)
+    interruption.check()
     errors = _gallery(work, run, result) if settings.gallery else None
     _log_model(work, run, result)
     command = command_line("train", settings.model_dump(), _defaults(settings))
@@ -125,6 +145,25 @@ def _train(work: Work, run: Run, *, last: dict[str, Any] | None = None) -> str:
     )
     print(f"run: {run.name} {run.id}")
     return run.id
+
+
+@contextlib.contextmanager
+def _told(run: Run) -> Iterator[None]:
+    """Where the run is, and, if it ends before its time, how it goes on."""
+    log.info("run %s %s, in %s", run.name, run.id, run.place.root)
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated, EnvironmentFault, MemoryError, OSError):
+        print(f"to go on: fmtl train --resume {run.id}", flush=True)
+        raise
+
+
+def _files(work: Work, run: Run) -> CheckpointFiles:
+    settings = work.settings
+    stem = run.folder / "checkpoints" / f"{settings.backbone}_{settings.mode}"
+    return CheckpointFiles(
+        stem, {**settings.model_dump(mode="json"), "preprocess": work.data.preprocess.to_json()}
+    )  # fmt: skip
 
 
 def _log_model(work: Work, run: Run, result: TrainResult) -> None:
@@ -142,17 +181,14 @@ def _log_model(work: Work, run: Run, result: TrainResult) -> None:
     run.log_model(save, epoch=result.best_epoch, metrics=result.final_metrics)
 
 
-def _training(work: Work, files: CheckpointFiles, last: dict[str, Any] | None) -> Training:
-    """From the beginning, or from where the last checkpoint left it."""
-    resumed, done = None, 0
-    if last:
-        work.setup.net.load_state_dict(last["model"])
-        done, state = last["epoch"], last["training"]
-        best = checkpoints.load(files.path("best"))["model"]
-        resumed = Resumed(history=state["history"], updater=state["updater"], best_weights=best)
-    setup = work.setup
-    stages = work.data.stages(done=done)
-    return Training(setup.net, setup.tasks, stages, loss=setup.loss, device=setup.device, resumed=resumed)
+def _training(work: Work, last: Checkpoint | None, best: Checkpoint | None) -> Training:
+    """From the beginning, or from where a checkpoint left it."""
+    setup, done, before = work.setup, last.epoch if last else 0, resuming.before(last)
+    resumed = resuming.take_over(setup, last, best) if last else None
+    stages = replace(work.data, setup=setup.without(before)).stages(done=done - before)
+    return Training(
+        setup.net, setup.tasks, stages, loss=setup.loss, device=setup.device, resumed=resumed, before=before
+    )  # fmt: skip
 
 
 def _log_settings(run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool) -> None:
@@ -166,7 +202,8 @@ def _log_settings(run: Run, values: dict[str, Any], dataset: PreparedDataset, *,
 
 def _defaults(settings: TrainSettings) -> dict[str, Any]:
     """What needs no option when the run is repeated. What was found by trial has one: elsewhere it might differ."""
-    return TrainSettings(mode=settings.mode).with_mode().model_dump() | {"resume": settings.resume, "mode": "tuned"}
+    of_the_run = {name: getattr(settings, name) for name in ("resume", "extend_to", "fork")}
+    return TrainSettings(mode=settings.mode).with_mode().model_dump() | of_the_run | {"mode": "tuned"}
 
 
 def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
@@ -191,27 +228,59 @@ def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
     )
 
 
-def _resume(which: str, settings: TrainSettings) -> tuple[str, RunFolder]:
-    """Continue a run after its last whole epoch, in that same run."""
-    folder, record = resuming.find(which)
-    tags = record.tags if record else journal.tags_of(folder.journal().lines())
-    run_id = record.run_id if record else None
-    (original,) = build_from_file(TrainSettings, {}, folder.files / "config.yaml")
-    stem = folder.files / "checkpoints" / f"{original.backbone}_{original.mode}"
-    last = checkpoints.load(CheckpointFiles(stem, {}).path("last"))
-    resuming.refuse_changes(settings, original)
-    free = {name: getattr(settings, name) for name in resuming.FREE if name in settings.model_fields_set}
-    original = original.model_copy(update=free)
-    if tags.get("fmtl.outcome") == "completed":
-        print(f"run {run_id or folder.root.name}: it completed after {last['epoch']} epochs, nothing to do")
-        return run_id or folder.root.name, folder
-    with open_run("train", offline=original.offline, resume=folder, run_id=run_id) as run:
-        work = prepare(original.model_copy(update={"weights": "none"}))
-        if work.dataset.digest != tags.get("fmtl.data"):
+def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
+    """Go on with a run where it stands, in that same run, or in one of its own."""
+    found = resuming.find(which)
+    if asked.fork or asked.extend_to is not None:
+        return _fork(found, asked)
+    settings = resuming.unchanged(asked, found.settings)
+    if found.is_complete:
+        print(f"run {found.name}: it completed, nothing to do; --extend-to N trains on, in a run of its own")
+        return found.name, found.folder
+    with open_run(
+        "train", offline=settings.offline, resume=found.folder, run_id=found.record.run_id if found.record else None
+    ) as run, _told(run):  # fmt: skip
+        last = found.last()
+        best = resuming.best_of(found.files, last) if last else None
+        work = prepare(settings.model_copy(update={"weights": "none"} if last else {}))
+        if found.tags.get("fmtl.data", work.dataset.digest) != work.dataset.digest:
             raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
-        run.set_tags({"fmtl.resumed_from": f"epoch {last['epoch']}"})
-        logged = resuming.logged_epochs(folder, record)
-        run.note_steps(logged)
-        publisher.log_epochs(run, [row for row in last["training"]["history"] if row[EPOCH] not in logged])
-        settings_now = work.settings.model_copy(update={"weights": original.weights})
-        return _train(replace(work, settings=settings_now), run, last=last), folder
+        if last is None:
+            log.info("it had not come to a first checkpoint, and begins anew")
+        else:
+            resuming.tell(run, last, hardware.decisive(work.setup.device), found.tags)
+            logged = resuming.logged_epochs(found.folder, found.record)
+            run.note_steps(logged)
+            publisher.log_epochs(run, [row for row in last.training["history"] if row[EPOCH] not in logged])
+        work = replace(work, settings=work.settings.model_copy(update={"weights": settings.weights}))
+        return _train(work, run, last=last, best=best), found.folder
+
+
+def _fork(found: resuming.Earlier, asked: TrainSettings) -> tuple[str, RunFolder]:
+    """Go on from a run in one of its own: with more epochs, or under changed settings."""
+    source = found.last()
+    if source is None or source.epoch == 0:
+        raise DataError(f"run {found.name}: it has no whole epoch to go on from", where="resume")
+    settings = resuming.of_fork(asked, found.settings, done=source.epoch)
+    best = resuming.best_of(found.files, source)
+    with _opened(settings) as run, _told(run):
+        work = prepare(settings.model_copy(update={"weights": "none"}))
+        if found.tags.get("fmtl.data") != work.dataset.digest:
+            raise DataError(
+                f"run {found.name} was trained on another dataset than {work.dataset.folder}; epochs on other photos "
+                "can't be compared with its own", where="fork",
+            )  # fmt: skip
+        last = resuming.first_of_fork(source)
+        work = replace(work, settings=work.settings.model_copy(update={"weights": found.settings.weights}))
+        if settings.save_checkpoints:
+            files = _files(work, run)
+            if best:
+                files.save_best(best.model, work.setup.tasks, best.metrics)
+            files.save_last(last.model, work.setup.tasks, last.metrics, last.training)
+        run.set_tags({"fmtl.forked_from": found.tags.get("fmtl.run_id", found.name)})
+        log.info(
+            "it goes on from run %s after epoch %d: epochs %d to %d have a schedule of their own (%s)",
+            found.name, source.epoch, source.epoch + 1, settings.epochs, work.settings.schedule,
+        )  # fmt: skip
+        publisher.log_epochs(run, last.training["history"])
+        return _train(work, run, last=last, best=best), run.place

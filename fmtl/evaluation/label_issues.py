@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fmtl.loading.batches import Batches
+from fmtl.loading.pacing import Paced
 from fmtl.loading.sources import Features
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
-from fmtl.training import engine
+from fmtl.training import engine, evaluating
 from fmtl.training.criterion import MultiTaskLoss
-from fmtl.training.engine import Paced
 from fmtl.training.optim import Recipe, Updater
 
 FOLDS, BATCH_SIZE, RATE, WEIGHT_DECAY = 5, 256, 3e-3, 1e-2
@@ -89,7 +89,7 @@ def _predict(
     for epoch in range(epochs):
         batches.set_epoch(epoch)
         engine.train_one_epoch(heads, Paced(batches), recipe=recipe, updater=updater, loss=loss, device=device)
-    return engine.evaluate(heads, batches_of(held), loss=loss, device=device).probs
+    return evaluating.evaluate(heads, batches_of(held), loss=loss, device=device).probs
 
 
 def _table(probs: Mapping[str, np.ndarray], targets: np.ndarray, tasks: Tasks) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Batches of images or features and targets from a prepared dataset, the same whatever came before them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +27,7 @@ class Batches:
         targets: ``(rows of the dataset, T)`` int64, in the order of ``tasks``.
         rows: Rows of the dataset to go through.
         prefetch: Load the next batches in a thread while a GPU computes. A CPU has nothing to spare for it.
+        names: Of the dataset's rows, for messages.
     """
 
     def __init__(
@@ -39,17 +41,29 @@ class Batches:
         shuffle: bool = False,
         seed: int = 0,
         prefetch: bool = False,
+        names: Sequence[str] = (),
     ):
         self.source, self.rows, self.tasks, self.batch_size = source, rows, tasks, batch_size
         self.shuffle, self.seed, self.prefetch = shuffle, seed, prefetch
-        self._targets = torch.from_numpy(targets)
-        self.epoch = 0
+        self._targets, self._names = torch.from_numpy(targets), names
+        self.epoch = self._start = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def after(self, num_batches: int) -> "Batches":
+        """The same epoch without its first batches."""
+        rest = copy(self)
+        rest._start = num_batches
+        return rest
+
+    def paths(self, first: int, last: int) -> list[str]:
+        """Names of the rows in batches [first, last) of this epoch."""
+        bounds = self._bounds()
+        return [self._names[row] for row in self._order()[bounds[first] : bounds[last]]] if self._names else []
+
     def __len__(self) -> int:
-        return len(self._bounds()) - 1
+        return len(self._bounds()) - 1 - self._start
 
     def _bounds(self) -> list[int]:
         """Where batches start; a last batch of one joins the one before, since BatchNorm can't train on it."""
@@ -61,9 +75,12 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return prefetched(self._batches(), PREFETCHED) if self.prefetch else self._batches()
 
+    def _order(self) -> np.ndarray:
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
+
     def _batches(self) -> Iterator[Batch]:
-        rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows) if self.shuffle else self.rows
-        for start, stop in pairwise(self._bounds()):
+        rows = self._order()
+        for start, stop in pairwise(self._bounds()[self._start :]):
             chosen = rows[start:stop]
             targets = self._targets[torch.from_numpy(chosen)]
             yield self.source.load(chosen, self.epoch), {task.name: targets[:, t] for t, task in enumerate(self.tasks)}

@@ -16,7 +16,7 @@ from fmtl.model.network import MultiTaskNet
 from fmtl.reports import html
 from fmtl.storage import durable, tables
 from fmtl.tasks import IGNORE_INDEX
-from fmtl.training.engine import Evaluation
+from fmtl.training.evaluating import Evaluation
 
 MISTAKES_SHOWN = 18  # per task
 SUSPECTS_SHOWN = 60

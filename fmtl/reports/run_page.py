@@ -19,7 +19,7 @@ from fmtl.reports import plots
 from fmtl.storage import durable, tables
 from fmtl.tasks import IGNORE_INDEX, Task, Tasks
 from fmtl.training import metrics
-from fmtl.training.engine import Evaluation
+from fmtl.training.evaluating import Evaluation
 from fmtl.training.run import TrainResult
 
 SHOWN = {"f1": "F1"}  # names of scores that people write otherwise

@@ -96,7 +96,16 @@ class TrainSettings(Settings):
         None, description="MLflow experiment [default: MLFLOW_EXPERIMENT_ID or _NAME, else fmtl]."
     )
     run_name: str | None = Field(None, description="Name of the run [default: BACKBONE-MODE].")
-    resume: str | None = Field(None, description="Interrupted train run to go on with: its id or its folder.")
+    checkpoint_minutes: float = Field(
+        5, ge=0, le=1440, description="Within an epoch, keep the state every so many minutes; 0: after each epoch only."
+    )
+    resume: str | None = Field(
+        None, description="Train run to go on with: its id, its folder, or last for the one begun last."
+    )
+    extend_to: int | None = Field(
+        None, ge=1, le=10_000, description="With resume: train on to so many epochs, in a run of its own."
+    )
+    fork: bool = Field(False, description="With resume: train on under changed settings, in a run of its own.")
     run_folder: Place | None = Field(
         None,
         description="Folder of the run, where its artifacts are not on this disk [default: runs/ID, here].",
@@ -112,6 +121,8 @@ class TrainSettings(Settings):
                 f"freeze_epochs: expected fewer than the {self.epochs} epochs, got {self.freeze_epochs}; "
                 "freeze=true trains the heads only in all of them"
             )
+        if (self.fork or self.extend_to is not None) and not self.resume:
+            raise ValueError("fork, extend_to: they go on from a run; name it: --resume RUN, or --resume last")
         return self
 
     @property

@@ -38,19 +38,23 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         EnvironmentFault: The disk is full or not writable; ``path`` is untouched.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     try:
         with _faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if sync:
-                _fsync(temporary)
+                fsync(temporary)
             temporary.replace(path)
             if sync:
-                _fsync(path.parent)
+                fsync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
 
 
 @contextlib.contextmanager
@@ -163,14 +167,14 @@ def publishing(folder: Path, *, mark: str = "") -> Iterator[Path]:
             yield temporary
         with _faults_named(folder):
             for path in sorted(temporary.rglob("*")):
-                _fsync(path)
-            _fsync(temporary)
+                fsync(path)
+            fsync(temporary)
             if stands_alone(folder):
                 _swap_contents(temporary, folder, mark)
-                _fsync(folder)
+                fsync(folder)
             else:
                 _swap(temporary, folder)
-                _fsync(folder.parent)
+                fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -195,6 +199,15 @@ def link(source: Path, target: Path) -> None:
         if error.errno in DISK_FULL:
             raise
         shutil.copy2(source, target)  # with its time, by which it is known
+        fsync(target)
+
+
+def keep(path: Path, other: Path) -> None:
+    """Give a file a second name, which it keeps when another file takes the first; what had that name goes."""
+    temporary = _temporary(other)
+    temporary.unlink(missing_ok=True)  # of a process that was killed
+    link(path, temporary)
+    temporary.replace(other)
 
 
 def sha256(path: Path) -> str:
@@ -244,10 +257,11 @@ def _move_contents(source: Path, target: Path, mark: str) -> None:
     leaves = target.name[:1] == "."
     for name in sorted(names, key=lambda name: (name == mark) != leaves):
         (source / name).replace(target / name)
-    _fsync(target)
+    fsync(target)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,106 +1,28 @@
 """The training loop in plain torch: no MLflow, no files, no printing.
 
 ``fit`` is a generator, so the caller logs, saves and stops between epochs. Nothing is read back from the
-device inside an epoch. N images, T tasks, K classes of a task, S classes of all tasks.
+device inside an epoch that it has to be waited for. N images, T tasks, K classes of a task, S classes of all tasks.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from operator import length_hint
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from fmtl.errors import Diverged
 from fmtl.loading.batches import Batch
+from fmtl.loading.pacing import Loader, Paced, Watch, unwatched
 from fmtl.model.network import MultiTaskNet
-from fmtl.tasks import IGNORE_INDEX
-from fmtl.training import metrics
 from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.evaluating import Evaluation, evaluate, to_device
 from fmtl.training.optim import Recipe, Updater
-
-
-class Loader(Sized, Protocol):
-    """An epoch of ``(images, targets)``; one that has ``set_epoch`` is told which."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-Watch = Callable[["Paced", str], Iterable[Batch]]  # wraps a loader to show progress
-
-
-class Paced:
-    """A loader that knows how many images it gave, and how long they took to come.
-
-    Attributes:
-        num_images: Given so far.
-        data_seconds: Waited for them.
-    """
-
-    def __init__(self, loader: Iterable[Batch]):
-        self._loader = loader
-        self.num_images, self.data_seconds, self._started = 0, 0.0, time.monotonic()
-
-    def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]  # asked only of loaders that have one
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self._loader)
-        self._started = time.monotonic()
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.data_seconds += time.monotonic() - asked
-            if batch is None:
-                return
-            self.num_images += len(batch[0])
-            yield batch
-
-    @property
-    def seconds(self) -> float:
-        return max(time.monotonic() - self._started, 1e-9)
-
-    @property
-    def images_per_second(self) -> float:
-        return self.num_images / self.seconds
-
-    @property
-    def data_share(self) -> float:
-        """Of the time so far, in [0, 1]."""
-        return self.data_seconds / self.seconds
-
-
-def unwatched(loader: Paced, _: str) -> Paced:
-    return loader
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A network's performance on one split.
-
-    Attributes:
-        loss: Sum over tasks of ``task_losses``; a task without targets adds nothing, a nan stays nan.
-        task_losses: Mean over the labelled images, by task name; nan without any.
-        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``metrics.confusions``.
-        probs: ``(N, K)`` float32 by task name, in the loader's order.
-        targets: ``(N,)`` int64 by task name.
-    """
-
-    loss: float
-    task_losses: dict[str, float]
-    confusion: dict[str, metrics.Confusion]
-    probs: dict[str, np.ndarray]
-    targets: dict[str, np.ndarray]
-
-    @property
-    def scores(self) -> dict[str, dict[str, float]]:
-        """Accuracy, f1, precision, recall by task name and under ``avg``."""
-        return metrics.all_metrics(self.confusion)
+from fmtl.training.position import Position
+from fmtl.training.skipping import MOST_IN_A_ROW, Guard, SkippedStep, Trial
 
 
 @dataclass(frozen=True)
@@ -115,6 +37,7 @@ class EpochResult:
         images_per_second: Of training, data time included.
         data_share: Of the training time, waiting for images; in [0, 1].
         epoch_seconds: Training and validation.
+        num_skipped: Steps that were not taken, since the loss or the gradient was not finite.
     """
 
     epoch: int
@@ -124,6 +47,27 @@ class EpochResult:
     images_per_second: float
     data_share: float
     epoch_seconds: float
+    num_skipped: int = 0
+
+
+def _as_it_is(step: SkippedStep) -> SkippedStep:
+    return step
+
+
+@dataclass(frozen=True)
+class Between:
+    """What is between the steps of an epoch.
+
+    Attributes:
+        position: Kept true; where it comes from an earlier process, its epoch goes on from there.
+        at_step: Called after every step and every batch of the validation, when ``position`` and weights agree.
+        on_skip: Called with every step that is not taken, since its loss or gradient is not finite; returns it with
+            what else is known of it.
+    """
+
+    position: Position
+    at_step: Callable[[], object] = lambda: None
+    on_skip: Callable[[SkippedStep], SkippedStep] = _as_it_is
 
 
 def fit(
@@ -136,6 +80,7 @@ def fit(
     loss: MultiTaskLoss,
     device: torch.device,
     epochs: range | None = None,
+    between: Between | None = None,
     watch: Watch = unwatched,
 ) -> Iterator[EpochResult]:
     """Train, yielding after each epoch.
@@ -149,37 +94,63 @@ def fit(
     Raises:
         Diverged: An epoch's training or validation loss is not finite.
     """
+    between = between or Between(Position(device))
+    position = between.position
     for epoch in epochs or range(1, recipe.epochs + 1):
-        torch.manual_seed(recipe.seed * 1_000_003 + epoch)
+        position.begin(epoch, recipe.seed)
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
-        started = time.monotonic()
-        paced = Paced(train_loader)
+        paced = Paced(_rest(train_loader, position.num_batches))
         train_loss = train_one_epoch(
-            net, watch(paced, f"epoch {epoch}"), recipe=recipe, updater=updater, loss=loss, device=device
-        )
+            net, watch(paced, f"epoch {epoch}"), recipe=recipe, updater=updater, loss=loss, device=device,
+            between=replace(between, on_skip=partial(_named, train_loader, between.on_skip)),
+        )  # fmt: skip
         images_per_second, data_share = paced.images_per_second, paced.data_share
         if not math.isfinite(train_loss):
-            raise _diverged(epoch, "training", train_loss, updater)
-        val = evaluate(updater.evaluated, val_loader, loss=loss, device=device, watch=watch)
+            raise _diverged(f"epoch {epoch}: the training loss is {train_loss}", updater)
+        val = evaluate(
+            updater.evaluated, val_loader, loss=loss, device=device,
+            watch=lambda loader, what: _looking(watch(loader, what), between.at_step),
+        )  # fmt: skip
         if not math.isfinite(val.loss):
-            raise _diverged(epoch, "validation", val.loss, updater)
-        yield EpochResult(
+            raise _diverged(f"epoch {epoch}: the validation loss is {val.loss}", updater)
+        result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
             val=val,
             learning_rates=updater.learning_rates,
             images_per_second=images_per_second,
             data_share=data_share,
-            epoch_seconds=time.monotonic() - started,
+            epoch_seconds=position.seconds,
+            num_skipped=position.num_skipped,
         )
+        position.end()
+        yield result
 
 
-def _diverged(epoch: int, which: str, loss: float, updater: Updater) -> Diverged:
+def _rest(loader: Loader, num_batches: int) -> Iterable[Batch]:
+    """What is left of an epoch; the loader of one that an earlier process had begun can do that."""
+    return loader.after(num_batches) if num_batches and hasattr(loader, "after") else loader
+
+
+def _named(loader: Loader, tell: Callable[[SkippedStep], SkippedStep], step: SkippedStep) -> SkippedStep:
+    """With its photos, where the loader knows them."""
+    if hasattr(loader, "paths"):
+        first = step.first_batch - 1
+        step = replace(step, photos=loader.paths(first, first + len(step.batches)))
+    return tell(step)
+
+
+def _looking(batches: Iterable[Batch], look: Callable[[], object]) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        look()
+
+
+def _diverged(what: str, updater: Updater) -> Diverged:
     rates = ", ".join(f"{name} {rate:.2g}" for name, rate in updater.learning_rates.items())
     return Diverged(
-        f"epoch {epoch}: the {which} loss is {loss} (learning rates now: {rates}); lower learning_rate, "
-        "or use mode=tuned, which clips gradients"
+        f"{what} (learning rates now: {rates}); lower learning_rate, or use mode=tuned, which clips gradients"
     )
 
 
@@ -191,27 +162,50 @@ def train_one_epoch(
     updater: Updater,
     loss: MultiTaskLoss,
     device: torch.device,
+    between: Between | None = None,
 ) -> float:
-    """One pass of updates. Returns the mean loss per image; reading it is the epoch's only wait for the device."""
+    """One pass of updates. Returns the mean loss per image of the steps that were taken; nan where none was.
+
+    Raises:
+        Diverged: Too many steps in a row were not finite.
+    """
     net.train()
     loss.train()
-    mix = _mixing(recipe)
-    total, num_images, waiting = torch.zeros((), device=device), 0, 0
-    for given_images, by_task in loader:
-        images, targets = to_device(net, given_images, by_task, device)
-        if mix:
-            images, targets = mix(images, net.packing.one_hot(targets))
-        value, _ = loss(net.packing.pad(net.logits(images)), targets)
-        value.backward()
-        total += value.detach() * len(images)
-        num_images += len(images)
-        waiting += 1
-        if waiting == recipe.accumulate:
-            updater.step(waiting)
-            waiting = 0
-    if waiting:  # the last batches, fewer than the others
-        updater.step(waiting)
-    return total.item() / max(num_images, 1)
+    mix, between = _mixing(recipe), between or Between(Position(device))
+    position = between.position
+    guard = Guard(net, updater.evaluated, loss, position=position, told=partial(_told, between, updater))
+    for group in _groups(loader, recipe.accumulate):
+        guard.begin()
+        total, of_tasks, num_images = torch.zeros((), device=device), [], 0
+        for given_images, by_task in group:
+            images, targets = to_device(net, given_images, by_task, device)
+            if mix:
+                images, targets = mix(images, net.packing.one_hot(targets))
+            value, losses = loss(net.packing.pad(net.logits(images)), targets)
+            value.backward()
+            total += value.detach() * len(images)
+            of_tasks.append(losses.detach())
+            num_images += len(images)
+        is_finite = updater.step(len(group), total)
+        position.stepped(len(group), torch.where(is_finite, total, 0.0))
+        guard.judge(is_finite, Trial(group, of_tasks, position.num_batches, num_images))
+        between.at_step()
+    guard.settle()
+    return position.mean_loss
+
+
+def _told(between: Between, updater: Updater, step: SkippedStep) -> None:
+    """Of a step that was not taken; too many of them end the training."""
+    step = between.on_skip(step)
+    if between.position.in_a_row >= MOST_IN_A_ROW:
+        raise _diverged(f"{step}, as of {between.position.in_a_row} steps in a row", updater)
+
+
+def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches whose gradients make one step; the last of them may be fewer."""
+    batches = iter(loader)
+    while group := list(islice(batches, size)):
+        yield group
 
 
 def _mixing(recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
@@ -226,82 +220,3 @@ def _mixing(recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
         return images, flat.view(shares.shape)
 
     return mix
-
-
-@torch.no_grad()
-def evaluate(
-    net: MultiTaskNet, loader: Iterable[Batch], *, loss: MultiTaskLoss, device: torch.device, watch: Watch = unwatched
-) -> Evaluation:
-    """Losses, confusion counts and probabilities over a loader, in its order.
-
-    What is kept of a batch are its probabilities, and the logits of tasks with a criterion of their own, which is
-    called once with all of them.
-    """
-    net.eval()
-    loss.eval()
-    names = list(net.num_classes)
-    num_batches = length_hint(loader)
-    probs = {name: _Rows(num_batches) for name in names}
-    own: dict[str, list[Tensor]] = {name: [] for name in loss.criterions}
-    all_targets, all_predicted = _Rows(num_batches), _Rows(num_batches)
-    sums = torch.zeros(len(names), dtype=torch.float64, device=device)
-    for given_images, by_task in watch(Paced(loader), "evaluate"):
-        images, targets = to_device(net, given_images, by_task, device)
-        logits = net.logits(images)
-        padded = net.packing.pad(logits)
-        sums += loss.plain(padded, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
-        all_targets.add(targets)
-        all_predicted.add(padded.argmax(dim=2))
-        for name, part in net.packing.split(logits).items():
-            probs[name].add(part.softmax(dim=1))
-            if name in own:
-                own[name].append(part)
-    targets = all_targets.all()
-    known = (targets != IGNORE_INDEX).sum(dim=0)
-    losses = (sums / known.clamp(min=1)).float()
-    for name, parts in own.items():
-        t = names.index(name)
-        losses[t] = loss.criterion(name, torch.cat(parts), targets[:, t])
-    values = [value if num else math.nan for value, num in zip(losses.tolist(), known.tolist(), strict=True)]
-    return Evaluation(
-        loss=sum(value for value, num in zip(losses.tolist(), known.tolist(), strict=True) if num),
-        task_losses=dict(zip(names, values, strict=True)),
-        confusion=metrics.confusions(all_predicted.all(), targets, net.num_classes),
-        probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
-        targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
-    )
-
-
-class _Rows:
-    """Rows of many batches in one block of memory, made at the first: pieces among short-lived ones scatter the heap.
-
-    Args:
-        num_batches: Expected; more are taken, too.
-    """
-
-    def __init__(self, num_batches: int):
-        self._num_batches, self._num = num_batches, 0
-        self._block: Tensor | None = None
-
-    def add(self, rows: Tensor) -> None:
-        if self._block is None:
-            self._block = rows.new_empty(max(self._num_batches, 1) * len(rows), *rows.shape[1:])
-        end = self._num + len(rows)
-        if end > len(self._block):
-            more = self._block.new_empty(max(end, 2 * len(self._block)), *rows.shape[1:])
-            more[: self._num] = self._block[: self._num]
-            self._block = more
-        self._block[self._num : end] = rows
-        self._num = end
-
-    def all(self) -> Tensor:
-        if self._block is None:
-            raise AssertionError("no batch was given")
-        return self._block[: self._num]
-
-
-def to_device(
-    net: MultiTaskNet, images: Tensor, targets: Mapping[str, Tensor], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """A batch on the device; targets of all tasks in one tensor ``(N, T)``, so that they travel together."""
-    return images.to(device, non_blocking=True), net.packing.stack(targets).to(device, non_blocking=True)

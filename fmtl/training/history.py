@@ -7,7 +7,8 @@ from typing import Any
 from fmtl import metric_names
 from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
 from fmtl.tasks import Tasks
-from fmtl.training.engine import EpochResult, Evaluation
+from fmtl.training.engine import EpochResult
+from fmtl.training.evaluating import Evaluation
 
 Row = dict[str, Any]  # metrics of an epoch by name, and its number
 
@@ -76,6 +77,7 @@ def epoch_metrics(result: EpochResult, tasks: Tasks) -> Row:
         "images_per_second": result.images_per_second,
         "data_share": result.data_share,
         "epoch_seconds": result.epoch_seconds,
+        **({metric_names.SKIPPED_STEPS: result.num_skipped} if result.num_skipped else {}),
     }
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
+from fmtl.errors import DataError
 from fmtl.model.network import MultiTaskNet
+from fmtl.storage.records import checked
 from fmtl.training.criterion import MultiTaskLoss
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -150,20 +152,33 @@ class Updater:
             rates[group["name"]] = max(group["lr"], rates.get(group["name"], 0.0))
         return rates
 
-    def step(self, num_batches: int = 1) -> None:
-        """Apply the mean of the gradients that so many batches have added up, and clear them."""
+    def step(self, num_batches: int = 1, loss: Tensor | None = None) -> Tensor:
+        """Apply the mean of the gradients that so many batches have added up, and clear them.
+
+        Args:
+            loss: Their sum or any other; it must be finite, too.
+
+        Returns:
+            Whether all were finite, 0-dimensional, on the device. Where not, no weight and no state of the optimizer
+            moved; schedule and moving average went on.
+        """
         if num_batches > 1:
             for parameter in self._trained:
                 if parameter.grad is not None:
                     parameter.grad /= num_batches
         if self.recipe.clip_norm:
-            nn.utils.clip_grad_norm_(self._trained, self.recipe.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self._trained, self.recipe.clip_norm)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        is_finite = (norm if loss is None else norm + loss).isfinite()
+        self.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # as torch's GradScaler tells it
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.schedule.last_epoch < self._steps:  # a loader may give more batches than it said
             self.schedule.step()
         if self._average:
             self._average.update(self.net, step=self.schedule.last_epoch)
+        return is_finite
 
     def state_dict(self) -> dict:
         state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
@@ -173,8 +188,14 @@ class Updater:
         return state
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.loss.load_state_dict(state["loss"])
-        if self._average:
-            self._average.module.load_state_dict(state["average"])
+        """Raises DataError where it is the state of something else."""
+        kinds = {"optimizer": dict, "schedule": dict, "loss": dict} | ({"average": dict} if self._average else {})
+        checked(state, kinds, where="the checkpoint's updater")
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.loss.load_state_dict(state["loss"])
+            if self._average:
+                self._average.module.load_state_dict(state["average"])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(f"does not fit this training ({error})", where="the checkpoint's updater") from error

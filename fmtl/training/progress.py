@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from fmtl.loading.batches import Batch
-from fmtl.training.engine import Paced
+from fmtl.loading.pacing import Paced
 
 T = TypeVar("T")
 Watch = Callable[[Paced, str, str], Iterable[Batch]]  # a loader under a heading, with a note behind

@@ -1,22 +1,27 @@
 """One training, epoch by epoch: who iterates over it logs, saves, draws and stops."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fmtl import interruption
 from fmtl.errors import DataError
+from fmtl.loading.pacing import Loader
 from fmtl.metric_names import BEST_EPOCH, EPOCH, VAL_LOSS, best, of_val
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
-from fmtl.training import engine
+from fmtl.training import engine, evaluating
 from fmtl.training.criterion import MultiTaskLoss
-from fmtl.training.engine import Evaluation, Loader
+from fmtl.training.engine import Between
+from fmtl.training.evaluating import Evaluation
 from fmtl.training.history import History, Row, epoch_metrics, split_metrics
 from fmtl.training.optim import Recipe, Updater
+from fmtl.training.position import Position
 from fmtl.training.progress import Watch, time_left, unwatched
+from fmtl.training.skipping import SkippedStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +96,15 @@ class Resumed:
 
     Attributes:
         history: Metrics of the epochs done.
-        updater: State of what moves the weights.
-        best_weights: Of the best of those epochs.
+        updater: State of what moves the weights; None where the stages to come have one of their own.
+        best_weights: Of the best of those epochs; empty before the first.
+        position: In the epoch that is not over, if there is one.
     """
 
     history: Sequence[Mapping[str, Any]]
-    updater: Mapping[str, Any]
+    updater: Mapping[str, Any] | None
     best_weights: Mapping[str, Tensor]
+    position: Mapping[str, Any] | None = None
 
 
 class Training:
@@ -109,6 +116,7 @@ class Training:
         stages: One after the other.
         loss: What is minimised.
         resumed: Of an earlier attempt.
+        before: Epochs of another training that this one goes on from: they belong to no stage.
     """
 
     def __init__(
@@ -120,33 +128,61 @@ class Training:
         loss: MultiTaskLoss,
         device: torch.device,
         resumed: Resumed | None = None,
+        before: int = 0,
     ):
         self.net, self.tasks, self.stages, self.device = net, tasks, stages, device
         self.loss = loss.to(device)
-        self.history = History(sum(stage.recipe.epochs for stage in stages), resumed.history if resumed else ())
+        self._before = before
+        num_epochs = before + sum(stage.recipe.epochs for stage in stages)
+        self.history = History(num_epochs, resumed.history if resumed else ())
         self._best_weights: Mapping[str, Tensor] = resumed.best_weights if resumed else {}
         self._saved: Mapping[str, Any] | None = resumed.updater if resumed else None
         self._updater: Updater | None = None
+        self._position = Position(device)
+        self._goes_on_at = 0  # the epoch in which an earlier process was interrupted
+        self._can_stop_within = False
         if self._saved is not None:
             self.loss.load_state_dict(self._saved["loss"])
+        if resumed and resumed.position:
+            self._position.load_state_dict(resumed.position)
+            self._goes_on_at = resumed.position["epoch"]
 
-    def epochs(self, watch: Watch = unwatched) -> Iterator[EpochRecord]:
+    def epochs(
+        self,
+        watch: Watch = unwatched,
+        *,
+        at_step: Callable[[], object] = interruption.check,
+        on_skip: Callable[[SkippedStep], SkippedStep] = lambda step: step,
+    ) -> Iterator[EpochRecord]:
         """Train what is still to do, one epoch each time the next record is asked for.
+
+        Args:
+            at_step: See there; ``state`` and the weights agree when it is called.
+            on_skip: See ``engine.Between``.
 
         Raises:
             Diverged: The loss is not finite.
             DataError: No validation image has a label.
         """
+        self.history.begin_stage(self._before)
         for stage in self.stages:
             to_do = self.history.begin_stage(stage.recipe.epochs)
-            if not self.history.is_in_stage:
+            if not self.history.is_in_stage and self._goes_on_at not in to_do:
                 self._saved = None  # what was saved last belongs to the stage before
             if to_do and not self.history.is_over(stage.recipe.patience):
-                yield from self._train(stage, to_do, watch)
+                yield from self._train(stage, to_do, watch, at_step, on_skip)
 
-    def _train(self, stage: Stage, epochs: range, watch: Watch) -> Iterator[EpochRecord]:
+    def _train(
+        self,
+        stage: Stage,
+        epochs: range,
+        watch: Watch,
+        at_step: Callable[[], object],
+        on_skip: Callable[[SkippedStep], SkippedStep],
+    ) -> Iterator[EpochRecord]:
         self.net.freeze_backbone(stage.frozen)
         self._updater = updater = Updater(stage.net, self.loss, stage.recipe, num_batches=len(stage.train))
+        self._can_stop_within = hasattr(stage.train, "after")
         if self._saved is not None:
             updater.load_state_dict(dict(self._saved))
         results = engine.fit(
@@ -158,6 +194,7 @@ class Training:
             loss=self.loss,
             device=self.device,
             epochs=epochs,
+            between=Between(self._position, at_step, on_skip),
             watch=lambda loader, what: watch(loader, self._heading(what), self._so_far),
         )
         for result in results:
@@ -197,15 +234,26 @@ class Training:
     def state(self) -> dict[str, Any]:
         """What ``Resumed`` needs besides the best weights, as a checkpoint keeps it."""
         if self._updater is None:
-            raise AssertionError("no epoch was trained: there is nothing to go on from")
-        return {"updater": self._updater.state_dict(), "history": self.history.rows}
+            raise AssertionError("no step was taken: there is nothing to go on from")
+        position = self._position.state_dict() if self._position.is_within else None
+        return {"updater": self._updater.state_dict(), "history": self.history.rows, "position": position}
+
+    def settle(self) -> None:
+        """Make sure that ``state`` and the weights agree."""
+        self._position.settle()
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether ``state`` is one that a training can go on from: in an epoch, not every loader can."""
+        return self._updater is not None and (self._can_stop_within or not self._position.is_within)
 
     def finish(self, test: Loader, watch: Watch = unwatched) -> TrainResult:
         """Take the weights of the best epoch, and evaluate the test split once with them."""
         self.net.load_state_dict(self._best_weights)
-        found = engine.evaluate(
-            self.net, test, loss=self.loss, device=self.device, watch=lambda loader, what: watch(loader, what, "")
-        )
+        found = evaluating.evaluate(
+            self.net, test, loss=self.loss, device=self.device,
+            watch=lambda loader, what: interruption.checked(watch(loader, what, "")),
+        )  # fmt: skip
         return TrainResult(self.history.rows, self.history.best, found, self.tasks)
 
     def _heading(self, what: str) -> str:

@@ -65,6 +65,12 @@ class Setup:
     execution: Execution
     batch_size: int
 
+    def without(self, epochs: int) -> "Setup":
+        """The same, whose plan is for the epochs after so many."""
+        plan = self.plan
+        recipe = replace(plan.recipe, epochs=plan.recipe.epochs - epochs)
+        return replace(self, plan=replace(plan, recipe=recipe, frozen_epochs=max(plan.frozen_epochs - epochs, 0)))
+
 
 def set_up(
     plan: TrainPlan,

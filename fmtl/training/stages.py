@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,11 +11,11 @@ from torch import Tensor
 from fmtl.dataset.prepared import PreparedDataset, class_counts
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batch, Batches
+from fmtl.loading.pacing import Loader
 from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos, Source
 from fmtl.model import feature_cache
 from fmtl.model.network import MultiTaskNet
-from fmtl.training.engine import Loader
 from fmtl.training.optim import Recipe
 from fmtl.training.progress import watch_batches
 from fmtl.training.run import Stage
@@ -104,7 +105,12 @@ class DatasetStages:
             shuffle=split == "train",
             seed=self.setup.plan.recipe.seed,
             prefetch=self.setup.device.type == "cuda" and isinstance(source, Photos) and not drawn,
+            names=self._names,
         )
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return self.dataset.table["path"].tolist()
 
     def test(self) -> Batches:
         return self.batches("test", self.photos())

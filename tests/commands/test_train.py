@@ -151,11 +151,11 @@ def test_the_numbers_in_the_artifacts_agree_with_each_other_and_with_scikit_lear
 
 def test_checkpoints_say_what_they_are(run):
     best, last = (checkpoints.load(artifact(run, f"checkpoints/resnet18_tuned_{w}.pt")) for w in ("best", "last"))
-    assert best["epoch"] == run.data.metrics["best/epoch"]
-    assert last["epoch"] == 2
-    assert best["settings"]["backbone"] == "resnet18"
-    assert "training" in last and "training" not in best
-    assert best["metrics"]["val/avg/f1"] == run.data.metrics["best/val/avg/f1"]
+    assert best.epoch == run.data.metrics["best/epoch"]
+    assert last.epoch == 2
+    assert best.settings["backbone"] == "resnet18"
+    assert last.training and not best.training
+    assert best.metrics["val/avg/f1"] == run.data.metrics["best/val/avg/f1"]
 
 
 def test_the_pyfunc_predicts_what_the_engine_did(run, dataset, catalogue_table):
@@ -315,7 +315,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(world, dataset, interrupted_afte
     client = mlflow.MlflowClient()
     assert [m.step for m in client.get_metric_history(broken.info.run_id, "val/loss")] == [1, 2]
     a, b = (checkpoints.load(artifact(r, "checkpoints/resnet18_tuned_last.pt")) for r in (resumed, whole))
-    assert all(torch.equal(a["model"][k], b["model"][k]) for k in b["model"])
+    assert all(torch.equal(a.model[k], b.model[k]) for k in b.model)
 
 
 def test_what_a_store_did_not_take_is_delivered_later_each_once(world, dataset, monkeypatch, caplog):

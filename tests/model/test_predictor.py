@@ -16,7 +16,7 @@ from fmtl.loading.sources import Photos
 from fmtl.model import backbones, predictor
 from fmtl.model.execution import Execution
 from fmtl.tasks import make_tasks
-from fmtl.training import engine
+from fmtl.training import evaluating
 from fmtl.training.criterion import MultiTaskLoss
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def test_predictions_equal_the_engines_on_the_same_images(model, dataset, catalo
     rows = dataset.rows("test")
     photos = Photos(dataset, preprocess=preprocess)
     loader = Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=32)
-    evaluation = engine.evaluate(net, loader, loss=MultiTaskLoss(net.num_classes), device=CPU)
+    evaluation = evaluating.evaluate(net, loader, loss=MultiTaskLoss(net.num_classes), device=CPU)
     paths = [catalogue_table.parent / "images" / p for p in dataset.table["path"].iloc[rows]]
     table = predictor.load(folder).predict(files(paths), batch_size=32)
     for task in dataset.tasks:

@@ -12,7 +12,7 @@ from fmtl.loading.sources import Photos
 from fmtl.model import backbones
 from fmtl.model.execution import Execution
 from fmtl.reports import error_gallery
-from fmtl.training import engine
+from fmtl.training import evaluating
 from fmtl.training.criterion import MultiTaskLoss
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def made(dataset, tmp_path_factory):
     preprocess = Preprocess(dataset.px, "pad", "#ffffff", 64, (0.5,) * 3, (0.25,) * 3)
     rows = dataset.rows("test")
     batches = Batches(Photos(dataset, preprocess=preprocess), dataset.targets, rows, tasks=dataset.tasks, batch_size=32)
-    test = engine.evaluate(net, batches, loss=MultiTaskLoss(classes), device=CPU)
+    test = evaluating.evaluate(net, batches, loss=MultiTaskLoss(classes), device=CPU)
     noise = torch.randn(len(dataset.table), 8, generator=torch.Generator().manual_seed(0))
     doubtful = label_issues.find(noise, dataset.targets, dataset.tasks, groups=np.arange(len(noise)), seed=0)
     folder = tmp_path_factory.mktemp("gallery")

@@ -4,7 +4,7 @@ import numpy as np
 
 from fmtl.reports import run_summary
 from fmtl.tasks import make_tasks
-from fmtl.training.engine import Evaluation
+from fmtl.training.evaluating import Evaluation
 from fmtl.training.run import TrainResult
 
 

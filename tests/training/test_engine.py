@@ -8,10 +8,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmtl.errors import Diverged
+from fmtl.loading.pacing import Paced
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training.criterion import MultiTaskLoss
-from fmtl.training.engine import Paced, evaluate, fit, train_one_epoch
+from fmtl.training.engine import fit, train_one_epoch
+from fmtl.training.evaluating import evaluate
 from fmtl.training.optim import Recipe, Updater
 
 CPU = torch.device("cpu")

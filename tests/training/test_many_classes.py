@@ -8,7 +8,7 @@ import resource, torch
 from torch import nn
 from fmtl.model.network import MultiTaskNet
 from fmtl.training.criterion import MultiTaskLoss
-from fmtl.training.engine import evaluate
+from fmtl.training.evaluating import evaluate
 
 K, N = 10_000, 3200
 sizes = {"brand": K, **{f"t{i}": 10 for i in range(6)}}

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from fmtl.training.engine import Paced
+from fmtl.loading.pacing import Paced
 from fmtl.training.progress import duration, watch
 
 

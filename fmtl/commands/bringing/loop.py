@@ -11,14 +11,14 @@ from torch import Tensor
 from fmtl.commands import publisher
 from fmtl.commands.bringing import trained
 from fmtl.commands.bringing.brought import Brought
-from fmtl.commands.publisher import CheckpointFiles
+from fmtl.commands.publisher import CheckpointFiles, Keeper
 from fmtl.errors import DataError, EnvironmentFault
+from fmtl.loading.pacing import Paced
 from fmtl.metric_names import EPOCH
 from fmtl.storage import durable
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.recording import Recorded
 from fmtl.training import checkpoints
-from fmtl.training.engine import Paced
 from fmtl.training.progress import one_bar, watch
 from fmtl.training.run import Training, TrainResult
 from fmtl.training.setup import Setup, set_up
@@ -99,14 +99,18 @@ def train(brought: Brought, training: Training, run: Recorded, files: Checkpoint
         files: Checkpoints of every epoch.
     """
     settings = brought.settings
-    publishers = [files.of(training)] if files else []
-    publishers.append(publisher.metrics_to(run))
+    publishers = [publisher.metrics_to(run)]
     if settings.extra_plots and run.is_recorded:
         publishers.append(publisher.frames_to(run, brought.tasks))
     publishers.append(publisher.lines_to(say, settings.epochs))
     try:
         with one_bar():
-            publisher.publish(training, publishers)
+            publisher.publish(
+                training, publishers, keeper=Keeper(files, training, more={}) if files else None,
+                on_skip=publisher.skipped_to(run.folder / "skipped"),
+            )  # fmt: skip
+            if files:
+                files.settle()
             return training.finish(brought.loaders["test"], watch)
     except Exception as error:
         if (named := _named(error, brought)) is error:
@@ -180,6 +184,6 @@ def _keep(
 def _holds(checkpoint: Path, epoch: int) -> bool:
     """Whether it is whole and of that epoch."""
     try:
-        return checkpoints.load(checkpoint)["epoch"] == epoch
+        return checkpoints.load(checkpoint).epoch == epoch
     except DataError:
         return False

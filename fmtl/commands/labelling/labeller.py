@@ -14,7 +14,6 @@ from fmtl.model.execution import Execution
 from fmtl.model.predictor import Predictor
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable
-from fmtl.tasks import Tasks
 from fmtl.tracking import pyfunc, store
 from fmtl.training import checkpoints
 
@@ -49,7 +48,9 @@ def _uri(model: str) -> str:
 
 def _of_checkpoint(path: Path, device: torch.device, precision: str | None) -> Predictor:
     content = checkpoints.load(path)
-    settings, tasks = content["settings"], Tasks.from_json(content["tasks"])
+    settings, tasks = content.settings, content.tasks
+    if lacking := [name for name in ("backbone", "px") if name not in settings]:
+        raise DataError(f"{path}: its settings lack '{lacking[0]}', so that its network can't be built")
     backbone, px = settings["backbone"], settings["px"]
     if "image_size" in settings:
         raise DataError(f"{path}: it was trained on images of {settings['image_size']}, and photos become squares")
@@ -64,10 +65,10 @@ def _of_checkpoint(path: Path, device: torch.device, precision: str | None) -> P
         )  # fmt: skip
     net = backbones.build(backbone, tasks.num_classes, weights="none", px=px)
     try:
-        net.load_state_dict(content["model"])
+        net.load_state_dict(content.model)
     except RuntimeError as error:
         raise DataError(f"{path}: its weights do not fit {backbone}: {error}") from error
-    known = settings.get("precision") if settings.get("precision") in ("fp32", "bf16") else "fp32"  # auto is neither
+    known = "bf16" if settings.get("precision") == "bf16" else "fp32"  # auto is neither
     way = Execution(precision or known, bool(settings.get("channels_last")))
     net.eval().run_on(device, way)
     return Predictor(net, tasks, preprocess, device)

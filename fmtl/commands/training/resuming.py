@@ -1,26 +1,122 @@
-"""An interrupted run that is to go on: where it is, what it has, and what may not change in it."""
+"""A run that is to go on: where it is, what it has, and what may not change in it."""
 
-from fmtl.errors import UsageError
-from fmtl.metric_names import TRAIN_LOSS
-from fmtl.settings.train import TrainSettings
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fmtl.commands.publisher import CheckpointFiles
+from fmtl.errors import DataError, UsageError
+from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
+from fmtl.settings.reading import build_from_file
+from fmtl.settings.train import MODES, TrainSettings
+from fmtl.tasks import Tasks
 from fmtl.tracking import earlier, store
 from fmtl.tracking.record import journal
 from fmtl.tracking.record.folder import RunFolder
+from fmtl.tracking.recording import Run
 from fmtl.tracking.store import RunRecord
+from fmtl.training.checkpoints import Checkpoint
+from fmtl.training.run import Resumed
+from fmtl.training.setup import Setup
 
+log = logging.getLogger(__name__)
+
+LAST = "last"  # of the trainings of this folder and its store, the one that was begun last
+SETTINGS = "config.yaml"
 # A run may go on under other values of these, since they do not change what is learnt.
 FREE = {
-    "allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery", "offline", "run_folder",
+    "data", "allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery", "offline",
+    "run_folder", "checkpoint_minutes",
 }  # fmt: skip
+_OF_FORK = {"resume", "fork", "extend_to"}
 
 
-def find(which: str) -> tuple[RunFolder, RunRecord | None]:
-    """The folder of the run to be resumed, and what the store says of it where the folder does not."""
-    folder = earlier.find_here(which)
-    if folder and journal.tags_of(folder.journal().lines()).get("fmtl.data"):
-        return folder, None
-    record = store.get_run(which)
-    return earlier.bring(record), record
+@dataclass(frozen=True)
+class Earlier:
+    """A run that is to go on.
+
+    Attributes:
+        record: What the store says of it; None where its folder says all.
+        settings: Of that run.
+    """
+
+    folder: RunFolder
+    record: RunRecord | None
+    tags: dict[str, str]
+    settings: TrainSettings
+
+    @property
+    def name(self) -> str:
+        """How to name it to people."""
+        return self.record.run_id if self.record else self.folder.root.name
+
+    @property
+    def is_complete(self) -> bool:
+        return self.tags.get("fmtl.outcome") == "completed"
+
+    @property
+    def files(self) -> CheckpointFiles:
+        stem = f"{self.settings.backbone}_{self.settings.mode}"
+        return CheckpointFiles(self.folder.files / "checkpoints" / stem, {})
+
+    def last(self) -> Checkpoint | None:
+        """Where it stands; None where it had not come to a first checkpoint.
+
+        Raises:
+            DataError: Its checkpoints are gone, or all of them are damaged.
+        """
+        found = next(self.files.generations("last"), None)
+        done = logged_epochs(self.folder, self.record)
+        if found is None and done and self.settings.save_checkpoints:
+            raise DataError(
+                f"run {self.name}: its checkpoints are gone ({self.files.path('last')}), though {len(done)} of its "
+                "epochs are recorded; train it anew, as a run of its own", where="resume",
+            )  # fmt: skip
+        return found
+
+
+def find(which: str) -> Earlier:
+    """The run that an id, a folder or ``last`` names.
+
+    Raises:
+        DataError: There is none, or nothing of it was kept.
+    """
+    folder = _newest_here() if which == LAST else earlier.find_here(which)
+    record = None
+    if folder is None or not _says_all(folder):
+        record = _newest_of_store() if which == LAST else store.get_run(which)
+        folder = earlier.bring(record)
+    tags = dict(record.tags) if record else journal.tags_of(folder.journal().lines())
+    return Earlier(folder, record, tags, _settings(folder, which))
+
+
+def _says_all(folder: RunFolder) -> bool:
+    """Whether a folder's record is the run's own from its beginning, so that no store need be asked."""
+    tags = journal.tags_of(folder.journal().lines())
+    return bool(tags.get("fmtl.data")) or (folder.record / SETTINGS).is_file()
+
+
+def _newest_here() -> RunFolder | None:
+    """Of the trainings whose folder is below this one."""
+    begun = [(at, folder) for folder in earlier.folders_here()
+             if folder.about().get("kind") == "train" and (at := journal.begun(folder.journal().lines()))]  # fmt: skip
+    return max(begun, key=lambda item: item[0])[1] if begun else None
+
+
+def _newest_of_store() -> RunRecord:
+    found = store.search_runs("train")
+    if not found:
+        raise DataError(f"there is no training yet below {Path.cwd()} or in {store.address()}", where="resume")
+    return found[0]  # MLflow has the newest first
+
+
+def _settings(folder: RunFolder, which: str) -> TrainSettings:
+    places = [place / SETTINGS for place in (folder.files, folder.record) if (place / SETTINGS).is_file()]
+    if not places:
+        raise DataError(f"run {which}: nothing of it was kept, not even its settings; train it anew", where="resume")
+    (settings,) = build_from_file(TrainSettings, {}, places[0])
+    return settings
 
 
 def logged_epochs(folder: RunFolder, record: RunRecord | None) -> set[int]:
@@ -34,11 +130,118 @@ def logged_epochs(folder: RunFolder, record: RunRecord | None) -> set[int]:
     return found
 
 
-def refuse_changes(asked: TrainSettings, original: TrainSettings) -> None:
+def unchanged(asked: TrainSettings, original: TrainSettings) -> TrainSettings:
+    """The settings of a run that goes on: its own, and what is asked for and free.
+
+    Raises:
+        UsageError: Something else is asked for.
+    """
     changed = [
         f"{name}: the run has {getattr(original, name)!r}, got {getattr(asked, name)!r}"
         for name in sorted(asked.model_fields_set - FREE)
         if getattr(asked, name) not in ("auto", getattr(original, name))
     ]
     if changed:
-        raise UsageError("resume: these settings can't change within a run:\n  - " + "\n  - ".join(changed))
+        raise UsageError(
+            "resume: these settings can't change within a run; --fork trains on under them in a run of its own, and "
+            "--extend-to N for more epochs:\n  - " + "\n  - ".join(changed)
+        )
+    return original.model_copy(update={name: getattr(asked, name) for name in FREE & asked.model_fields_set})
+
+
+def of_fork(asked: TrainSettings, original: TrainSettings, *, done: int) -> TrainSettings:
+    """The settings of a run that goes on from another one.
+
+    Args:
+        done: Epochs of that one.
+
+    Raises:
+        UsageError: No epoch is left to train, or the network is another one.
+    """
+    given = {name: getattr(asked, name) for name in asked.model_fields_set - _OF_FORK}
+    if asked.extend_to is not None:
+        given["epochs"] = asked.extend_to
+    if given.get("backbone", original.backbone) != original.backbone:
+        raise UsageError(f"fork: backbone: the run's weights are of {original.backbone}, not of {given['backbone']}")
+    kept = original.model_dump()
+    if given.get("mode", original.mode) != original.mode:  # what depends on the mode comes from the new one
+        kept = {name: value for name, value in kept.items() if name not in MODES[original.mode]}
+    name = original.run_name or f"{original.backbone}-{original.mode}"
+    kept |= {"run_name": f"{name}-{'extended' if not asked.fork else 'fork'}", "run_folder": None, "offline": False}
+    settings = TrainSettings.model_validate(kept | given)
+    if settings.epochs <= done:
+        raise UsageError(
+            f"epochs: the run has done {done} already, and {settings.epochs} are asked for; --extend-to {done + 5}, say"
+        )
+    return settings
+
+
+def best_of(files: CheckpointFiles, last: Checkpoint) -> Checkpoint | None:
+    """The weights of the best epoch that the last checkpoint knows of; None before the first.
+
+    Raises:
+        DataError: They are gone.
+    """
+    history = last.training["history"]
+    if not history:
+        return None
+    epoch = min(history, key=lambda row: row[VAL_LOSS])[EPOCH]
+    for found in files.generations("best"):
+        if found.epoch == epoch:
+            return found
+    raise DataError(f"{files.path('best')}: expected the weights of epoch {epoch}, the best so far; they are gone")
+
+
+def before(last: Checkpoint | None) -> int:
+    """Epochs that another run did, where this one goes on from it."""
+    return last.training.get("before", 0) if last else 0
+
+
+def first_of_fork(source: Checkpoint) -> Checkpoint:
+    """What a run of its own begins with: weights and history, neither optimizer nor position."""
+    training = {"updater": {}, "history": source.training["history"], "position": None, "before": source.epoch}
+    return replace(source, training=training)
+
+
+def take_over(setup: Setup, last: Checkpoint, best: Checkpoint | None) -> Resumed:
+    """Put the weights into the network. Returns what else a training goes on with.
+
+    Raises:
+        DataError: They are of another network, or of other classes.
+    """
+    _same_tasks(last.tasks, setup.tasks)
+    try:
+        setup.net.load_state_dict(last.model)
+    except RuntimeError as error:
+        raise DataError(f"the checkpoint's weights do not fit the network: {error}", where="resume") from error
+    state = last.training
+    return Resumed(
+        history=state["history"],
+        updater=state["updater"] or None,
+        best_weights=best.model if best else {},
+        position=state.get("position"),
+    )
+
+
+def _same_tasks(was: Tasks, now: Tasks) -> None:
+    if was.names != now.names:
+        raise DataError(
+            f"the run learnt {', '.join(was.names)}; the dataset has {', '.join(now.names)}", where="resume"
+        )
+    for old, new in zip(was, now, strict=True):
+        if old.classes != new.classes:
+            what = "the same classes in another order" if set(old.classes) == set(new.classes) else "other classes"
+            raise DataError(f"attribute '{old.name}': the dataset has {what} than the run", where="resume")
+
+
+def tell(run: Run, last: Checkpoint, machine: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """Say and record where the run goes on, and whether it will end as if it had never been interrupted."""
+    was = last.training.get("machine", {})
+    differs = [f"{name} {was[name]}, now {now}" for name, now in machine.items() if was.get(name, now) != now]
+    if "threads" not in machine:
+        differs.append("a GPU adds up in no fixed order")
+    is_exact = not differs and tags.get("fmtl.resume") != "approximate"
+    position = last.training.get("position")
+    where = f"epoch {last.epoch}" + (f", {position['num_batches']} batches" if position else "")
+    log.info("it goes on after %s%s", where, f"; approximately: {'; '.join(differs)}" if differs else "")
+    run.set_tags({"fmtl.resumed_from": where, "fmtl.resume": "exact" if is_exact else "approximate"})

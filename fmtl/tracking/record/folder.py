@@ -96,6 +96,11 @@ class RunFolder:
         (self.record / CRASH).unlink(missing_ok=True)  # an earlier attempt's
         for left in self.record.glob(f"{durable.TEMPORARY_PREFIX}*"):  # of a delivery that was killed
             shutil.rmtree(left, ignore_errors=True)
+        for torn in [
+            *self.record.rglob(f"{durable.TEMPORARY_PREFIX}*"),
+            *self.files.rglob(f"{durable.TEMPORARY_PREFIX}*"),
+        ]:
+            torn.unlink(missing_ok=True)  # of a write that was killed
         journal = self.journal()
         journal.mend()
         return journal

@@ -93,6 +93,11 @@ def last_end(lines: Iterator[tuple[Line, int]]) -> Line | None:
     return found
 
 
+def begun(lines: Iterator[tuple[Line, int]]) -> int:
+    """When the last attempt began, in ms since 1970; 0 if none did."""
+    return max((line["at"] for line, _ in lines if line["op"] == "begin"), default=0)
+
+
 def tags_of(lines: Iterator[tuple[Line, int]]) -> dict[str, str]:
     """What the tags are after all these lines."""
     tags: dict[str, str] = {}

@@ -1,0 +1,120 @@
+"""A network's losses, counts and probabilities over a loader. N images, T tasks, K classes of a task."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import length_hint
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fmtl.loading.batches import Batch
+from fmtl.loading.pacing import Paced, Watch, unwatched
+from fmtl.model.network import MultiTaskNet
+from fmtl.tasks import IGNORE_INDEX
+from fmtl.training import metrics
+from fmtl.training.criterion import MultiTaskLoss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network's performance on one split.
+
+    Attributes:
+        loss: Sum over tasks of ``task_losses``; a task without targets adds nothing, a nan stays nan.
+        task_losses: Mean over the labelled images, by task name; nan without any.
+        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``metrics.confusions``.
+        probs: ``(N, K)`` float32 by task name, in the loader's order.
+        targets: ``(N,)`` int64 by task name.
+    """
+
+    loss: float
+    task_losses: dict[str, float]
+    confusion: dict[str, metrics.Confusion]
+    probs: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray]
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Accuracy, f1, precision, recall by task name and under ``avg``."""
+        return metrics.all_metrics(self.confusion)
+
+
+@torch.no_grad()
+def evaluate(
+    net: MultiTaskNet, loader: Iterable[Batch], *, loss: MultiTaskLoss, device: torch.device, watch: Watch = unwatched
+) -> Evaluation:
+    """Losses, confusion counts and probabilities over a loader, in its order.
+
+    What is kept of a batch are its probabilities, and the logits of tasks with a criterion of their own, which is
+    called once with all of them.
+    """
+    net.eval()
+    loss.eval()
+    names = list(net.num_classes)
+    num_batches = length_hint(loader)
+    probs = {name: _Rows(num_batches) for name in names}
+    own: dict[str, list[Tensor]] = {name: [] for name in loss.criterions}
+    all_targets, all_predicted = _Rows(num_batches), _Rows(num_batches)
+    sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+    for given_images, by_task in watch(Paced(loader), "evaluate"):
+        images, targets = to_device(net, given_images, by_task, device)
+        logits = net.logits(images)
+        padded = net.packing.pad(logits)
+        sums += loss.plain(padded, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
+        all_targets.add(targets)
+        all_predicted.add(padded.argmax(dim=2))
+        for name, part in net.packing.split(logits).items():
+            probs[name].add(part.softmax(dim=1))
+            if name in own:
+                own[name].append(part)
+    targets = all_targets.all()
+    known = (targets != IGNORE_INDEX).sum(dim=0)
+    losses = (sums / known.clamp(min=1)).float()
+    for name, parts in own.items():
+        t = names.index(name)
+        losses[t] = loss.criterion(name, torch.cat(parts), targets[:, t])
+    values = [value if num else math.nan for value, num in zip(losses.tolist(), known.tolist(), strict=True)]
+    return Evaluation(
+        loss=sum(value for value, num in zip(losses.tolist(), known.tolist(), strict=True) if num),
+        task_losses=dict(zip(names, values, strict=True)),
+        confusion=metrics.confusions(all_predicted.all(), targets, net.num_classes),
+        probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
+        targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
+    )
+
+
+class _Rows:
+    """Rows of many batches in one block of memory, made at the first: pieces among short-lived ones scatter the heap.
+
+    Args:
+        num_batches: Expected; more are taken, too.
+    """
+
+    def __init__(self, num_batches: int):
+        self._num_batches, self._num = num_batches, 0
+        self._block: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        if self._block is None:
+            self._block = rows.new_empty(max(self._num_batches, 1) * len(rows), *rows.shape[1:])
+        end = self._num + len(rows)
+        if end > len(self._block):
+            more = self._block.new_empty(max(end, 2 * len(self._block)), *rows.shape[1:])
+            more[: self._num] = self._block[: self._num]
+            self._block = more
+        self._block[self._num : end] = rows
+        self._num = end
+
+    def all(self) -> Tensor:
+        if self._block is None:
+            raise AssertionError("no batch was given")
+        return self._block[: self._num]
+
+
+def to_device(
+    net: MultiTaskNet, images: Tensor, targets: Mapping[str, Tensor], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A batch on the device; targets of all tasks in one tensor ``(N, T)``, so that they travel together."""
+    return images.to(device, non_blocking=True), net.packing.stack(targets).to(device, non_blocking=True)
