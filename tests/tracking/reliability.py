@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ OPTIONS = [
 SECONDS_TO_EXIT = 30
 COUNTED = ("points", "points_lost", "points_twice", "files", "files_lost")
 ZYGOTE = """
-import json, os, select, sys
+import json, os, select, sys, time
 import fmtl.cli, fmtl.commands.train, fmtl.commands.sync, fmtl.commands.prepare, torch
 torch.set_num_threads(1)
 running = set()
@@ -63,7 +64,8 @@ while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             running.discard(pid)
-            print(json.dumps({"ended": pid, "code": os.waitstatus_to_exitcode(status)}), flush=True)
+            said = {"ended": pid, "code": os.waitstatus_to_exitcode(status), "at": time.time()}
+            print(json.dumps(said), flush=True)
 """
 
 
@@ -75,7 +77,7 @@ class Zygote:
         self.process = subprocess.Popen(
             [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
         )  # unbuffered, or select would not see a line that was read ahead
-        self._ended: dict[int, int] = {}
+        self._ended: dict[int, tuple[int, float]] = {}
         self._read()
 
     def start(
@@ -96,7 +98,11 @@ class Zygote:
             assert self.process.stdout
             if select.select([self.process.stdout], [], [], 0.05)[0]:
                 self._read()
-        return self._ended.get(pid)
+        return self._ended[pid][0] if pid in self._ended else None
+
+    def ended_at(self, pid: int) -> float:
+        """In seconds since 1970."""
+        return self._ended[pid][1]
 
     def run(self, argv: list[str], folder: Path, log: Path, *, env: dict[str, str]) -> int:
         pid = self.start(argv, folder, log, env=env)
@@ -109,7 +115,7 @@ class Zygote:
         assert self.process.stdout
         said = json.loads(self.process.stdout.readline())
         if "ended" in said:
-            self._ended[said["ended"]] = said["code"]
+            self._ended[said["ended"]] = said["code"], said["at"]
         return said
 
 
@@ -190,7 +196,9 @@ class Trial:
         self._wait_for(MOMENTS[moment], log)
         mend = getattr(self, outage)()
         code = self.zygote.code(self.pid, 300)
-        ended = time.time()
+        if code is None:
+            raise RuntimeError(f"it hangs: {log.read_text(encoding='utf-8')[-2000:]}")
+        ended = self.zygote.ended_at(self.pid)
         faults = []
         (place,) = (self.folder / "runs").iterdir()
         lines = [json.loads(line) for line in (place / "record" / "journal.jsonl").read_text().splitlines()]
@@ -328,6 +336,8 @@ def main() -> None:
                         found = Trial(zygote, server, root / "data", folder, seed).run(outage, moment)
                         results.append(found)
                         print(json.dumps(found), flush=True)
+                        for used in (folder, disk / "artifacts"):  # or the disk would be full before its turn
+                            shutil.rmtree(used, ignore_errors=True)
         finally:
             server.kill()
             if mounted:
