@@ -23,7 +23,7 @@ from fmtl.settings.train import TrainSettings
 from fmtl.settings.wording import command_line
 from fmtl.storage import durable
 from fmtl.tasks import AVERAGE
-from fmtl.tracking import doctor, pyfunc
+from fmtl.tracking import doctor, earlier, pyfunc
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
 from fmtl.tracking.run import open_run
@@ -73,7 +73,7 @@ def _opened(settings: TrainSettings) -> Iterator[Run]:
         offline=settings.offline,
     ) as run:
         # Before anything is built, so that a run that is killed meanwhile can begin anew.
-        durable.write_text(run.place.record / resuming.SETTINGS, to_yaml(settings.model_dump(mode="json")))
+        durable.write_text(run.place.record / earlier.SETTINGS, to_yaml(settings.model_dump(mode="json")))
         yield run
 
 

@@ -18,7 +18,8 @@ from fmtl.tracking.store import RunRecord
 log = logging.getLogger(__name__)
 
 STORES_HERE = Path("mlruns")  # where MLflow keeps artifacts unless it is told otherwise
-BROUGHT = ("config.yaml", "tasks.json", "checkpoints")  # what it takes to go on
+SETTINGS = "config.yaml"
+BROUGHT = (SETTINGS, "tasks.json", "checkpoints")  # what it takes to go on
 
 
 def folders_here() -> list[RunFolder]:
@@ -53,7 +54,7 @@ def bring(record: RunRecord) -> RunFolder:
     """The folder of a run that a store knows: the artifacts themselves, the one it was delivered from, or a new one.
 
     Raises:
-        DataError: It has no checkpoints to go on with.
+        DataError: Not even its settings came to the store.
     """
     local = store.local_folder(record.artifact_uri)
     if local is not None:
@@ -66,15 +67,16 @@ def bring(record: RunRecord) -> RunFolder:
     with reachable(), durable.locked(folder.root):
         if not folder.exists and not folder.about():
             _download(record, folder, folder_id)
-    if not (folder.files / "checkpoints").is_dir():
-        raise DataError(f"run '{record.run_id}': has no checkpoints to go on with", where="resume")
     return folder
 
 
 def _download(record: RunRecord, folder: RunFolder, folder_id: str) -> None:
+    repository = get_artifact_repository(record.artifact_uri)
+    there = {file.path for file in repository.list_artifacts()}
+    if SETTINGS not in there:
+        raise DataError(f"run '{record.run_id}': nothing of it was kept, not even its settings; train it anew",
+                        where="resume")  # fmt: skip
     with durable.publishing(folder.root) as temporary:
-        repository = get_artifact_repository(record.artifact_uri)
-        there = {file.path for file in repository.list_artifacts()}
         for name in BROUGHT:
             if name in there:
                 repository.download_artifacts(name, dst_path=str(temporary))

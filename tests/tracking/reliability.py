@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -21,8 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from outages import HEALTHY, Proxy, Server
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from kit.forks import Zygote
+from kit.outages import HEALTHY, Proxy, Server
 
 MOMENTS = {"middle": "epoch 3", "upload": "model"}
 OPTIONS = [
@@ -31,92 +31,6 @@ OPTIONS = [
 ]  # fmt: skip
 SECONDS_TO_EXIT = 30
 COUNTED = ("points", "points_lost", "points_twice", "files", "files_lost")
-ZYGOTE = """
-import json, os, select, sys, time
-import fmtl.cli, fmtl.commands.train, fmtl.commands.sync, fmtl.commands.prepare, torch
-torch.set_num_threads(1)
-running = set()
-print("{}", flush=True)
-while True:
-    if select.select([sys.stdin], [], [], 0.05)[0]:
-        line = sys.stdin.readline()
-        if not line:
-            break
-        asked = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            os.setsid(); os.chdir(asked["cwd"]); os.environ.update(asked["env"])
-            log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1); os.dup2(log, 2)
-            connected = set()
-            if asked["sockets"]:
-                import threading
-                def hook(event, args):
-                    if event.startswith("socket.connect") and threading.current_thread() is threading.main_thread():
-                        open(asked["sockets"], "a").write(event + "\\n")
-                sys.addaudithook(hook)
-            code = fmtl.cli.main(asked["argv"])
-            sys.stdout.flush(); sys.stderr.flush()
-            os._exit(code)
-        running.add(pid)
-        print(json.dumps({"pid": pid}), flush=True)
-    for pid in list(running):
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            running.discard(pid)
-            said = {"ended": pid, "code": os.waitstatus_to_exitcode(status), "at": time.time()}
-            print(json.dumps(said), flush=True)
-"""
-
-
-class Zygote:
-    """A process that has imported everything, and forks commands: a training starts in a second."""
-
-    def __init__(self) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
-        )  # unbuffered, or select would not see a line that was read ahead
-        self._ended: dict[int, tuple[int, float]] = {}
-        self._read()
-
-    def start(
-        self, argv: list[str], folder: Path, log: Path, *, env: dict[str, str], sockets: Path | None = None
-    ) -> int:
-        asked = {"argv": argv, "cwd": str(folder), "log": str(log), "env": env, "sockets": str(sockets or "")}
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(asked).encode() + b"\n")
-        while True:
-            said = self._read()
-            if "pid" in said:
-                return said["pid"]
-
-    def code(self, pid: int, seconds: float) -> int | None:
-        """Exit code; None if it still runs after so long."""
-        end = time.monotonic() + seconds
-        while pid not in self._ended and time.monotonic() < end:
-            assert self.process.stdout
-            if select.select([self.process.stdout], [], [], 0.05)[0]:
-                self._read()
-        return self._ended[pid][0] if pid in self._ended else None
-
-    def ended_at(self, pid: int) -> float:
-        """In seconds since 1970."""
-        return self._ended[pid][1]
-
-    def run(self, argv: list[str], folder: Path, log: Path, *, env: dict[str, str]) -> int:
-        pid = self.start(argv, folder, log, env=env)
-        code = self.code(pid, 600)
-        if code is None:
-            raise RuntimeError(f"{argv} hangs: {log.read_text(encoding='utf-8')[-2000:]}")
-        return code
-
-    def _read(self) -> dict:
-        assert self.process.stdout
-        said = json.loads(self.process.stdout.readline())
-        if "ended" in said:
-            self._ended[said["ended"]] = said["code"], said["at"]
-        return said
 
 
 class Trial:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from outages import HEALTHY, behind_proxy
+from kit.outages import HEALTHY, behind_proxy
 
 from fmtl.commands.clean import clean
 from fmtl.commands.sync import sync

@@ -12,6 +12,7 @@ from fmtl.settings.reading import build_from_file
 from fmtl.settings.train import MODES, TrainSettings
 from fmtl.tasks import Tasks
 from fmtl.tracking import earlier, store
+from fmtl.tracking.earlier import SETTINGS
 from fmtl.tracking.record import journal
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
@@ -23,7 +24,6 @@ from fmtl.training.setup import Setup
 log = logging.getLogger(__name__)
 
 LAST = "last"  # of the trainings of this folder and its store, the one that was begun last
-SETTINGS = "config.yaml"
 # A run may go on under other values of these, since they do not change what is learnt.
 FREE = {
     "data", "allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery", "offline",

@@ -28,6 +28,7 @@ from fmtl.tracking.record.lease import Lease
 
 RUNS = Path("runs")
 RECORD, MODEL = "record", "model"
+ARTIFACTS = "artifacts"  # MLflow's name of a run's folder in a local store
 JOURNAL, ABOUT, LEASE, LOCK, CRASH = "journal.jsonl", "run.json", "lease.json", "lock", "crash.log"
 
 
@@ -64,7 +65,8 @@ class RunFolder:
         Raises:
             DataError: It leads to none.
         """
-        for folder in (cls.lasting(path), cls.of_artifacts(path), cls.of_artifacts(path / "artifacts")):
+        local = [cls.of_artifacts(path / ARTIFACTS)] if (path / ARTIFACTS).is_dir() else []
+        for folder in (*local, cls.lasting(path), cls.of_artifacts(path)):
             if folder.exists:
                 return folder
         raise DataError(f"{path}: not the folder of a run (it has no {RECORD}/{JOURNAL})")

@@ -1,0 +1,1 @@
+"""What breaks things on purpose, for tests: forked commands, failing operations, failing servers, hostile files."""
