@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,15 @@ import pandas as pd
 from fmtl.dataset.splits import SPLITS
 from fmtl.errors import DataError
 from fmtl.storage import durable
+from fmtl.storage.records import SEAL, checked, read_json, sealed
 from fmtl.tasks import Tasks
 
 FORMAT, VERSION = "fmtl-dataset", 3
 READABLE = (2, VERSION)  # 2: an image per row, shards by number
 MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
 REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
+_FIELDS = {"format": str, "version": int, "digest": str, "tasks": list, "image": dict, "files": dict}
+_FACTS = {"shards": list, "counts": dict, "source": dict, "settings": dict, "notes": list, SEAL: str}
 MOST_OPEN = 256  # shards; each holds a file descriptor, of which many systems give a process 1,024
 GROUP = "duplicate group"  # a column name that no task's slug can be
 
@@ -77,7 +81,7 @@ def seal(dataset: "PreparedDataset") -> None:
     """Write the manifest, which names every file with its hash; files added since ``describe`` are hashed now."""
     files = dataset.manifest["files"]
     files |= {p.name: _file_entry(p) for p in sorted(dataset.folder.iterdir()) if p.name not in files}
-    durable.write_json(dataset.folder / MANIFEST, dataset.manifest)
+    durable.write_json(dataset.folder / MANIFEST, sealed(dataset.manifest))
 
 
 def _file_entry(path: Path) -> dict:
@@ -211,22 +215,34 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and manifest["version"] in READABLE
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a readable manifest ({error}); run 'fmtl prepare' again") from error
-    if not known:
-        raise DataError(f"{path}: expected {FORMAT} version {VERSION}; run 'fmtl prepare' again")
+    manifest = _manifest(path)
     for name, item in manifest["files"].items() if verify else ():
         file = folder / name
         if not file.is_file() or _file_entry(file) != item:
             raise DataError(
                 f"{file}: missing or changed since prepare (sha256 differs); run 'fmtl prepare --reuse false' again"
             )
-    dataset = PreparedDataset(folder, manifest, Tasks.from_json(manifest["tasks"]), pd.read_parquet(folder / TABLE))
+    tasks = Tasks.from_json(manifest["tasks"], where=str(path))
+    dataset = PreparedDataset(folder, manifest, tasks, pd.read_parquet(folder / TABLE))
     dataset.images(np.arange(0))  # now, or files of a dataset that takes this one's place might be read later
     return dataset
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Raises DataError where it is not one, of another version, or altered."""
+    again = "run 'fmtl prepare' again"
+    try:
+        manifest = read_json(path)
+    except DataError as error:
+        raise DataError(f"not a readable manifest: {error.message}; {again}", where=str(path)) from error
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("version") in READABLE
+    if not known:
+        raise DataError(f"{path}: expected {FORMAT} version {VERSION}; {again}")
+    checked(manifest, _FIELDS, optional=_FACTS, where=str(path))
+    names = [*manifest["files"], *shard_names(manifest)]
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise DataError("names files outside of its folder", where=str(path))
+    return manifest
 
 
 def class_counts(dataset: PreparedDataset) -> dict[str, pd.DataFrame]:

@@ -8,6 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fmtl.errors import DataError
+from fmtl.storage.records import checked
+
+MOST_PX, FITS = 8192, ("pad", "crop", "stretch")
+_FIELDS = {
+    "stored_px": int, "fit": str, "background": str, "px": int, "mean": list | tuple, "std": list | tuple,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -35,8 +43,15 @@ class Preprocess:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, item: dict) -> "Preprocess":
-        return cls(**{**item, "mean": tuple(item["mean"]), "std": tuple(item["std"])})
+    def from_json(cls, item: object) -> "Preprocess":
+        """Raises DataError where it is not what ``to_json`` made."""
+        found = checked(item, _FIELDS, optional={"profiles": bool}, where="preprocess")
+        for name in ("mean", "std"):
+            if len(found[name]) != 3 or not all(isinstance(value, int | float) for value in found[name]):
+                raise DataError(f"'{name}': expected three numbers", where="preprocess")
+        if not (1 <= found["px"] <= MOST_PX and 1 <= found["stored_px"] <= MOST_PX) or found["fit"] not in FITS:
+            raise DataError(f"expected sides from 1 to {MOST_PX} and one of {', '.join(FITS)}", where="preprocess")
+        return cls(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
 
 
 def as_images(pixels: np.ndarray) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fmtl import hardware
@@ -26,7 +26,7 @@ from fmtl.storage.cache import cache_dir, prune, recall
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of how features are made and kept
+VERSION = 2  # of how features are made and kept
 MOST_BYTES = 8 * 2**30  # of the cache folder; the files that were used longest ago go first
 
 
@@ -57,7 +57,8 @@ def compute(
         return found.to(device)
     features = work()
     try:
-        durable.write_bytes(file, safetensors.torch.save({"features": features.cpu().contiguous()}))
+        kept = {"features": features.cpu().contiguous()}
+        durable.write_bytes(file, safetensors.torch.save(kept, {"sha256": _digest(kept["features"])}))
         prune(file.parent, "*.safetensors", MOST_BYTES)
     except (EnvironmentFault, OSError) as error:
         log.info("features are not kept: %s", error)
@@ -104,6 +105,15 @@ def key(
 
 
 def _read(file: Path) -> Tensor:
-    features = safetensors.torch.load_file(file)["features"]
+    with safe_open(file, framework="pt") as opened:
+        features, noted = opened.get_tensor("features"), (opened.metadata() or {}).get("sha256")
+    if noted != _digest(features):
+        raise ValueError("damaged")
     file.touch()  # the files that were used longest ago go first
     return features
+
+
+def _digest(features: Tensor) -> str:
+    digest = hashlib.sha256(f"{features.dtype} {tuple(features.shape)} ".encode())
+    digest.update(features.numpy().data)
+    return digest.hexdigest()

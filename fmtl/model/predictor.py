@@ -3,7 +3,6 @@
 A model folder holds ``model.json`` and ``weights.safetensors``: data only, no code. N images, K classes.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +27,16 @@ from fmtl.model import backbones
 from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable
+from fmtl.storage.records import SEAL, checked, read_json, sealed
 from fmtl.tasks import Task, Tasks
 
 FORMAT, VERSION = "fmtl-model", 2
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+_FIELDS = {
+    "format": str, "version": int, "backbone": str, "tasks": list, "preprocess": dict, "execution": dict,
+    "weights_sha256": str,
+}  # fmt: skip
+_EXECUTION = {"precision": str, "channels_last": bool, "compile": bool}
 OK = "ok"
 AHEAD = 3  # batches that are decoded while a GPU computes
 
@@ -52,7 +57,7 @@ def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, prepro
         "execution": replace(net.execution, compile=False).to_json(),
         "weights_sha256": durable.sha256(folder / WEIGHTS),
     }
-    durable.write_json(folder / DESCRIPTION, description)
+    durable.write_json(folder / DESCRIPTION, sealed(description))
 
 
 @dataclass
@@ -186,17 +191,18 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
     Raises:
         DataError: It is none, of another version, or its files do not belong together.
     """
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        known = description["format"] == FORMAT and description["version"] == VERSION
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"model {folder}: not a model of fmtl (no readable {DESCRIPTION})") from error
-    if not known:
-        raise DataError(f"model {folder}: expected {FORMAT} version {VERSION}")
+    if not (folder / DESCRIPTION).is_file():
+        raise DataError(f"model {folder}: not a model of fmtl (it has no {DESCRIPTION})")
+    description = read_json(folder / DESCRIPTION)
+    known = isinstance(description, dict) and description.get("format") == FORMAT
+    if not known or description.get("version") != VERSION:
+        raise DataError(f"model {folder}: not a model of fmtl, or of another version (expected {FORMAT} version {VERSION})")
+    checked(description, _FIELDS, optional={SEAL: str}, where=str(folder / DESCRIPTION))
+    checked(description["execution"], _EXECUTION, where=f"{folder / DESCRIPTION}, execution")
     weights = folder / WEIGHTS
     if not weights.is_file() or durable.sha256(weights) != description["weights_sha256"]:
         raise DataError(f"model {folder}: {WEIGHTS} is missing or not the one that {DESCRIPTION} names")
-    tasks = Tasks.from_json(description["tasks"])
+    tasks = Tasks.from_json(description["tasks"], where=str(folder / DESCRIPTION))
     preprocess = Preprocess.from_json(description["preprocess"])
     net = backbones.build(description["backbone"], tasks.num_classes, weights="none", px=preprocess.px)
     try:

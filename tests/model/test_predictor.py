@@ -111,6 +111,10 @@ def test_a_models_parts_must_belong_together(model):
     with pytest.raises(DataError, match="not the one that model.json names"):
         predictor.load(folder)
     description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(description | {"backbone": "resnet34"}))
+    with pytest.raises(DataError, match="its checksum differs"):
+        predictor.load(folder)
+    del description["sha256"]
     (folder / "model.json").write_text(json.dumps(description | {"version": 9}))
     with pytest.raises(DataError, match="version 2"):
         predictor.load(folder)
