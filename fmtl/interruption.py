@@ -39,7 +39,9 @@ def heard() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, _hear) for signum in SIGNALS}
+    # What whoever started this process wants ignored, as a shell of SIGINT for its background jobs, stays ignored.
+    wanted = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _hear) for signum in wanted}
     _state.first, _state.deferred = None, 0
     try:
         yield

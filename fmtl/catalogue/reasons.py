@@ -37,7 +37,7 @@ class Reason(StrEnum):
     EMPTY = "empty", "the file has 0 bytes"
     NOT_AN_IMAGE = "not_an_image", "the file is no photo"
     FORMAT = "format", "a file format that is not read"
-    TOO_LARGE = "too_large", "more pixels than are decoded"
+    TOO_LARGE = "too_large", "more bytes, pixels or passes over them than are decoded"
     DEGENERATE = "degenerate", "too small or too narrow to see anything"
     TRUNCATED = "truncated", "the file is cut short"
     DAMAGED = "damaged", "the file is damaged"

@@ -1,11 +1,12 @@
 """The prepared dataset: one folder on disk.
 
 Layout: ``manifest.json`` (the commit mark), ``table.parquet`` (a row per product photo that was kept),
-``pixels-HASH.bin`` (memory-mapped uint8, ``(images, px, px, 3)``; the manifest has their order), ``images.parquet`` (a
+``pixels-HASH.bin`` (uint8, ``(images, px, px, 3)``; the manifest has their order), ``images.parquet`` (a
 row per image that was looked at: what it was and where its pixels lie), ``rejects.csv``, ``duplicates.csv``,
 ``report.html``. Rows whose ``path`` is the same share an image.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -160,38 +161,66 @@ class PreparedDataset:
 
 
 class PixelStore:
-    """Shard files read as one long array of images; each is mapped when it is needed."""
+    """Shard files read as one long array of images.
+
+    They are read rather than mapped: a look at a mapped file that was cut short meanwhile would end the process.
+    """
 
     def __init__(self, files: Sequence[Path], px: int):
         self._files, self._px = files, px
         self._states = [file.stat() for file in files]
         self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
-        self._open: dict[int, np.ndarray] = {}  # the least recently used first
+        self._open: dict[int, int] = {}  # descriptors, the least recently used first
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """``(n, px, px, 3)`` uint8."""
+        """``(n, px, px, 3)`` uint8.
+
+        Raises:
+            DataError: A file was replaced, changed or cut short since the dataset was opened.
+        """
         out = np.empty((len(rows), self._px, self._px, 3), np.uint8)
+        size = self._px * self._px * 3
+        looked_at = set()
         for i, (row, s) in enumerate(zip(rows, np.searchsorted(self._starts, rows, side="right") - 1, strict=True)):
-            out[i] = self._shard(s)[row - self._starts[s]]
+            shard = self._shard(s)
+            if s not in looked_at:
+                looked_at.add(s)
+                self._check(s, os.fstat(shard))
+            if os.preadv(shard, [out[i].reshape(-1).data], int(row - self._starts[s]) * size) != size:
+                raise self._changed(s)
         return out
 
-    def _shard(self, number: int) -> np.ndarray:
+    def _shard(self, number: int) -> int:
         shard = self._open.pop(number, None)
         if shard is None:
-            shard = self._map(number)
+            try:
+                shard = os.open(self._files[number], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise self._changed(number) from error
             if len(self._open) >= MOST_OPEN:
-                self._open.pop(next(iter(self._open)))
+                os.close(self._open.pop(next(iter(self._open))))
         self._open[number] = shard
         return shard
 
-    def _map(self, number: int) -> np.ndarray:
-        shard = np.memmap(self._files[number], np.uint8, mode="r").reshape(-1, self._px, self._px, 3)
-        if not os.path.samestat(self._files[number].stat(), self._states[number]):
-            raise DataError(f"{self._files[number].parent}: the dataset was replaced while it was in use; run again")
-        return shard
+    def _check(self, number: int, now: os.stat_result) -> None:
+        was = self._states[number]
+        same = os.path.samestat(now, was) and (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+        if not same:
+            raise self._changed(number)
+
+    def _changed(self, number: int) -> DataError:
+        file = self._files[number]
+        return DataError(
+            f"{file.parent}: the dataset was replaced, changed or removed while it was in use ({file.name}); run again"
+        )
+
+    def __del__(self) -> None:
+        for shard in self._open.values():
+            with contextlib.suppress(OSError):
+                os.close(shard)
 
 
 def is_dataset(folder: Path) -> bool:

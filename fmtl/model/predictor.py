@@ -196,7 +196,7 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
     description = read_json(folder / DESCRIPTION)
     known = isinstance(description, dict) and description.get("format") == FORMAT
     if not known or description.get("version") != VERSION:
-        raise DataError(f"model {folder}: not a model of fmtl, or of another version (expected {FORMAT} version {VERSION})")
+        raise DataError(f"model {folder}: not a model of fmtl, or not of this version ({FORMAT} version {VERSION})")
     checked(description, _FIELDS, optional={SEAL: str}, where=str(folder / DESCRIPTION))
     checked(description["execution"], _EXECUTION, where=f"{folder / DESCRIPTION}, execution")
     weights = folder / WEIGHTS

@@ -259,7 +259,7 @@ def test_a_dataset_that_is_replaced_while_it_is_in_use_is_noticed(shop, tmp_path
     build(table, tmp_path / "out")
     in_use = open_dataset(tmp_path / "out")
     build_dataset(PrepareSettings(table=str(table), out=str(tmp_path / "out"), px=PX, reuse=False, seed=5))
-    with pytest.raises(DataError, match="replaced while it was in use"):
+    with pytest.raises(DataError, match="replaced, changed or removed while it was in use"):
         in_use.pixels(np.arange(3))
 
 

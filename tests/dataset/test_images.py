@@ -180,3 +180,29 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
         with pytest.raises(ImageError) as caught:
             ImageFolder(tmp_path).read(name)
         assert caught.value.reason == reason
+
+
+def jpeg_of_scans(num, side=64):
+    """A progressive JPEG with its last scan repeated."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(
+        buffer, "JPEG", progressive=True
+    )
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * num + b"\xff\xd9"
+
+
+def test_a_jpeg_that_goes_over_its_pixels_a_thousand_times_is_refused_before_decoding():
+    decode(jpeg_of_scans(20), px=16)
+    with pytest.raises(ImageError, match="too_large: a JPEG of 20.. scans over 4,096 pixels"):
+        decode(jpeg_of_scans(2000), px=16)
+
+
+def test_a_file_of_too_many_bytes_is_not_read(tmp_path):
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(30 << 30)
+    with pytest.raises(ImageError, match="too_large: 'sparse.jpg' has 32,212,254,720 bytes"):
+        ImageFolder(tmp_path).read("sparse.jpg")
+    with pytest.raises(ImageError, match="too_large"):
+        decode(bytes((64 << 20) + 1), px=16)

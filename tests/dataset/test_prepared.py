@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,3 +123,30 @@ def test_class_counts_add_up_to_the_labelled_images(dataset):
         assert dataset.tasks[t].name == name
         assert table.to_numpy().sum() == (dataset.targets[:, t] >= 0).sum()
         assert (table.sum(axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_read_before"),
+    [
+        (lambda file: os.truncate(file, 100), True),
+        (lambda file: os.truncate(file, 100), False),
+        (lambda file: file.write_bytes(bytes(file.stat().st_size)), True),
+        (lambda file: os.replace(shutil.copy(file, file.with_name("other")), file), False),
+        (lambda file: file.unlink(), False),
+    ],
+)
+def test_a_shard_that_changes_or_goes_while_it_is_in_use_is_an_error(tmp_path, dataset, change, is_read_before):
+    opened = open_dataset(shutil.copytree(dataset.folder, tmp_path / "copy"))
+    if is_read_before:
+        opened.pixels(np.arange(40))
+    for file in opened.folder.glob("pixels-*"):
+        change(file)
+    with pytest.raises(DataError, match="replaced, changed or removed while it was in use"):
+        opened.pixels(np.arange(40))
+
+
+def test_a_shard_that_was_opened_outlives_its_name(tmp_path, dataset):
+    opened = open_dataset(shutil.copytree(dataset.folder, tmp_path / "copy"))
+    before = opened.pixels(np.arange(40))
+    shutil.rmtree(opened.folder)
+    np.testing.assert_array_equal(opened.pixels(np.arange(40)), before)

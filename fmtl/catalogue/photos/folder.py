@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fmtl.catalogue.reasons import Reason
 
+MAX_BYTES = 64 << 20  # of a photo's file; the largest that cameras write are below
+
 
 class ImageError(Exception):
     """An image that can't be used.
@@ -64,9 +66,11 @@ class ImageFolder:
         """A file's bytes and its status, which did not change while it was read.
 
         Raises:
-            ImageError: As ``find``, or ``changed``.
+            ImageError: As ``find``, ``too_large`` or ``changed``.
         """
         path, status = self.find(relative)
+        if status.st_size > MAX_BYTES:
+            raise ImageError(Reason.TOO_LARGE, f"'{relative}' has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
         try:
             with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb", buffering=0) as file:
                 content = file.readall()

@@ -12,11 +12,30 @@ _FOREIGN = (  # (first bytes, where, name)
 )  # fmt: skip
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 _END, _SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in front of its pixels
+MOST_SCANS, MOST_SCANNED = 100, 1_500_000_000  # a photo has one scan, a progressive one about ten
 _BARE = (0xFF, 0x01, *range(0xD0, 0xD9))
+
+
+def check_scans(content: bytes, num_pixels: int) -> None:
+    """A JPEG may go over its pixels any number of times, each of which costs: raise ImageError.
+
+    It has an end, see ``check_end``.
+    """
+    first = _first_scan(content)
+    num = content.count(bytes([0xFF, _SCAN]), first, content.find(_END, first))
+    if num > MOST_SCANS or num * num_pixels > MOST_SCANNED:
+        told = f"a JPEG of {num} scans over {num_pixels:,} pixels; save it as an ordinary one"
+        raise ImageError(Reason.TOO_LARGE, told)
 
 
 def check_end(content: bytes) -> None:
     """Zeros in place of the rest of a JPEG, as broken downloads have them, decode to grey: raise ImageError."""
+    if content.find(_END, _first_scan(content)) < 0:
+        raise ImageError(Reason.TRUNCATED, "no end marker")
+
+
+def _first_scan(content: bytes) -> int:
+    """Where the pixels begin; the beginning of the file if that can't be told."""
     at = 2
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", bytes([_SCAN])):
         if content[at + 1] in _BARE:  # a byte of filling, or a marker without a length
@@ -24,8 +43,7 @@ def check_end(content: bytes) -> None:
             continue
         # Metadata is passed over: it may hold a thumbnail with an end of its own.
         at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    if content.find(_END, at if at < len(content) else 2) < 0:
-        raise ImageError(Reason.TRUNCATED, "no end marker")
+    return at if at < len(content) else 2
 
 
 def not_an_image(content: bytes, expected: Sequence[str]) -> ImageError:

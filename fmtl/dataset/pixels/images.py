@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from fmtl.catalogue.photos.folder import ImageError
+from fmtl.catalogue.photos.folder import MAX_BYTES, ImageError
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset.pixels import colour, headers
 
@@ -93,6 +93,8 @@ def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str, p
     """
     if not content:
         raise ImageError(Reason.EMPTY, "0 bytes")
+    if len(content) > MAX_BYTES:
+        raise ImageError(Reason.TOO_LARGE, f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     return _decode_plain_jpeg(out, content, fit, background) or _decode_any(out, content, fit, background, profiles)
 
 
@@ -166,6 +168,7 @@ def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: st
         return None
     _check_size(width, height)
     headers.check_end(content)
+    headers.check_scans(content, width * height)
     target, box = _geometry((width, height), len(out), fit)
     rgb = _scaled(content, width, height, target)
     if rgb is None:
@@ -198,6 +201,7 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, prof
             _check_size(*image.size)
             if image.format in ("JPEG", "MPO"):
                 headers.check_end(content)
+                headers.check_scans(content, image.width * image.height)
             orientation = _orientation(image)
             notes = ["rotated"] * (orientation > 1)
             if image.format in ("TIFF", HEIF):
