@@ -59,6 +59,9 @@ reliability: setup ## sixty trainings whose server fails, and the slow tests of 
 	$(BIN)/python -m pytest -m reliability $(ARGS)
 	mkdir -p docs/benchmarks
 	$(BIN)/python tests/tracking/reliability.py --json docs/benchmarks/reliability.json
+	$(BIN)/python tests/training/saves.py --json docs/benchmarks/saves.json
+	$(BIN)/python tests/commands/kills.py --json docs/benchmarks/kills.json
+	$(BIN)/python tests/commands/signals.py --json docs/benchmarks/signals.json
 
 # With the oldest Python allowed: old versions have no wheels for newer ones.
 $(MINIMUM)/.ready: requirements-minimum.txt pyproject.toml

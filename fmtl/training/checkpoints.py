@@ -196,7 +196,7 @@ class _Sealed:
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         try:
-            self._file.write(view)
+            self._put(view)
         except OSError as error:  # torch would call it an unexpected position
             self.error = error
             raise
@@ -205,6 +205,9 @@ class _Sealed:
         self._digest.update(view[:-2])
         self._last = end[-2:]
         return len(view)
+
+    def _put(self, view: memoryview) -> None:
+        self._file.write(view)
 
     def flush(self) -> None:
         self._file.flush()

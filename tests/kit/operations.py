@@ -74,15 +74,15 @@ class Operations:
 def install(operations: Operations) -> None:
     """From now on, in this process."""
     sys.addaudithook(operations.hook)
-    fsync, write, stepped = os.fsync, checkpoints._Sealed.write, Position.stepped
+    fsync, write, stepped = os.fsync, checkpoints._Sealed._put, Position.stepped
 
     def counted_fsync(descriptor: int) -> None:
         operations.count("fsync")
         fsync(descriptor)
 
-    def counted_write(self: checkpoints._Sealed, data: object) -> int:
+    def counted_write(self: checkpoints._Sealed, view: memoryview) -> None:
         operations.count("write")
-        return write(self, data)
+        write(self, view)
 
     def counted_step(self: Position, num_batches: int, loss_sum: torch.Tensor) -> None:
         operations.count("step")
@@ -90,5 +90,5 @@ def install(operations: Operations) -> None:
 
     os.fsync = counted_fsync
     durable.os.fsync = counted_fsync
-    checkpoints._Sealed.write = counted_write
+    checkpoints._Sealed._put = counted_write
     Position.stepped = counted_step
