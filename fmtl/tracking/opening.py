@@ -107,6 +107,19 @@ def _ask_server(uri: str) -> None:
         )
 
 
+def is_well(uri: str) -> bool:
+    """Whether a server answers one short question, asked once, without an error of its own; True of other stores."""
+    if not uri.startswith("http"):
+        return True
+    try:
+        answer = http_request(
+            get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
+        )
+    except Exception:
+        return False
+    return answer.status_code < 500 and answer.status_code != 429
+
+
 def _make_new(uri: str, path: Path) -> None:
     """Make an SQLite store that is not there yet: under a lock and elsewhere, then renamed.
 

@@ -10,10 +10,8 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as TookTooLong
 from typing import Any, TypeVar
 
-import mlflow
-
 from fmtl.errors import EnvironmentFault, redacted
-from fmtl.tracking import faults
+from fmtl.tracking import faults, opening
 from fmtl.tracking.delivery.sending import Delivery, Partial, Refused
 from fmtl.tracking.faults import Problem
 from fmtl.tracking.record import lease
@@ -26,6 +24,8 @@ START_SECONDS = 30  # for the first answers of a store
 PATIENCE_SECONDS = 20  # at the end, without any progress
 MOST_SECONDS = 1800  # at the end, for one large file
 LOCKED_SECONDS = 120  # at the end, for a database that another program keeps locked
+UNWELL_SECONDS = 24  # at the end, for a server that answers with errors now and then
+LOOK_SECONDS = 1.0  # between two looks at it
 LONGEST_WAIT = 60.0  # between two tries
 
 
@@ -47,7 +47,8 @@ class Courier:
         self._done = threading.Event()
         self._jobs: list[tuple[Callable[[], Any], Future, Callable[[Any], object]]] = []
         self._delivery: Delivery | None = None
-        self._closing = self._leaving = False
+        self._closing = self._leaving = self._was_unwell = False
+        self._is_well = True
         self._progress = self._beaten = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="fmtl-courier", daemon=True)
         self._thread.start()
@@ -93,19 +94,26 @@ class Courier:
         self._wake.set()
 
     def finish(self, *, patience: float | None = None) -> Problem | None:
-        """Wait until everything is delivered, as long as there is progress. Returns why it is not."""
+        """Wait until everything is delivered, as long as there is progress. Returns why it is not.
+
+        A server that answers with errors now and then makes progress for hours: its time is bounded.
+        """
         patience = PATIENCE_SECONDS if patience is None else patience
         self._closing = True
         self._progress = begun = time.monotonic()
         self._wake.set()
+        threading.Thread(target=self._look, daemon=True).start()
         told = False
         while not self._done.wait(0.05) and self._thread.is_alive():
-            waited = time.monotonic() - self._progress
+            now = time.monotonic()
+            waited = now - self._progress
+            if self._was_unwell and now - begun > max(patience, UNWELL_SECONDS):
+                break
             is_locked = self.problem is not None and "locked" in self.problem.what
             if waited < (max(patience, LOCKED_SECONDS) if is_locked else patience):
                 continue
             may_take = begun + MOST_SECONDS if patience == PATIENCE_SECONDS else 0
-            if self.problem is not None or time.monotonic() > may_take or not self._answers():
+            if self.problem is not None or now > may_take or not self._is_well:
                 break
             self._progress = time.monotonic()  # it is busy with one large file
             if not told:
@@ -179,18 +187,9 @@ class Courier:
 
     _tries = 0
 
-    def _answers(self) -> bool:
-        """Whether the store answers at all, asked by another thread: this one must not wait for a socket."""
-        found: list[bool] = []
-
-        def look() -> None:
-            try:
-                mlflow.MlflowClient(self._delivery.uri if self._delivery else None).search_experiments(max_results=1)
-                found.append(True)
-            except Exception:
-                found.append(False)
-
-        asking = threading.Thread(target=look, daemon=True)
-        asking.start()
-        asking.join(5)
-        return found == [True]
+    def _look(self) -> None:
+        """How the server is, asked by a thread of its own: the courier's may wait for one large file."""
+        while not self._done.is_set() and not self._leaving:
+            self._is_well = opening.is_well(self._delivery.uri if self._delivery else "")
+            self._was_unwell = self._was_unwell or not self._is_well
+            self._done.wait(LOOK_SECONDS)
