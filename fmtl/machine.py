@@ -89,6 +89,15 @@ def place() -> str:
     return f"{socket.gethostname()} {machine} {space}"  # clones of a machine have the same id
 
 
+def num_killed_for_memory() -> int | None:
+    """Processes that the kernel has killed since its boot, since memory had run out; None where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    except (OSError, StopIteration):
+        return None
+
+
 def process_started(pid: int) -> str | None:
     """When a process of this place began, in clock ticks since the boot; empty if it is not known.
 

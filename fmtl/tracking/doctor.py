@@ -116,14 +116,11 @@ def _end(patient: Patient, folder: RunFolder | None) -> tuple[str, str, str]:
     if folder is not None and (crash := folder.last_words()):
         return "failed", "FAILED", crash
     who = f" ({patient.lease})" if patient.lease else ""
-    return (
-        "interrupted",
-        "KILLED",
-        (
-            f"its process{who} ended without a word: it was killed, memory ran out, or the machine went down; "
-            f"fmtl train --resume {patient.run_id} goes on"
-        ),
-    )
+    why = "it was killed, memory ran out, or the machine went down"
+    if patient.lease and patient.lease.memory_ran_out:
+        why = "since it began the kernel has killed processes of this machine for memory: lower batch_size or px"
+    message = f"its process{who} ended without a word: {why}; fmtl train --resume {patient.run_id} goes on"
+    return "interrupted", "KILLED", message
 
 
 def _find(client: mlflow.MlflowClient) -> Iterator[Patient]:

@@ -150,3 +150,20 @@ def test_the_lease_is_in_the_folder_too(store):
         assert json.loads((run.place.record / "lease.json").read_text())["pid"] == os.getpid()
         assert run.place.is_held
     assert not run.place.is_held
+
+
+def test_memory_that_ran_out_is_named_where_the_kernel_says_that_it_killed(store):
+    process, run_id = begin_elsewhere(store)
+    process.kill()
+    process.communicate()
+    begun = Lease.read(mlflow.get_run(run_id).data.tags[lease.TAG])
+    if begun.killed is None:
+        pytest.skip("this system does not count what it kills")
+    assert not begun.memory_ran_out
+    earlier = replace(begun, killed=begun.killed - 1)  # as if one had been killed since
+    assert earlier.memory_ran_out and not replace(earlier, boot="another").memory_ran_out
+    mlflow.MlflowClient().set_tag(run_id, lease.TAG, earlier.json())
+    compare(CompareSettings())
+    told = mlflow.get_run(run_id).data.tags["fmtl.error"]
+    assert "the kernel has killed processes of this machine for memory: lower batch_size or px" in told
+    assert f"fmtl train --resume {run_id} goes on" in told

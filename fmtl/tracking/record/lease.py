@@ -27,6 +27,7 @@ class Lease:
         started: When it began, in the system's own count: another process may get the same pid.
         since: Milliseconds since 1970.
         beat: When it last said that it lives.
+        killed: Processes that the kernel had killed for memory when it began.
     """
 
     host: str
@@ -36,11 +37,13 @@ class Lease:
     started: str
     since: int
     beat: int
+    killed: int | None = None
 
     @classmethod
     def mine(cls) -> "Lease":
         pid, at = os.getpid(), now()
-        return cls(socket.gethostname(), machine.place(), _boot(), pid, machine.process_started(pid) or "", at, at)
+        return cls(socket.gethostname(), machine.place(), _boot(), pid, machine.process_started(pid) or "", at, at,
+                   machine.num_killed_for_memory())  # fmt: skip
 
     @classmethod
     def read(cls, text: str | None) -> "Lease | None":
@@ -65,6 +68,12 @@ class Lease:
             return False
         started = machine.process_started(self.pid)
         return self.boot != _boot() or started is None or bool(started and self.started and started != self.started)
+
+    @property
+    def memory_ran_out(self) -> bool:
+        """Whether the kernel has killed processes of its machine for memory since it began."""
+        now = machine.num_killed_for_memory() if self.is_here and self.boot == _boot() else None
+        return now is not None and self.killed is not None and now > self.killed
 
     @property
     def is_mine(self) -> bool:
