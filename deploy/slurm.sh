@@ -13,6 +13,8 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --gres=gpu:1
 set -uo pipefail
+TRAINING=
+trap '[[ -n $TRAINING ]] && kill -USR1 "$TRAINING"' USR1 TERM
 FOLDER=runs/slurm-${SLURM_JOB_ID:?this is a job for sbatch}
 if [[ -f $FOLDER/record/journal.jsonl ]]; then
   fmtl train --resume "$FOLDER" &
@@ -20,11 +22,13 @@ else
   fmtl train --run-folder "$FOLDER" "$@" &
 fi
 TRAINING=$!
-trap 'kill -USR1 "$TRAINING"' USR1 TERM
 wait "$TRAINING"; CODE=$?
-while kill -0 "$TRAINING" 2> /dev/null; do wait "$TRAINING"; CODE=$?; done  # a trap ends the first wait
+while [[ $CODE -gt 128 && $CODE != 143 ]] || kill -0 "$TRAINING" 2> /dev/null; do  # a trap ends a wait before its time
+  wait "$TRAINING"; NOW=$?
+  [[ $NOW = 127 || $NOW = "$CODE" ]] && break
+  CODE=$NOW
+done
 if [[ $CODE = 143 ]]; then
-  scontrol requeue "$SLURM_JOB_ID"
-  exit 0
+  scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 exit "$CODE"

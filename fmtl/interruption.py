@@ -18,7 +18,9 @@ from fmtl.errors import Terminated
 
 T = TypeVar("T")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-SAME_EVENT_SECONDS = 1.0  # one Ctrl-C arrives as SIGINT from the terminal and as SIGTERM from `mlflow run`
+# One wish may arrive several times: `timeout` signals its child and then the group, `mlflow run` passes Ctrl-C on as
+# SIGTERM. The same signal counts again after the first time, another one after the second.
+REPEATED_SECONDS, PASSED_ON_SECONDS = 0.5, 3.0
 
 
 class _State:
@@ -90,7 +92,7 @@ def _error(signum: int) -> BaseException:
 def _hear(signum: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _state.first is not None:
-        if signum != _state.first and now - _state.at < SAME_EVENT_SECONDS:
+        if now - _state.at < (REPEATED_SECONDS if signum == _state.first else PASSED_ON_SECONDS):
             return
         with contextlib.suppress(OSError):
             os.write(2, b"a second signal: ended at once\n")

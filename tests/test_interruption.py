@@ -56,7 +56,7 @@ with interruption.heard():
 
 @pytest.mark.parametrize(
     ("second", "pause", "code"),
-    [("SIGTERM", 0, 143), ("SIGINT", 0, 0), ("SIGINT", 1.2, 130)],  # 0: one Ctrl-C, heard twice
+    [("SIGTERM", 0.7, 143), ("SIGINT", 3.2, 130), ("SIGTERM", 0, 0), ("SIGINT", 1.2, 0)],  # 0: one wish, heard twice
 )
 def test_a_second_signal_ends_the_process_at_once(second, pause, code):
     done = run(f"""

@@ -5,7 +5,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fmtl import interruption
+from fmtl.errors import EnvironmentFault
 from fmtl.metric_names import EPOCH, SKIPPED_STEPS, TRAIN_LOSS, VAL_LOSS, score
 from fmtl.reports.plots import ConfusionFrames
 from fmtl.tasks import Tasks
@@ -27,6 +28,7 @@ from fmtl.training.skipping import SkippedStep
 log = logging.getLogger(__name__)
 
 MOST_STEPS_KEPT = 3  # of those that were not taken: each is as large as the network
+MOST_OFTEN = 20  # times the seconds of a save are between two within an epoch, at least
 MOST_IN_FRAMES = 300  # classes
 Publisher = Callable[[EpochRecord], None]
 
@@ -70,7 +72,7 @@ class CheckpointFiles:
     def path(self, which: str) -> Path:
         return self.stem.with_name(f"{self.stem.name}_{which}.pt")
 
-    def generations(self, which: str) -> Iterator[Checkpoint]:
+    def generations(self, which: str) -> Iterator[tuple[Path, Checkpoint]]:
         """See ``checkpoints.generations``."""
         return checkpoints.generations(self.path(which))
 
@@ -121,7 +123,7 @@ class Keeper:
 
     def __init__(self, files: CheckpointFiles, training: Training, *, more: Mapping[str, Any], minutes: float = 0):
         self._files, self._training, self._more, self._seconds = files, training, dict(more), 60 * minutes
-        self._saved = time.monotonic()
+        self._saved, self._took = time.monotonic(), 0.0
 
     def keep(self, record: EpochRecord) -> None:
         """Write what an epoch has brought: its weights, where it is the best, and the state."""
@@ -131,17 +133,20 @@ class Keeper:
 
     def at_step(self) -> None:
         """Between two steps: write the state where it is time, or the end is asked for."""
-        is_due = self._seconds and time.monotonic() - self._saved >= self._seconds
+        wait = max(self._seconds, MOST_OFTEN * self._took)  # on a slow disk less often
+        is_due = self._seconds and time.monotonic() - self._saved >= wait
         if (is_due or interruption.is_asked()) and self._training.can_be_kept:
             self._save()
         interruption.check()
 
     def _save(self) -> None:
+        started = time.monotonic()
         self._training.settle()
         rows = self._training.history.rows
         state = self._training.state | self._more
         self._files.save_last(self._training.net.state_dict(), self._training.tasks, rows[-1] if rows else {}, state)
         self._saved = time.monotonic()
+        self._took = self._saved - started
 
 
 def skipped_to(folder: Path) -> Callable[[SkippedStep], SkippedStep]:
@@ -153,16 +158,24 @@ def skipped_to(folder: Path) -> Callable[[SkippedStep], SkippedStep]:
         num += 1
         if num <= MOST_STEPS_KEPT:
             path = folder / f"epoch-{step.epoch}-batch-{step.first_batch}.pt"
-            skipping.save(path, step)
-            log.warning("%s; the step is not taken. Kept to be repeated: %s", step, path)
+            try:
+                skipping.save(path, step)
+                kept = f"Kept to be repeated: {path}"
+            except EnvironmentFault as fault:
+                kept = f"It could not be kept: {fault}"
+            log.warning("%s; the step is not taken. %s", step, kept)
         return step
 
     return take
 
 
-def metrics_to(run: Recorded) -> Publisher:
-    """Logs the metrics of each epoch at its step."""
-    return lambda record: log_epochs(run, [record.metrics])
+def metrics_to(run: Recorded, *, but: Collection[int] = ()) -> Publisher:
+    """Logs the metrics of each epoch at its step.
+
+    Args:
+        but: Epochs that are recorded already, of a run that begins anew.
+    """
+    return lambda record: log_epochs(run, [] if record.epoch in but else [record.metrics])
 
 
 def log_epochs(run: Recorded, history: Iterable[Row]) -> None:

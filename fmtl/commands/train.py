@@ -1,8 +1,9 @@
 """``train``: a prepared dataset to one MLflow run with metrics, plots, checkpoints and a model."""
 
 import contextlib
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,30 @@ def train_whole(settings: TrainSettings) -> tuple[str, RunFolder]:
 
 
 @contextlib.contextmanager
-def _opened(settings: TrainSettings) -> Iterator[Run]:
+def _opened(settings: TrainSettings, *, source: str = "") -> Iterator[Run]:
+    """A new run.
+
+    Args:
+        source: The run that it goes on from.
+    """
+    # There before anything else of the run, so that one that is killed meanwhile can begin anew.
+    kept = {earlier.SETTINGS: to_yaml(_values(settings))}
+    if source:
+        kept[resuming.SOURCE] = json.dumps({"run": source})
     with open_run(
         "train",
         name=_run_name(settings),
         experiment=settings.experiment,
         folder=settings.run_folder,
         offline=settings.offline,
+        kept=kept,
     ) as run:
-        # Before anything is built, so that a run that is killed meanwhile can begin anew.
-        durable.write_text(run.place.record / earlier.SETTINGS, to_yaml(settings.model_dump(mode="json")))
         yield run
+
+
+def _values(settings: TrainSettings) -> dict[str, Any]:
+    """As a file keeps them: a run that is made of that file is one of its own."""
+    return settings.model_dump(mode="json", exclude={"resume", "extend_to", "fork"})
 
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
@@ -106,14 +120,22 @@ def _run_name(settings: TrainSettings) -> str:
     return settings.run_name or f"{settings.backbone}-{settings.mode}"
 
 
-def _train(work: Work, run: Run, *, last: Checkpoint | None = None, best: Checkpoint | None = None) -> str:
+def _train(
+    work: Work,
+    run: Run,
+    *,
+    last: Checkpoint | None = None,
+    best: Checkpoint | None = None,
+    recorded: Collection[int] = (),
+) -> str:
     """Train, and write all that belongs to the run.
 
     Args:
         last, best: Checkpoints of an earlier attempt, or of the run that this one goes on from.
+        recorded: Epochs whose metrics are recorded already.
     """
     settings, dataset = work.settings, work.dataset
-    values = settings.model_dump(mode="json")
+    values = _values(settings)
     files = _files(work, run)
     _log_settings(run, values, dataset, is_new=last is None)
     training = _training(work, last, best)
@@ -122,7 +144,7 @@ def _train(work: Work, run: Run, *, last: Checkpoint | None = None, best: Checkp
         run.check_size(checkpoints.size_of(work.setup.net))
         more = {"machine": hardware.decisive(work.setup.device), "before": resuming.before(last)}
         keeper = Keeper(files, training, more=more, minutes=settings.checkpoint_minutes)
-    publishers = [publisher.metrics_to(run)]
+    publishers = [publisher.metrics_to(run, but=recorded)]
     if settings.extra_plots:
         publishers.append(publisher.frames_to(run, dataset.tasks))
     publishers.append(publisher.lines_to(log.info, settings.epochs))
@@ -162,7 +184,7 @@ def _files(work: Work, run: Run) -> CheckpointFiles:
     settings = work.settings
     stem = run.folder / "checkpoints" / f"{settings.backbone}_{settings.mode}"
     return CheckpointFiles(
-        stem, {**settings.model_dump(mode="json"), "preprocess": work.data.preprocess.to_json()}
+        stem, {**_values(settings), "preprocess": work.data.preprocess.to_json()}
     )  # fmt: skip
 
 
@@ -241,46 +263,52 @@ def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
         "train", offline=settings.offline, resume=found.folder, run_id=found.record.run_id if found.record else None
     ) as run, _told(run):  # fmt: skip
         last = found.last()
-        best = resuming.best_of(found.files, last) if last else None
+        if last is None and found.source:
+            return _go_on_from(resuming.find(found.source), settings, run), found.folder
+        best = resuming.best_of(found.files, last, is_held=True) if last else None
         work = prepare(settings.model_copy(update={"weights": "none"} if last else {}))
         if found.tags.get("fmtl.data", work.dataset.digest) != work.dataset.digest:
             raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
+        logged = resuming.logged_epochs(found.folder, found.record)
+        run.note_steps(logged)
         if last is None:
             log.info("it had not come to a first checkpoint, and begins anew")
         else:
             resuming.tell(run, last, hardware.decisive(work.setup.device), found.tags)
-            logged = resuming.logged_epochs(found.folder, found.record)
-            run.note_steps(logged)
             publisher.log_epochs(run, [row for row in last.training["history"] if row[EPOCH] not in logged])
         work = replace(work, settings=work.settings.model_copy(update={"weights": settings.weights}))
-        return _train(work, run, last=last, best=best), found.folder
+        return _train(work, run, last=last, best=best, recorded=logged), found.folder
 
 
 def _fork(found: resuming.Earlier, asked: TrainSettings) -> tuple[str, RunFolder]:
     """Go on from a run in one of its own: with more epochs, or under changed settings."""
-    source = found.last()
-    if source is None or source.epoch == 0:
-        raise DataError(f"run {found.name}: it has no whole epoch to go on from", where="resume")
-    settings = resuming.of_fork(asked, found.settings, done=source.epoch)
-    best = resuming.best_of(found.files, source)
-    with _opened(settings) as run, _told(run):
-        work = prepare(settings.model_copy(update={"weights": "none"}))
-        if found.tags.get("fmtl.data") != work.dataset.digest:
-            raise DataError(
-                f"run {found.name} was trained on another dataset than {work.dataset.folder}; epochs on other photos "
-                "can't be compared with its own", where="fork",
-            )  # fmt: skip
-        last = resuming.first_of_fork(source)
-        work = replace(work, settings=work.settings.model_copy(update={"weights": found.settings.weights}))
-        if settings.save_checkpoints:
-            files = _files(work, run)
-            if best:
-                files.save_best(best.model, work.setup.tasks, best.metrics)
-            files.save_last(last.model, work.setup.tasks, last.metrics, last.training)
-        run.set_tags({"fmtl.forked_from": found.tags.get("fmtl.run_id", found.name)})
-        log.info(
-            "it goes on from run %s after epoch %d: epochs %d to %d have a schedule of their own (%s)",
-            found.name, source.epoch, source.epoch + 1, settings.epochs, work.settings.schedule,
+    settings = resuming.of_fork(asked, found.settings, done=found.whole().epoch)
+    with _opened(settings, source=found.name) as run, _told(run):
+        return _go_on_from(found, settings, run), run.place
+
+
+def _go_on_from(found: resuming.Earlier, settings: TrainSettings, run: Run) -> str:
+    """Take weights and history of another run over, and train on in this one."""
+    source = found.whole()
+    best = resuming.best_of(found.files, source, is_held=False)
+    work = prepare(settings.model_copy(update={"weights": "none"}))
+    if found.tags.get("fmtl.data") != work.dataset.digest:
+        raise DataError(
+            f"run {found.name} was trained on another dataset than {work.dataset.folder}; epochs on other photos can't "
+            "be compared with its own", where="fork",
         )  # fmt: skip
-        publisher.log_epochs(run, last.training["history"])
-        return _train(work, run, last=last, best=best), run.place
+    last = resuming.first_of_fork(source)
+    work = replace(work, settings=work.settings.model_copy(update={"weights": found.settings.weights}))
+    if settings.save_checkpoints:
+        files = _files(work, run)
+        if best:
+            files.save_best(best.model, work.setup.tasks, best.metrics)
+        files.save_last(last.model, work.setup.tasks, last.metrics, last.training)
+    run.set_tags({"fmtl.forked_from": found.name})
+    first, until = source.epoch + 1, settings.epochs
+    which = f"epochs {first} to {until} have a schedule of their own"
+    which = which if until > first else f"epoch {first} has a schedule of its own"
+    log.info("it goes on from run %s after epoch %d: %s (%s)", found.name, source.epoch, which, work.settings.schedule)
+    recorded = resuming.logged_epochs(run.place, None)
+    publisher.log_epochs(run, [row for row in last.training["history"] if row[EPOCH] not in recorded])
+    return _train(work, run, last=last, best=best, recorded=recorded)

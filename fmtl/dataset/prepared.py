@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,10 +168,11 @@ class PixelStore:
     """
 
     def __init__(self, files: Sequence[Path], px: int):
+        self._open: dict[int, int] = {}  # descriptors, the least recently used first
+        self._reading = threading.Lock()
         self._files, self._px = files, px
         self._states = [file.stat() for file in files]
         self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
-        self._open: dict[int, int] = {}  # descriptors, the least recently used first
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -182,6 +184,11 @@ class PixelStore:
             DataError: A file was replaced, changed or cut short since the dataset was opened.
         """
         out = np.empty((len(rows), self._px, self._px, 3), np.uint8)
+        with self._reading:  # a descriptor that another thread closes may be another file's by then
+            self._read(rows, out)
+        return out
+
+    def _read(self, rows: np.ndarray, out: np.ndarray) -> None:
         size = self._px * self._px * 3
         looked_at = set()
         for i, (row, s) in enumerate(zip(rows, np.searchsorted(self._starts, rows, side="right") - 1, strict=True)):
@@ -189,9 +196,12 @@ class PixelStore:
             if s not in looked_at:
                 looked_at.add(s)
                 self._check(s, os.fstat(shard))
-            if os.preadv(shard, [out[i].reshape(-1).data], int(row - self._starts[s]) * size) != size:
-                raise self._changed(s)
-        return out
+            left, start = out[i].reshape(-1).data, int(row - self._starts[s]) * size
+            while left:
+                num = os.preadv(shard, [left], start)  # may be fewer on a network's file system
+                if not num:
+                    raise self._changed(s)
+                left, start = left[num:], start + num
 
     def _shard(self, number: int) -> int:
         shard = self._open.pop(number, None)
@@ -216,6 +226,13 @@ class PixelStore:
         return DataError(
             f"{file.parent}: the dataset was replaced, changed or removed while it was in use ({file.name}); run again"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process the descriptors mean nothing."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_reading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _open={}, _reading=threading.Lock())
 
     def __del__(self) -> None:
         for shard in self._open.values():

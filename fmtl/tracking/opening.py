@@ -107,17 +107,20 @@ def _ask_server(uri: str) -> None:
         )
 
 
-def is_well(uri: str) -> bool:
-    """Whether a server answers one short question, asked once, without an error of its own; True of other stores."""
+def state_of_server(uri: str) -> str:
+    """What one short question, asked once, shows: ``well``, ``unwell`` (an error of its own) or ``silent``.
+
+    Other stores are well.
+    """
     if not uri.startswith("http"):
-        return True
+        return "well"
     try:
         answer = http_request(
             get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
         )
-    except Exception:
-        return False
-    return answer.status_code < 500 and answer.status_code != 429
+    except Exception:  # it may be busy with one large file
+        return "silent"
+    return "unwell" if answer.status_code >= 500 or answer.status_code == 429 else "well"
 
 
 def _make_new(uri: str, path: Path) -> None:

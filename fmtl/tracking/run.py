@@ -4,7 +4,7 @@ import contextlib
 import faulthandler
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +43,7 @@ def open_run(
     offline: bool = False,
     resume: RunFolder | None = None,
     run_id: str | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """Start a run, or adopt the one that ``mlflow run`` made; inside another run it becomes its child.
 
@@ -54,6 +55,7 @@ def open_run(
         offline: No store is asked; ``fmtl sync`` delivers the run later.
         resume: Folder of a run to go on with.
         run_id: Its id in the store.
+        kept: See ``RunFolder.begin``.
 
     Raises:
         EnvironmentFault: The store can't be used or the folder can't be written.
@@ -65,7 +67,7 @@ def open_run(
             stack.enter_context(disable_autologging())
         if resume:
             stack.enter_context(resume.held())
-        run = _begin(kind, name, experiment, folder, offline, resume, run_id, stack)
+        run = _begin(kind, name, experiment, folder, offline, resume, run_id, kept, stack)
         # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the
         # outcome is said here, whatever ends the block. It is a failure until the last line has been reached.
         status, outcome, message = "FAILED", "failed", None
@@ -103,6 +105,7 @@ def _begin(
     offline: bool,
     resume: RunFolder | None,
     run_id: str | None,
+    kept: Mapping[str, str] | None,
     stack: contextlib.ExitStack,
 ) -> Run:
     """Everything before the work: the store's run, the folder, the thread that delivers."""
@@ -128,7 +131,7 @@ def _begin(
         place = resume or _place(started, folder, about["id"])
         if not resume:
             stack.enter_context(place.held())
-        journal = place.begin(about)
+        journal = place.begin(about, kept)
         journal.append("begin", at=now())
         if resume:
             journal.append("tags", values={"fmtl.error": None})
@@ -217,7 +220,8 @@ def _place(started: Started | None, folder: str | None, folder_id: str) -> RunFo
     if started and started.folder is not None and folder is None:
         return RunFolder.of_artifacts(started.folder)
     root = Path(folder) if folder else folders.RUNS / folder_id
-    if folder and root.is_dir() and any(root.iterdir()):
+    begun = {folders.RECORD} if not (root / folders.RECORD / folders.JOURNAL).exists() else set()  # and killed at once
+    if folder and root.is_dir() and {path.name for path in root.iterdir()} - begun:
         raise DataError(f"{root}: is not empty; name a folder that is not there yet, or resume the run in it",
                         where="run_folder")  # fmt: skip
     try:

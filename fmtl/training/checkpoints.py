@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any
 
 import torch
@@ -96,8 +95,22 @@ def older(path: Path) -> Path:
 
 def forget_older(path: Path) -> None:
     """Remove the generation before, where this one is whole."""
-    load(path)
-    older(path).unlink(missing_ok=True)
+    try:
+        is_whole = _verify(path)
+    except (OSError, zipfile.BadZipFile):
+        is_whole = False
+    if is_whole:
+        older(path).unlink(missing_ok=True)
+    elif older(path).is_file():
+        log.warning("checkpoint %s is damaged; the generation before stays: %s", path, older(path))
+
+
+def take_back(path: Path) -> None:
+    """Give the generation before its name back, so that the next save keeps it; what had the name steps aside."""
+    if path.is_file():
+        path.replace(durable.beside(path, "aside"))
+    older(path).replace(path)
+    durable.fsync(path.parent)
 
 
 def size_of(net: nn.Module) -> int:
@@ -157,12 +170,14 @@ def _read(path: Path) -> tuple[Any, bool]:
     try:
         is_sealed = _verify(path)
         return torch.load(path, map_location="cpu", weights_only=True), is_sealed
-    except (zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a stranger's file makes of torch
         raise DataError(f"checkpoint {path}: damaged or no checkpoint ({error}); use an older copy") from error
 
 
-def generations(path: Path) -> Iterator[Checkpoint]:
-    """The checkpoints under this name, newest first; of a damaged one a word is said.
+def generations(path: Path) -> Iterator[tuple[Path, Checkpoint]]:
+    """The whole checkpoints of this name and their files, newest first; of a damaged one a word is said.
 
     Raises:
         DataError: Something is there and none of it can be used.
@@ -178,7 +193,7 @@ def generations(path: Path) -> Iterator[Checkpoint]:
         for told in errors:
             log.warning("%s; going on with the generation before, of epoch %d", told, checkpoint.epoch)
         errors, found = [], found + 1
-        yield checkpoint
+        yield file, checkpoint
     if there and not found:
         raise errors[0]
 

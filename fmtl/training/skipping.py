@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ class Guard:
     ):
         self._net, self._loss, self._position, self._told = net, loss, position, told
         self._buffers = [*net.buffers(), *(evaluated.buffers() if evaluated is not net else ())]
+        self._buffers.sort(key=lambda buffer: str(buffer.dtype))
         self._copies = [[buffer.clone() for buffer in self._buffers] for _ in range(2)]
         is_cuda = position.device.type == "cuda"
         self._verdicts = [torch.empty((), dtype=torch.bool, pin_memory=is_cuda) for _ in range(2)]
@@ -109,8 +111,7 @@ class Guard:
         """A step begins."""
         self._slot = 1 - self._slot
         self._random[self._slot] = generators(self._position.device)
-        if self._buffers:
-            torch._foreach_copy_(self._copies[self._slot], self._buffers)
+        _copy(self._copies[self._slot], self._buffers)
 
     def judge(self, is_finite: Tensor, trial: Trial) -> None:
         """A step was launched.
@@ -136,9 +137,8 @@ class Guard:
         if self._verdicts[slot].numpy():
             self._position.taken(trial.num_images)
             return
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._copies[slot])
-            torch._foreach_copy_(self._copies[1 - slot], self._copies[slot])  # of a step that has begun meanwhile
+        _copy(self._buffers, self._copies[slot])
+        _copy(self._copies[1 - slot], self._copies[slot])  # of a step that has begun meanwhile
         self._position.skipped()
         self._told(self._skipped(trial, slot))
 
@@ -150,6 +150,13 @@ class Guard:
             self._position.epoch, first, trial.batches, tasks, (), self._random[slot], self._net.state_dict(),
             self._loss.state_dict(),
         )  # fmt: skip
+
+
+def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+    """In one kernel per type: both are sorted by it."""
+    for _, pairs in groupby(zip(to, of, strict=True), key=lambda pair: pair[0].dtype):
+        targets, sources = zip(*pairs, strict=True)
+        torch._foreach_copy_(list(targets), list(sources))
 
 
 def save(path: Path, step: SkippedStep) -> None:

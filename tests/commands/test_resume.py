@@ -1,5 +1,6 @@
 """A training that goes on: where it stands, elsewhere, longer, under other settings; and what can't be gone on with."""
 
+import contextlib
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ from kills import content, digest, place_of, run_of, without_timing
 
 from fmtl import interruption
 from fmtl.commands.train import train
+from fmtl.commands.training import resuming
 from fmtl.errors import DataError, Terminated, UsageError
 from fmtl.settings.schema import TrainSettings
 from fmtl.training import checkpoints
@@ -137,21 +139,63 @@ def test_changed_settings_need_a_fork_and_a_fork_takes_weights_and_history(store
         TrainSettings(fork=True)
 
 
-def test_a_run_that_had_not_come_to_a_checkpoint_begins_anew_with_the_same_id(store, dataset, caplog):
-    caplog.set_level(logging.INFO, "fmtl")
+class AtStart(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("run quick"):
+            raise KeyboardInterrupt
 
-    class AtStart(logging.Handler):
-        def emit(self, record):
-            if record.getMessage().startswith("run quick"):
-                raise KeyboardInterrupt
 
+@contextlib.contextmanager
+def interrupted_at_its_start():
     handler = AtStart()
     logging.getLogger("fmtl").addHandler(handler)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            train(settings(dataset.folder))
+        yield
     finally:
         logging.getLogger("fmtl").removeHandler(handler)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_an_extension_that_is_interrupted_at_once_is_not_trained_from_scratch(store, dataset, caplog, keeps):
+    caplog.set_level(logging.INFO, "fmtl")
+    first = train(settings(dataset.folder, epochs=1))
+    with interrupted_at_its_start(), pytest.raises(KeyboardInterrupt):
+        train(TrainSettings(resume=first, extend_to=2, save_checkpoints=keeps))
+    second = train(TrainSettings(resume="last"))
+    assert second != first and f"it goes on from run {first} after epoch 1: epoch 2 has a schedule" in caplog.text
+    assert "begins anew" not in caplog.text
+    points = mlflow.MlflowClient().get_metric_history(second, "val/loss")
+    assert [point.step for point in points] == [1, 2]
+
+
+def test_the_best_weights_survive_two_saves_that_were_cut_off(store, dataset, signalled_after):
+    """Each time the new best was written, and then not the state that knows of it."""
+    signalled_after(1, settings(dataset.folder))
+    found = resuming.find("last")
+    last, path = found.last(), found.files.path("best")
+    kept = checkpoints.load(path)
+    for _ in range(2):
+        checkpoints.save(path, model=kept.model, tasks=kept.tasks, settings={}, epoch=2, metrics={})
+        assert resuming.best_of(found.files, last, is_held=True).epoch == 1
+        assert checkpoints.load(path).epoch == 1
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_the_generation_before(store, dataset, signalled_after):
+    signalled_after(1, settings(dataset.folder))
+    found = resuming.find("last")
+    path = found.files.path("last")
+    good = path.read_bytes()
+    checkpoints.older(path).write_bytes(good)
+    path.write_bytes(good[:-1])
+    assert found.last().epoch == 1
+    assert path.read_bytes() == good
+
+
+def test_a_run_that_had_not_come_to_a_checkpoint_begins_anew_with_the_same_id(store, dataset, caplog):
+    caplog.set_level(logging.INFO, "fmtl")
+
+    with interrupted_at_its_start(), pytest.raises(KeyboardInterrupt):
+        train(settings(dataset.folder))
     place = place_of(store)
     assert not (place.files / "config.yaml").is_file()
     assert train(TrainSettings(resume="last")) == run_of(place)

@@ -206,3 +206,14 @@ def test_a_file_of_too_many_bytes_is_not_read(tmp_path):
         ImageFolder(tmp_path).read("sparse.jpg")
     with pytest.raises(ImageError, match="too_large"):
         decode(bytes((64 << 20) + 1), px=16)
+
+
+def test_scans_are_counted_whatever_lies_between_them_and_not_what_follows_the_picture():
+    content = jpeg_of_scans(300)
+    comment = b"\xff\xfe\x00\x04\xff\xd9"  # whose text is an end marker
+    at = content.index(b"\xff\xda", content.index(b"\xff\xda") + 2)
+    with pytest.raises(ImageError, match="too_large: a JPEG of 3.. scans"):
+        decode(content[:at] + comment + content[at:], px=16)
+    plain = jpeg_of_scans(1)
+    film = b"\xff\xda" * 500
+    np.testing.assert_array_equal(decode(plain + film, px=16), decode(plain, px=16))

@@ -34,7 +34,7 @@ def save(path: Path, number: int) -> None:
 
 def newest(path: Path) -> int:
     """Number of the newest whole checkpoint; -1 where there is none."""
-    for found in checkpoints.generations(path):
+    for _, found in checkpoints.generations(path):
         if all(bool((value == found.epoch).all()) for value in found.model.values()):
             return found.epoch
     return -1

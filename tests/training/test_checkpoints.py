@@ -43,14 +43,14 @@ def test_the_generation_before_stays_and_is_taken_where_the_last_one_is_damaged(
     assert list(checkpoints.generations(path)) == []
     save(path, epoch=1)
     save(path, epoch=2)
-    assert [found.epoch for found in checkpoints.generations(path)] == [2, 1]
+    assert [found.epoch for _, found in checkpoints.generations(path)] == [2, 1]
     path.write_bytes(path.read_bytes()[:-1])
-    assert [found.epoch for found in checkpoints.generations(path)] == [1]
+    assert [found.epoch for _, found in checkpoints.generations(path)] == [1]
     assert "damaged" in caplog.text and "the generation before, of epoch 1" in caplog.text
-    with pytest.raises(DataError, match="damaged"):
-        checkpoints.forget_older(path)
+    checkpoints.forget_older(path)
+    assert checkpoints.older(path).is_file()  # since the newer one is damaged
     path.unlink()
-    assert [found.epoch for found in checkpoints.generations(path)] == [1]
+    assert [found.epoch for _, found in checkpoints.generations(path)] == [1]
     checkpoints.older(path).write_bytes(b"")
     with pytest.raises(DataError, match="damaged"):
         list(checkpoints.generations(path))

@@ -10,20 +10,24 @@ from fmtl.errors import DataError, UsageError
 from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
 from fmtl.settings.reading import build_from_file
 from fmtl.settings.train import MODES, TrainSettings
+from fmtl.storage.records import read_json
 from fmtl.tasks import Tasks
 from fmtl.tracking import earlier, store
+from fmtl.tracking.delivery import state
 from fmtl.tracking.earlier import SETTINGS
 from fmtl.tracking.record import journal
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
 from fmtl.tracking.store import RunRecord
+from fmtl.training import checkpoints
 from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.run import Resumed
 from fmtl.training.setup import Setup
 
 log = logging.getLogger(__name__)
 
-LAST = "last"  # of the trainings of this folder and its store, the one that was begun last
+LAST = "last"  # of the trainings of this folder the one that was begun last; where there is none, of the store
+SOURCE = "source.json"  # in the record of a run that goes on from another one
 # A run may go on under other values of these, since they do not change what is learnt.
 FREE = {
     "data", "allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery", "offline",
@@ -60,13 +64,35 @@ class Earlier:
         stem = f"{self.settings.backbone}_{self.settings.mode}"
         return CheckpointFiles(self.folder.files / "checkpoints" / stem, {})
 
+    @property
+    def source(self) -> str:
+        """The run that this one was to go on from; empty of one that began by itself."""
+        kept = self.folder.record / SOURCE
+        return str(read_json(kept)["run"]) if kept.is_file() else ""
+
+    def whole(self) -> Checkpoint:
+        """Its newest checkpoint at the end of an epoch: what another run can go on from.
+
+        Raises:
+            DataError: There is none.
+        """
+        for _, found in self.files.generations("last"):
+            if found.epoch and not found.training.get("position"):
+                return found
+        raise DataError(
+            f"run {self.name}: it has no checkpoint at the end of an epoch to go on from; --resume {self.name} "
+            "finishes the epoch that it is in", where="resume",
+        )  # fmt: skip
+
     def last(self) -> Checkpoint | None:
-        """Where it stands; None where it had not come to a first checkpoint.
+        """Where it stands; None where it had not come to a first checkpoint. Call it with the run held.
 
         Raises:
             DataError: Its checkpoints are gone, or all of them are damaged.
         """
-        found = next(self.files.generations("last"), None)
+        file, found = next(self.files.generations("last"), (None, None))
+        if file and file != self.files.path("last"):
+            checkpoints.take_back(self.files.path("last"))
         done = logged_epochs(self.folder, self.record)
         if found is None and done and self.settings.save_checkpoints:
             raise DataError(
@@ -85,8 +111,8 @@ def find(which: str) -> Earlier:
     folder = _newest_here() if which == LAST else earlier.find_here(which)
     record = None
     if folder is None or not _says_all(folder):
-        record = _newest_of_store() if which == LAST else store.get_run(which)
-        folder = earlier.bring(record)
+        record = _newest_of_store() if which == LAST else store.get_run(_known_as(folder) or which)
+        folder = folder or earlier.bring(record)
     tags = dict(record.tags) if record else journal.tags_of(folder.journal().lines())
     return Earlier(folder, record, tags, _settings(folder, which))
 
@@ -95,6 +121,12 @@ def _says_all(folder: RunFolder) -> bool:
     """Whether a folder's record is the run's own from its beginning, so that no store need be asked."""
     tags = journal.tags_of(folder.journal().lines())
     return bool(tags.get("fmtl.data")) or (folder.record / SETTINGS).is_file()
+
+
+def _known_as(folder: RunFolder | None) -> str:
+    """Id of a folder's run in the store in use; empty if it has none there."""
+    noted = state.all_of(folder.record) if folder else []
+    return next((found.run_id for found in reversed(noted) if found.run_id), "")
 
 
 def _newest_here() -> RunFolder | None:
@@ -176,8 +208,11 @@ def of_fork(asked: TrainSettings, original: TrainSettings, *, done: int) -> Trai
     return settings
 
 
-def best_of(files: CheckpointFiles, last: Checkpoint) -> Checkpoint | None:
+def best_of(files: CheckpointFiles, last: Checkpoint, *, is_held: bool) -> Checkpoint | None:
     """The weights of the best epoch that the last checkpoint knows of; None before the first.
+
+    Args:
+        is_held: The run is this process's to go on with.
 
     Raises:
         DataError: They are gone.
@@ -186,8 +221,10 @@ def best_of(files: CheckpointFiles, last: Checkpoint) -> Checkpoint | None:
     if not history:
         return None
     epoch = min(history, key=lambda row: row[VAL_LOSS])[EPOCH]
-    for found in files.generations("best"):
+    for file, found in files.generations("best"):
         if found.epoch == epoch:
+            if file != files.path("best") and is_held:
+                checkpoints.take_back(files.path("best"))  # or the next best one would take its place
             return found
     raise DataError(f"{files.path('best')}: expected the weights of epoch {epoch}, the best so far; they are gone")
 
@@ -214,12 +251,12 @@ def take_over(setup: Setup, last: Checkpoint, best: Checkpoint | None) -> Resume
         setup.net.load_state_dict(last.model)
     except RuntimeError as error:
         raise DataError(f"the checkpoint's weights do not fit the network: {error}", where="resume") from error
-    state = last.training
+    kept = last.training
     return Resumed(
-        history=state["history"],
-        updater=state["updater"] or None,
+        history=kept["history"],
+        updater=kept["updater"] or None,
         best_weights=best.model if best else {},
-        position=state.get("position"),
+        position=kept.get("position"),
     )
 
 
@@ -237,7 +274,8 @@ def _same_tasks(was: Tasks, now: Tasks) -> None:
 def tell(run: Run, last: Checkpoint, machine: Mapping[str, str], tags: Mapping[str, str]) -> None:
     """Say and record where the run goes on, and whether it will end as if it had never been interrupted."""
     was = last.training.get("machine", {})
-    differs = [f"{name} {was[name]}, now {now}" for name, now in machine.items() if was.get(name, now) != now]
+    differs = [] if was else ["the checkpoint does not say on which machine it was made"]
+    differs += [f"{name} {was[name]}, now {now}" for name, now in machine.items() if was.get(name, now) != now]
     if "threads" not in machine:
         differs.append("a GPU adds up in no fixed order")
     is_exact = not differs and tags.get("fmtl.resume") != "approximate"

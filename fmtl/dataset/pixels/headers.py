@@ -22,10 +22,27 @@ def check_scans(content: bytes, num_pixels: int) -> None:
     It has an end, see ``check_end``.
     """
     first = _first_scan(content)
-    num = content.count(bytes([0xFF, _SCAN]), first, content.find(_END, first))
-    if num > MOST_SCANS or num * num_pixels > MOST_SCANNED:
+    most = min(MOST_SCANS, MOST_SCANNED // max(num_pixels, 1))
+    # What follows the picture, another one or a film, may have such bytes too: counted closely only where it matters.
+    if content.count(bytes([0xFF, _SCAN]), first) > most and (num := _num_scans(content, first)) > most:
         told = f"a JPEG of {num} scans over {num_pixels:,} pixels; save it as an ordinary one"
         raise ImageError(Reason.TOO_LARGE, told)
+
+
+def _num_scans(content: bytes, at: int) -> int:
+    """Of the picture whose first scan begins there: up to its end, whatever segments between the scans hold."""
+    num = 0
+    while 0 <= at < len(content) - 1:
+        marker = content[at + 1]
+        if marker == _END[1]:
+            break
+        num += marker == _SCAN
+        if marker in (0x00, *_BARE):  # a byte of the pixels, a restart, or filling
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        at = content.find(b"\xff", at)
+    return num
 
 
 def check_end(content: bytes) -> None:

@@ -190,6 +190,7 @@ class Courier:
     def _look(self) -> None:
         """How the server is, asked by a thread of its own: the courier's may wait for one large file."""
         while not self._done.is_set() and not self._leaving:
-            self._is_well = opening.is_well(self._delivery.uri if self._delivery else "")
-            self._was_unwell = self._was_unwell or not self._is_well
+            found = opening.state_of_server(self._delivery.uri if self._delivery else "")
+            self._is_well = found == "well"
+            self._was_unwell = self._was_unwell or found == "unwell"
             self._done.wait(LOOK_SECONDS)

@@ -15,7 +15,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +88,28 @@ class RunFolder:
     def journal(self) -> Journal:
         return Journal(self.record / JOURNAL)
 
-    def begin(self, about: dict[str, Any]) -> Journal:
-        """Make the folder, or go on in it. Raises EnvironmentFault where that can't be."""
+    def begin(self, about: dict[str, Any], kept: Mapping[str, str] | None = None) -> Journal:
+        """Make the folder, or go on in it.
+
+        Args:
+            kept: Files of the record by name, which are there before the journal is.
+
+        Raises:
+            EnvironmentFault: It can't be written.
+        """
         for folder in (self.files, self.record):
             durable.check_writable(folder)
         if not self.about():
             durable.write_json(self.record / ABOUT, about)
+        for name, text in (kept or {}).items():
+            durable.write_text(self.record / name, text)
         durable.write_text(self.record / LEASE, Lease.mine().json())
         (self.record / CRASH).unlink(missing_ok=True)  # an earlier attempt's
         for left in self.record.glob(f"{durable.TEMPORARY_PREFIX}*"):  # of a delivery that was killed
             shutil.rmtree(left, ignore_errors=True)
-        for torn in [
-            *self.record.rglob(f"{durable.TEMPORARY_PREFIX}*"),
-            *self.files.rglob(f"{durable.TEMPORARY_PREFIX}*"),
-        ]:
-            torn.unlink(missing_ok=True)  # of a write that was killed
+        for torn in self.files.rglob(f"{durable.TEMPORARY_PREFIX}*"):  # of a write that was killed
+            if torn.is_file():
+                torn.unlink(missing_ok=True)
         journal = self.journal()
         journal.mend()
         return journal
