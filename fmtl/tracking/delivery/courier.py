@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as TookTooLong
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fmtl.errors import EnvironmentFault, redacted
@@ -49,6 +50,7 @@ class Courier:
         self._delivery: Delivery | None = None
         self._closing = self._leaving = self._was_unwell = False
         self._is_well = True
+        self._uploads = _Uploads() if Path("/proc/self/fdinfo").is_dir() else None
         self._progress = self._beaten = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="fmtl-courier", daemon=True)
         self._thread.start()
@@ -106,23 +108,27 @@ class Courier:
         told = False
         while not self._done.wait(0.05) and self._thread.is_alive():
             now = time.monotonic()
-            waited = now - self._progress
             if self._was_unwell and now - begun > max(patience, UNWELL_SECONDS):
                 break
-            is_locked = self.problem is not None and "locked" in self.problem.what
-            if waited < (max(patience, LOCKED_SECONDS) if is_locked else patience):
-                continue
-            may_take = begun + MOST_SECONDS if patience == PATIENCE_SECONDS else 0
-            if self.problem is not None or now > may_take or not self._is_well:
-                break
-            self._progress = time.monotonic()  # it is busy with one large file
-            if not told:
+            if not told and now - begun > PATIENCE_SECONDS:
                 log.info("delivering to the store; an interrupt leaves the rest to 'fmtl sync'")
                 told = True
+            if now - self._progress > self._may_wait(patience) or now - begun > MOST_SECONDS:
+                break
         self.leave()
         if self._done.is_set():
             return None
         return self.problem or Problem("it does not answer in time")
+
+    def _may_wait(self, patience: float) -> float:
+        """Seconds without progress: more for a locked database, and for a store that was long in taking a file."""
+        if self.problem is not None and "locked" in self.problem.what:
+            return max(patience, LOCKED_SECONDS)
+        if patience < PATIENCE_SECONDS or self.problem is not None:
+            return patience
+        if self._uploads is None:  # not Linux: a busy store can't be told from one that does not get on
+            return MOST_SECONDS if self._is_well else patience
+        return max(patience, 2 * self._uploads.seconds)
 
     def leave(self) -> None:
         """Deliver nothing more than what is on its way."""
@@ -188,9 +194,43 @@ class Courier:
     _tries = 0
 
     def _look(self) -> None:
-        """How the server is, asked by a thread of its own: the courier's may wait for one large file."""
+        """How the server is and whether a file is on its way, asked by a thread that waits for no upload."""
         while not self._done.is_set() and not self._leaving:
-            found = opening.state_of_server(self._delivery.uri if self._delivery else "")
-            self._is_well = found == "well"
-            self._was_unwell = self._was_unwell or found == "unwell"
+            if self._delivery:
+                found = opening.state_of_server(self._delivery.uri)
+                self._is_well = found == "well"
+                self._was_unwell = self._was_unwell or found == "unwell"
+                if self._uploads and self._uploads.moved(self._delivery.folder.root):
+                    self.progressed()
             self._done.wait(LOOK_SECONDS)
+
+
+class _Uploads:
+    """How far this process has read the files that it sends, as Linux shows it.
+
+    A file that is sent again since the server did not take it comes no farther than before.
+
+    Attributes:
+        seconds: That the file took which is on its way, or was last.
+    """
+
+    def __init__(self) -> None:
+        self._farthest: dict[str, int] = {}
+        self._began: dict[str, float] = {}
+        self.seconds = 0.0
+
+    def moved(self, root: Path) -> bool:
+        """Whether a file below a folder was read farther than ever before."""
+        found = False
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                path = str(descriptor.readlink())
+                if not path.startswith(f"{root}/"):
+                    continue
+                info = Path(f"/proc/self/fdinfo/{descriptor.name}").read_text(encoding="utf-8")
+                at, name = int(info.split()[1]), Path(path).name  # each try sends a copy elsewhere
+                if at > self._farthest.get(name, 0):
+                    self._farthest[name] = at
+                    self.seconds = time.monotonic() - self._began.setdefault(name, time.monotonic())
+                    found = True
+        return found
