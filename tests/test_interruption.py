@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-START = "import os, signal, sys, time; from fmtl import interruption; from fmtl.errors import Terminated\n"
+START = (  # a shell that starts tests in the background has SIGINT ignored
+    "import os, signal, sys, time; from fmtl import interruption; from fmtl.errors import Terminated\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+)
 
 
 def run(code: str) -> subprocess.CompletedProcess:

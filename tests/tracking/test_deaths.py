@@ -44,6 +44,7 @@ class Death(logging.Handler):
         if record.getMessage().startswith("epoch 1/"):
             WAYS[os.environ["WAY"]]()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has it ignored
 logging.getLogger("fmtl").addHandler(Death())
 sys.exit(cli.main(["train", "--data", os.environ["DATA"], "--weights", "none", "--backbone", "resnet18", "--px", "32",
                    "--epochs", "3", "--gallery", "false", "--extra-plots", "false", "--precision", "fp32",
