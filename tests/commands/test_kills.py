@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.reliability
 def test_a_training_that_is_killed_anywhere_goes_on_to_the_same_bits(tmp_path):
     script = Path(__file__).parent / "kills.py"
     done = subprocess.run([sys.executable, str(script), "--points", "10"], capture_output=True, text=True)
