@@ -55,7 +55,7 @@ test-all: setup ## every test, and what they cover; those on real photos need FM
 test-minimum: $(MINIMUM)/.ready ## the fast tests with the lowest versions that are allowed, in an environment of their own
 	OMP_NUM_THREADS=1 $(MINIMUM)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
-reliability: setup ## sixty trainings whose server fails, and the slow tests of deliveries; about an hour
+reliability: setup ## servers that fail, kills, signals and saves that are cut off, and the slow tests of deliveries; some hours
 	$(BIN)/python -m pytest -m reliability $(ARGS)
 	mkdir -p docs/benchmarks
 	$(BIN)/python tests/tracking/reliability.py --json docs/benchmarks/reliability.json

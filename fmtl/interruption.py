@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
@@ -78,11 +78,11 @@ def check() -> None:
         raise _error(_state.first)
 
 
-def checked(items: Iterable[T]) -> Iterator[T]:
-    """The items, with a ``check`` after each."""
+def checked(items: Iterable[T], look: Callable[[], object] = check) -> Iterator[T]:
+    """The items, with a ``check`` after each, or another look that makes one."""
     for item in items:
         yield item
-        check()
+        look()
 
 
 def _error(signum: int) -> BaseException:

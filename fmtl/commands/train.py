@@ -36,9 +36,7 @@ from fmtl.training.run import Training, TrainResult
 log = logging.getLogger(__name__)
 
 NOT_LOGGED = (
-    "resume",
-    "extend_to",
-    "fork",
+    *resuming.BEGINNING,
     "run_name",
     "experiment",
     "offline",
@@ -88,7 +86,7 @@ def _opened(settings: TrainSettings, *, source: str = "") -> Iterator[Run]:
 
 def _values(settings: TrainSettings) -> dict[str, Any]:
     """As a file keeps them: a run that is made of that file is one of its own."""
-    return settings.model_dump(mode="json", exclude={"resume", "extend_to", "fork"})
+    return settings.model_dump(mode="json", exclude=resuming.BEGINNING)
 
 
 def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
@@ -224,7 +222,7 @@ def _log_settings(run: Run, values: dict[str, Any], dataset: PreparedDataset, *,
 
 def _defaults(settings: TrainSettings) -> dict[str, Any]:
     """What needs no option when the run is repeated. What was found by trial has one: elsewhere it might differ."""
-    of_the_run = {name: getattr(settings, name) for name in ("resume", "extend_to", "fork")}
+    of_the_run = {name: getattr(settings, name) for name in resuming.BEGINNING}
     return TrainSettings(mode=settings.mode).with_mode().model_dump() | of_the_run | {"mode": "tuned"}
 
 

@@ -88,14 +88,9 @@ def check_address(uri: str) -> None:
 
 
 def _ask_server(uri: str) -> None:
-    """Raise EnvironmentFault where a server does not answer, does not know the user, or is too old.
-
-    One short question: MLflow's own first one would wait for minutes.
-    """
+    """Raise EnvironmentFault where a server does not answer, does not know the user, or is too old."""
     try:
-        answer = http_request(
-            get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
-        )
+        answer = _version_of(uri)
     except Exception as error:
         raise faults.fault(error) from None
     if answer.status_code in (401, 403):
@@ -107,6 +102,13 @@ def _ask_server(uri: str) -> None:
         )
 
 
+def _version_of(uri: str) -> requests.Response:
+    """A server's answer to one short question, asked once: MLflow's own first one would wait for minutes."""
+    return http_request(
+        get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
+    )
+
+
 def state_of_server(uri: str) -> str:
     """What one short question, asked once, shows: ``well``, ``unwell`` (an error of its own) or ``silent``.
 
@@ -115,9 +117,7 @@ def state_of_server(uri: str) -> str:
     if not uri.startswith("http"):
         return "well"
     try:
-        answer = http_request(
-            get_default_host_creds(uri), "/version", "GET", timeout=SERVER_SECONDS, max_retries=0, raise_on_status=False
-        )
+        answer = _version_of(uri)
     except Exception:  # it may be busy with one large file
         return "silent"
     return "unwell" if answer.status_code >= 500 or answer.status_code == 429 else "well"

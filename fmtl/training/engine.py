@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
+from fmtl import interruption
 from fmtl.errors import Diverged
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Loader, Paced, Watch, unwatched
@@ -110,7 +111,7 @@ def fit(
             raise _diverged(f"epoch {epoch}: the training loss is {train_loss}", updater)
         val = evaluate(
             updater.evaluated, val_loader, loss=loss, device=device,
-            watch=lambda loader, what: _looking(watch(loader, what), between.at_step),
+            watch=lambda loader, what: interruption.checked(watch(loader, what), between.at_step),
         )  # fmt: skip
         if not math.isfinite(val.loss):
             raise _diverged(f"epoch {epoch}: the validation loss is {val.loss}", updater)
@@ -139,12 +140,6 @@ def _named(loader: Loader, tell: Callable[[SkippedStep], SkippedStep], step: Ski
         first = step.first_batch - 1
         step = replace(step, photos=loader.paths(first, first + len(step.batches)))
     return tell(step)
-
-
-def _looking(batches: Iterable[Batch], look: Callable[[], object]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        look()
 
 
 def _diverged(what: str, updater: Updater) -> Diverged:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from kit.forks import Zygote
 from kit.outages import Server
 
+from fmtl.metric_names import PACE
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.training import checkpoints
 
@@ -34,7 +35,6 @@ OPTIONS = [
     "--extra-plots", "false", "--precision", "fp32", "--channels-last", "false", "--epochs", "2", "--ema-decay", "0.9",
     "--mixup", "0.2", "--checkpoint-minutes", "1e-9",
 ]  # fmt: skip
-TIMING = {"images_per_second", "data_share", "epoch_seconds"}
 
 
 class World:
@@ -159,7 +159,7 @@ def content(place: RunFolder) -> dict[str, Any]:
 
 
 def without_timing(row: dict) -> dict:
-    return {name: value for name, value in row.items() if name not in TIMING}
+    return {name: value for name, value in row.items() if name not in PACE}
 
 
 def digest(thing: Any) -> str:

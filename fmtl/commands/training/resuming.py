@@ -33,7 +33,7 @@ FREE = {
     "data", "allow_stale", "device", "experiment", "run_name", "resume", "extra_plots", "gallery", "offline",
     "run_folder", "checkpoint_minutes",
 }  # fmt: skip
-_OF_FORK = {"resume", "fork", "extend_to"}
+BEGINNING = {"resume", "fork", "extend_to"}  # how a run begins: of the command, not of the run
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def of_fork(asked: TrainSettings, original: TrainSettings, *, done: int) -> Trai
     Raises:
         UsageError: No epoch is left to train, or the network is another one.
     """
-    given = {name: getattr(asked, name) for name in asked.model_fields_set - _OF_FORK}
+    given = {name: getattr(asked, name) for name in asked.model_fields_set - BEGINNING}
     if asked.extend_to is not None:
         given["epochs"] = asked.extend_to
     if given.get("backbone", original.backbone) != original.backbone:
