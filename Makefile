@@ -59,6 +59,7 @@ reliability: setup ## servers that fail, kills, signals and saves that are cut o
 	$(BIN)/python -m pytest -m reliability $(ARGS)
 	mkdir -p docs/benchmarks
 	$(BIN)/python tests/tracking/reliability.py --json docs/benchmarks/reliability.json
+	$(BIN)/python tests/dataset/decoding.py --json docs/benchmarks/decoding.json
 	$(BIN)/python tests/training/saves.py --json docs/benchmarks/saves.json
 	$(BIN)/python tests/commands/kills.py --json docs/benchmarks/kills.json
 	$(BIN)/python tests/commands/signals.py --json docs/benchmarks/signals.json

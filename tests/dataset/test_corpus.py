@@ -126,16 +126,6 @@ def test_nothing_outside_the_image_folder_is_opened(image_corpus):
     assert [path for path in outside if "site-packages" not in path and not path.startswith(sys.prefix)] == []
 
 
-@pytest.mark.slow
-def test_the_largest_image_allowed_is_decoded_and_one_line_more_is_not():
-    side = 10_000
-    assert side**2 == images.MAX_PIXELS
-    with images.quiet():
-        assert (images.decode(encode(Image.new("1", (side, side), 1), "PNG"), px=PX) == 255).all()
-        with pytest.raises(images.ImageError, match="too_large"):
-            images.decode(encode(Image.new("1", (side, side + 1), 1), "PNG"), px=PX)
-
-
 CRASHING = """
 import os, signal
 from fmtl.dataset import workers

@@ -129,7 +129,7 @@ def test_what_is_no_image_is_named(content, reason, detail):
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
-    monkeypatch.setattr("fmtl.dataset.pixels.images.MAX_PIXELS", 99)
+    monkeypatch.setattr("fmtl.dataset.pixels.limits.MAX_PIXELS_ELSE", 99)
     with pytest.raises(ImageError, match="too_large"):
         decode(encode(photo(10, 10)), px=32)
 

@@ -11,51 +11,21 @@ _FOREIGN = (  # (first bytes, where, name)
     (b"PK\x03\x04", 0, "ZIP"),
 )  # fmt: skip
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-_END, _SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in front of its pixels
-MOST_SCANS, MOST_SCANNED = 100, 1_500_000_000  # a photo has one scan, a progressive one about ten
-_BARE = (0xFF, 0x01, *range(0xD0, 0xD9))
-
-
-def check_scans(content: bytes, num_pixels: int) -> None:
-    """A JPEG may go over its pixels any number of times, each of which costs: raise ImageError.
-
-    It has an end, see ``check_end``.
-    """
-    first = _first_scan(content)
-    most = min(MOST_SCANS, MOST_SCANNED // max(num_pixels, 1))
-    # What follows the picture, another one or a film, may have such bytes too: counted closely only where it matters.
-    if content.count(bytes([0xFF, _SCAN]), first) > most and (num := _num_scans(content, first)) > most:
-        told = f"a JPEG of {num} scans over {num_pixels:,} pixels; save it as an ordinary one"
-        raise ImageError(Reason.TOO_LARGE, told)
-
-
-def _num_scans(content: bytes, at: int) -> int:
-    """Of the picture whose first scan begins there: up to its end, whatever segments between the scans hold."""
-    num = 0
-    while 0 <= at < len(content) - 1:
-        marker = content[at + 1]
-        if marker == _END[1]:
-            break
-        num += marker == _SCAN
-        if marker in (0x00, *_BARE):  # a byte of the pixels, a restart, or filling
-            at += 1 if marker == 0xFF else 2
-        else:
-            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        at = content.find(b"\xff", at)
-    return num
+END, SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in front of its pixels
+BARE = (0xFF, 0x01, *range(0xD0, 0xD9))
 
 
 def check_end(content: bytes) -> None:
     """Zeros in place of the rest of a JPEG, as broken downloads have them, decode to grey: raise ImageError."""
-    if content.find(_END, _first_scan(content)) < 0:
+    if content.find(END, first_scan(content)) < 0:
         raise ImageError(Reason.TRUNCATED, "no end marker")
 
 
-def _first_scan(content: bytes) -> int:
+def first_scan(content: bytes) -> int:
     """Where the pixels begin; the beginning of the file if that can't be told."""
     at = 2
-    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", bytes([_SCAN])):
-        if content[at + 1] in _BARE:  # a byte of filling, or a marker without a length
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", bytes([SCAN])):
+        if content[at + 1] in BARE:  # a byte of filling, or a marker without a length
             at += 1 if content[at + 1] == 0xFF else 2
             continue
         # Metadata is passed over: it may hold a thumbnail with an end of its own.

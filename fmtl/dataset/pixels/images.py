@@ -14,7 +14,8 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from fmtl.catalogue.photos.folder import MAX_BYTES, ImageError
 from fmtl.catalogue.reasons import Reason
-from fmtl.dataset.pixels import colour, headers
+from fmtl.dataset.pixels import colour, headers, limits
+from fmtl.dataset.pixels.flatten import flatten
 
 SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -28,9 +29,6 @@ SUFFIXES = {  # of the formats that are decoded; anything else is refused whatev
 }
 HEIF = "HEIF"  # by an extra
 FORMATS = tuple(name for name in SUFFIXES if name != HEIF)
-MAX_PIXELS = 100_000_000  # a 100-megapixel photo decodes to 300 MB
-MIN_SIDE, MAX_ASPECT = 8, 50  # below and beyond, nothing can be seen
-SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: lambda rgb: rgb[:, ::-1],
@@ -117,13 +115,6 @@ def heif_version() -> str | None:
         return None
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(Reason.TOO_LARGE, f"{width}x{height} pixels, more than {MAX_PIXELS}")
-    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageError(Reason.DEGENERATE, f"{width}x{height} pixels; nothing can be seen in it")
-
-
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG":
         image.load()  # its metadata may follow its pixels
@@ -166,9 +157,9 @@ def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: st
         return None
     if colours not in ("YCbCr", "Gray"):
         return None
-    _check_size(width, height)
+    limits.check_size("JPEG", width, height)
     headers.check_end(content)
-    headers.check_scans(content, width * height)
+    limits.check_scans(content, width * height)
     target, box = _geometry((width, height), len(out), fit)
     rgb = _scaled(content, width, height, target)
     if rgb is None:
@@ -189,7 +180,8 @@ def _opened(content: bytes) -> Image.Image:
         heif = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=True)
     except Exception as error:  # what libheif refuses, of any kind
         raise ImageError(Reason.FORMAT, f"HEIC that can't be read ({error})") from error
-    _check_size(*heif.size)
+    limits.check_size(HEIF, *heif.size)
+    limits.check_bytes(HEIF, content)
     image = heif.to_pillow()
     image.format = HEIF
     return image
@@ -198,10 +190,11 @@ def _opened(content: bytes) -> Image.Image:
 def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, profiles: bool) -> Facts:
     try:
         with _opened(content) as image:
-            _check_size(*image.size)
+            limits.check_size(image.format, *image.size)
             if image.format in ("JPEG", "MPO"):
                 headers.check_end(content)
-                headers.check_scans(content, image.width * image.height)
+                limits.check_scans(content, image.width * image.height)
+            limits.check_bytes(image.format, content)
             orientation = _orientation(image)
             notes = ["rotated"] * (orientation > 1)
             if image.format in ("TIFF", HEIF):
@@ -215,11 +208,13 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, prof
             rgb = _pixels(image, content, least, background, notes, profiles)
             if orientation > 1:
                 rgb = _UPRIGHT[orientation](rgb)
-            facts = Facts("JPEG" if image.format == "MPO" else str(image.format), image.mode, tuple(notes), *size)
+            facts = Facts(
+                "JPEG" if image.format == "MPO" else str(image.format), image.mode, tuple(dict.fromkeys(notes)), *size
+            )
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(Reason.TOO_LARGE, f"more than {MAX_PIXELS} pixels") from error
+        raise ImageError(Reason.TOO_LARGE, "far more pixels than a photo has") from error
     except UnidentifiedImageError as error:
         raise headers.not_an_image(content, FORMATS) from error
     except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
@@ -246,7 +241,9 @@ def _pixels(
                 notes.append("profile")
                 rgb = np.asarray(transform.apply(Image.fromarray(rgb).convert(image.mode)))
             return rgb
-    return _any(image, least, background, notes, profiles)
+    image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
+    image.load()
+    return flatten(image, least, background, notes, profiles)
 
 
 def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> np.ndarray | None:
@@ -255,29 +252,6 @@ def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> 
         return simplejpeg.decode_jpeg(content, min_width=min(least[0], width), min_height=min(least[1], height))
     except ValueError:  # harmless oddities as well as damage
         return None
-
-
-def _any(image: Image.Image, least: tuple[int, int], background: str, notes: list[str], profiles: bool) -> np.ndarray:
-    image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
-    image.load()
-    if image.mode in SIXTEEN_BIT_MODES:
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-        top = 65535.0 if image.mode.startswith("I;16") else _range(values.max(initial=0))
-        grey = (values.clip(0, top) * (255.0 / top)).round().astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if profiles and (found := colour.converted(image)):
-        notes.append("profile")
-        image = found
-    if "A" in image.getbands() or "transparency" in image.info:
-        notes.append("transparent")
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
-    return np.asarray(image.convert("RGB"))
-
-
-def _range(highest: float) -> float:
-    """White of a picture in 32-bit numbers, which say nothing of it: the smallest usual range that holds them all."""
-    return next((top for top in (1.0, 255.0, 65535.0) if highest <= 1.01 * top), float(highest))
 
 
 def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple, background: str) -> None:
