@@ -4,16 +4,17 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 
 from fmtl import __version__, interruption
-from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, redacted
+from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, neutral, redacted
 from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
 from fmtl.settings.reading import Given
@@ -26,6 +27,7 @@ CONTEXT = {
 
 
 SHELLS = ("bash", "sh", "dash")
+_MOVES = re.compile("[\r\n]*(\x1b\\[A)*")  # of a cursor, by progress bars
 
 # An option whose value may be left out: the bare flag means true.
 BARE_FLAG: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
@@ -86,6 +88,29 @@ def _switch(name: str, help_text: str) -> click.Option:
     return click.Option(
         [option_name(name)], type=click.BOOL, default=False, metavar="BOOL", help=help_text, **BARE_FLAG
     )
+
+
+class _Neutral:
+    """A stream to which nothing is written that would steer a terminal, but the moves of progress bars."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if not _MOVES.fullmatch(text):
+            start = "\r" * text.startswith("\r")  # of a bar that is drawn anew
+            text = start + neutral(text[len(start) :])
+        return self._stream.write(text)
+
+
+@contextlib.contextmanager
+def _neutral_terminal() -> Iterator[None]:
+    out, err = (cast(TextIO, _Neutral(stream)) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
 
 
 class _Terminal(logging.Handler):
@@ -195,7 +220,7 @@ def _main(settings: schema.MainSettings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    with interruption.heard():
+    with interruption.heard(), _neutral_terminal():
         return _main_heard(argv)
 
 

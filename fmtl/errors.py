@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY")
+# Control characters but those of ordinary text, Unicode's own line ends, and its marks of direction.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _USER_INFO = re.compile(r"://[^/\s]+@")
 
 TABLE = "table"  # where an error is that a room raises which does not know the table's file
@@ -81,6 +83,12 @@ def redacted(text: str) -> str:
         if len(value) > 3:  # a shorter one would blot out ordinary words
             text = text.replace(value, "***")
     return _USER_INFO.sub("://***@", text)
+
+
+def neutral(text: str) -> str:
+    """The text with what would steer a terminal, or turn its letters around, written out: strangers' words are shown
+    there, in names of files, columns, classes and runs."""
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 @contextlib.contextmanager

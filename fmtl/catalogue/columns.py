@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -224,7 +225,7 @@ def _choose_labels(
 def _several_told(column: str, values: pd.Series, separator: str) -> str:
     return (
         f"several values in a cell, separated by {_shown(separator)}, such as {values.iloc[0]!r}; "
-        f"--first-value {column} takes the first of each"
+        f"--first-value {shlex.quote(column)} takes the first of each"
     )
 
 

@@ -1,6 +1,7 @@
 """Labels as people typed them to labels that are equal when they look equal."""
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -50,7 +51,7 @@ def clean_labels(
             notes.append(
                 warning(
                     f"column '{column}' has {count} cells {blank!r}, a class of its own; if it means a blank, name it: "
-                    f"--missing {blank}"
+                    f"--missing {shlex.quote(blank)}"
                 )
             )
         notes += spellings.notes_on(column, classes)

@@ -1,5 +1,6 @@
 """``fetch``: the photos that a table names by their addresses, to a folder that ``prepare`` reads."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def fetch(settings: FetchSettings) -> list[fetching.Fetched]:
     told = f"{len(found)} addresses = {len(found) - num_failed} photos + {num_failed} not fetched"
     print(told + (f" ({reasons})" if failed else ""))
     print(f"photos: {folder}, listed in {folder / FETCHED}")
-    print(f"next: fmtl prepare --table {settings.table} --images {folder} --image-col {settings.column}")
+    options = ["--table", str(settings.table), "--images", str(folder), "--image-col", str(settings.column)]
+    print(f"next: fmtl prepare {shlex.join(options)}")
     if num_failed == len(found):
         raise DataError(f"no photo could be fetched: {reasons}", where=settings.table)
     return found

@@ -6,6 +6,7 @@ from fmtl.catalogue import sample
 from fmtl.dataset import build
 from fmtl.dataset.prepared import DUPLICATES, MANIFEST, REJECTS, REPORT, PreparedDataset, class_counts
 from fmtl.errors import UsageError
+from fmtl.reports import markdown
 from fmtl.reports.catalogue_page import prepare_report
 from fmtl.settings.schema import PrepareSettings
 from fmtl.storage import durable
@@ -82,4 +83,4 @@ def _summary(dataset: PreparedDataset) -> list[str]:
 
 
 def _note(dataset: PreparedDataset) -> str:
-    return "\n".join(f"- {line}" for line in _summary(dataset))
+    return "\n".join(f"- {markdown.text(line)}" for line in _summary(dataset))

@@ -7,9 +7,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from fmtl.errors import neutral
+
 _PAGES = Environment(
     loader=PackageLoader("fmtl.reports"),
     autoescape=True,
+    finalize=lambda value: neutral(value) if type(value) is str else value,  # not what is HTML already
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

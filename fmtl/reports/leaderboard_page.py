@@ -4,7 +4,7 @@ import pandas as pd
 
 from fmtl import metric_names
 from fmtl.evaluation.ranking import AVERAGES, Leaderboard
-from fmtl.reports import html
+from fmtl.reports import html, markdown
 from fmtl.storage import tables
 
 
@@ -33,9 +33,9 @@ def to_markdown(board: Leaderboard) -> str:
     """The tables as Markdown."""
     parts = [f"# Leaderboard by `{board.metric}`"]
     for data, rows in board.groups:
-        parts += [f"\n## Dataset {data[:8]}\n", tables.to_markdown(_short_form(rows, board.metric))]
+        parts += [f"\n## Dataset {data[:8]}\n", markdown.table(_short_form(rows, board.metric))]
     if not board.unranked.empty:
-        parts += ["\n## Not ranked\n", tables.to_markdown(board.unranked[["run_name", "run_id", "reason"]])]
+        parts += ["\n## Not ranked\n", markdown.table(board.unranked[["run_name", "run_id", "reason"]])]
     return "\n".join(parts) + "\n"
 
 

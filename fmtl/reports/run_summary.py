@@ -1,8 +1,6 @@
 """A train run in ten lines: what it is, how good, what is wrong with it, and how to go on."""
 
-import html
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +9,8 @@ import numpy as np
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import baselines
 from fmtl.metric_names import VAL_LOSS
+from fmtl.reports import markdown
 from fmtl.reports.error_gallery import Gallery
-from fmtl.reports.plots.style import one_line, shortened
 from fmtl.storage.tables import number_text
 from fmtl.tasks import AVERAGE
 from fmtl.training import metrics
@@ -48,11 +46,11 @@ def of_training(
         faults.append(f"{len(errors.suspects)} labels are doubtful (gallery/gallery.html)")
     return "\n\n".join(
         [
-            f"{_what(settings)}, trained on {counts['train']} photos of {_code(source)}.",
+            f"{_what(settings)}, trained on {counts['train']} photos of {markdown.code(source)}.",
             _how_good(result),
             _table(result, without_photo),
             _wrong(faults),
-            f"Repeat it: {_code(command)}  \nRegister it: `fmtl register --run {run_id}`  \n"
+            f"Repeat it: {markdown.code(command)}  \nRegister it: `fmtl register --run {run_id}`  \n"
             f"Use it: `fmtl predict --model {run_id} --images FOLDER`",
         ]
     )
@@ -72,7 +70,7 @@ def of_loaders(settings: Mapping[str, Any], result: TrainResult) -> str:
 
 def _what(settings: Mapping[str, Any]) -> str:
     return (
-        f"**{_text(settings['backbone'])}**, {settings['mode']}, weights {_code(settings['weights'])}, "
+        f"**{markdown.text(settings['backbone'])}**, {settings['mode']}, weights {markdown.code(settings['weights'])}, "
         f"{settings['px']} px"
     )
 
@@ -83,7 +81,7 @@ def _how_good(result: TrainResult) -> str:
     return (
         f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)}: "
         f"average accuracy **{average['accuracy']:.3f}**, average macro-F1 **{average['f1']:.3f}**, "
-        f"{_text(averaged(result), most=400)}."
+        f"{markdown.text(averaged(result), most=400)}."
     )
 
 
@@ -100,19 +98,6 @@ def averaged(result: TrainResult) -> str:
     return f"mean over {len(result.tasks) - len(without)} tasks{left_out}"
 
 
-def _text(text: str, most: int = MAX_NAME) -> str:
-    """A catalogue's words, as themselves: neither HTML nor Markdown."""
-    text = html.escape(shortened(one_line(text), most), quote=False)
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", text)
-
-
-def _code(text: str) -> str:
-    """As code, between more backticks than it has in a row."""
-    text = one_line(text)
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
-
-
 def _table(result: TrainResult, others: Mapping[str, Sequence[float]]) -> str:
     """Scores, and accuracies to hold them against, by heading and task; not finite where there is none."""
     heads = ["attribute", "classes", "accuracy", *others, "macro-F1"]
@@ -122,7 +107,7 @@ def _table(result: TrainResult, others: Mapping[str, Sequence[float]]) -> str:
         found = scores[task.name]
         numbers = [found["accuracy"], *(values[t] for values in others.values()), found["f1"]]
         shown = [number_text(number, 3) for number in numbers]
-        lines.append(f"| {_text(task.name)} | {task.num_classes} | {' | '.join(shown)} |")
+        lines.append(f"| {markdown.text(task.name, MAX_NAME)} | {task.num_classes} | {' | '.join(shown)} |")
     if len(tasks) > MAX_TASKS:
         lines.append(f"\nand {len(tasks) - MAX_TASKS} more attributes")
     return "\n".join(lines)
@@ -133,7 +118,7 @@ def _faults(result: TrainResult) -> list[str]:
     measured = [task.name for task in result.tasks if not math.isnan(scores[task.name]["f1"])]
     if measured:
         weakest = min(measured, key=lambda name: scores[name]["f1"])
-        found.append(f"weakest attribute {_text(weakest)} (macro-F1 {scores[weakest]['f1']:.3f})")
+        found.append(f"weakest attribute {markdown.text(weakest, MAX_NAME)} (macro-F1 {scores[weakest]['f1']:.3f})")
     never = _never_right(result)
     if never:
         found.append(f"{never} classes with test photos are never named right")
@@ -161,5 +146,5 @@ def _worst_confusion(result: TrainResult) -> str:
     if not rows:
         return ""
     name, row = max(rows, key=lambda item: item[1]["images"])
-    target, prediction = _text(row["target"]), _text(row["prediction"])
-    return f"most frequent confusion: {_text(name)} '{target}' taken for '{prediction}' ({row['images']} photos)"
+    name, target, prediction = (markdown.text(words, MAX_NAME) for words in (name, row["target"], row["prediction"]))
+    return f"most frequent confusion: {name} '{target}' taken for '{prediction}' ({row['images']} photos)"

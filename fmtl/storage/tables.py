@@ -84,13 +84,6 @@ def number_text(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    def line(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-    return "\n".join([line(table.columns), line(["---"] * len(table.columns)), *map(line, table.to_numpy())])
-
-
 def to_text(table: pd.DataFrame) -> str:
     """Left-aligned columns, two spaces apart."""
     cells = [[str(c) for c in table.columns], *[[str(c) for c in row] for row in table.to_numpy()]]

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from fmtl.reports import run_summary
+from fmtl.reports import markdown, run_summary
 from fmtl.tasks import make_tasks
 from fmtl.training.evaluating import Evaluation
 from fmtl.training.run import TrainResult
@@ -24,9 +24,9 @@ def test_averages_say_which_tasks_they_leave_out():
 
 
 def test_names_are_neither_html_nor_markdown():
-    assert run_summary._text("<img src=x>|a_b*c`\nd") == "&lt;img src=x&gt;\\|a\\_b\\*c\\` d"
-    assert len(run_summary._text("x" * 500)) == run_summary.MAX_NAME
-    assert run_summary._code("a ``b` c") == "``` a ``b` c ```" and run_summary._code("plain") == "`plain`"
+    assert markdown.text("<img src=x>|a_b*c`\nd") == "&lt;img src=x&gt;\\|a\\_b\\*c\\` d"
+    assert len(markdown.text("x" * 500, 48)) == 48
+    assert markdown.code("a ``b` c") == "``` a ``b` c ```" and markdown.code("plain") == "`plain`"
 
 
 def test_only_the_first_of_many_tasks_without_labels_are_named():

@@ -5,7 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fmtl.reports.plots.style import COLOURS, bare, in_style, new_figure, plain, shortened
+from fmtl.reports.plots.style import COLOURS, bare, in_style, new_figure, plain
+from fmtl.reports.words import shortened
 
 LINES = ("-", "--", ":", "-.")
 ROWS = 22  # of the legend in one column

@@ -11,7 +11,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fmtl.reports.plots.style import INK, one_line, shortened
+from fmtl.reports.plots.style import INK
+from fmtl.reports.words import one_line, shortened
 
 SIDE = 640  # pixels of the matrix, about
 LARGEST_CELL, SMALLEST_CELL = 44, 1

@@ -18,11 +18,11 @@ from fmtl.reports.plots.style import (
     in_style,
     new_figure,
     plain,
-    shortened,
     undrawable_note,
     with_panel,
     write_lines,
 )
+from fmtl.reports.words import shortened
 
 MAX_CURVES_IN_COLOUR = 10
 LOWEST = 5  # classes in colour where there are more

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fmtl.reports.words import MAX_LABEL_CHARS, one_line, shortened
 from fmtl.storage import durable
 
 COLOURS = ("#2f6db5", "#e3a33b", "#4b9a6a", "#b5495b", "#7a5da8", "#4aa5b5", "#9c7a4b", "#d97ba6", "#6b7280", "#97b53c")
 INK, MUTED, PALE = "#1d2433", "#667085", "#c3c9d4"
 DPI = 110
-MAX_LABEL_CHARS, KEPT_END = 28, 9
 # Tried in this order for what the first does not have; those that are not installed are skipped.
 FAMILIES = (
     "DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
@@ -82,15 +82,6 @@ def plain(text: str) -> str:
     text = f" {text}" if text.startswith("_") else text
     drawable = "".join(character if is_drawable(character) else "□" for character in text)
     return drawable.replace("$", r"\$")
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def shortened(text: str, most: int = MAX_LABEL_CHARS) -> str:
-    """A long name without its middle, since names that begin alike differ at the end."""
-    return text if len(text) <= most else f"{text[: most - KEPT_END - 1].rstrip()}…{text[-KEPT_END:].lstrip()}"
 
 
 def class_names(classes: Sequence[str], most: int = MAX_LABEL_CHARS) -> list[str]:
