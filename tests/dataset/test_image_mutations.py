@@ -7,6 +7,7 @@ import time
 import icc
 import numpy as np
 import pytest
+from kit.mutations import mutated
 from PIL import Image
 
 from fmtl.catalogue.photos.folder import ImageError
@@ -47,26 +48,6 @@ def originals():
 
 
 ORIGINALS = dict(originals())
-
-
-def mutated(content, rng):
-    found = bytearray(content)
-    for _ in range(int(rng.integers(1, 6))):
-        at, size = int(rng.integers(len(found))), int(rng.integers(1, 40))
-        kind = rng.integers(6)
-        if kind == 0:
-            found[at] ^= 1 << int(rng.integers(8))
-        elif kind == 1:
-            found[at : at + size] = bytes(len(found[at : at + size]))
-        elif kind == 2:
-            found[at : at + size] = rng.bytes(size)
-        elif kind == 3:
-            del found[at : at + size]
-        elif kind == 4:
-            found[at:at] = found[at : at + size]
-        else:
-            found = found[: max(at, 8)]
-    return bytes(found)
 
 
 @pytest.mark.parametrize("name", ORIGINALS)

@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from fmtl import cli
+from fmtl.storage.records import SEAL, sealed
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200)}
 QUICK = [
@@ -69,7 +70,8 @@ def main(target: Path) -> None:
         left_out = shutil.ignore_patterns("lock", "delivering", "lease.json", "crash.log")
         shutil.copytree("interrupted", target / "run", ignore=left_out)
         about = target / "run" / "record" / "run.json"
-        about.write_text(json.dumps(json.loads(about.read_text()) | {"context": {}}, indent=1) + "\n")  # whose machine
+        said = {name: value for name, value in json.loads(about.read_text()).items() if name != SEAL}
+        about.write_text(json.dumps(sealed(said | {"context": {}}), indent=1) + "\n")  # not whose machine it was
         shutil.copytree(model, target / "model")
         shutil.copy("predictions.csv", target)
 

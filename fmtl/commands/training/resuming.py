@@ -10,7 +10,7 @@ from fmtl.errors import DataError, UsageError
 from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
 from fmtl.settings.reading import build_from_file
 from fmtl.settings.train import MODES, TrainSettings
-from fmtl.storage.records import read_json
+from fmtl.storage.records import SEAL, checked, read_json
 from fmtl.tasks import Tasks
 from fmtl.tracking import earlier, store
 from fmtl.tracking.delivery import state
@@ -68,7 +68,9 @@ class Earlier:
     def source(self) -> str:
         """The run that this one was to go on from; empty of one that began by itself."""
         kept = self.folder.record / SOURCE
-        return str(read_json(kept)["run"]) if kept.is_file() else ""
+        if not kept.is_file():
+            return ""
+        return checked(read_json(kept), {"run": str}, optional={SEAL: str}, where=str(kept))["run"]
 
     def whole(self) -> Checkpoint:
         """Its newest checkpoint at the end of an epoch: what another run can go on from.
@@ -131,8 +133,8 @@ def _known_as(folder: RunFolder | None) -> str:
 
 def _newest_here() -> RunFolder | None:
     """Of the trainings whose folder is below this one."""
-    begun = [(at, folder) for folder in earlier.folders_here()
-             if folder.about().get("kind") == "train" and (at := journal.begun(folder.journal().lines()))]  # fmt: skip
+    trainings = (folder for folder in earlier.folders_here() if folder.glimpse().get("kind") == "train")
+    begun = [(at, folder) for folder in trainings if (at := journal.begun(folder.journal().lines()))]
     return max(begun, key=lambda item: item[0])[1] if begun else None
 
 

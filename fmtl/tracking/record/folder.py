@@ -11,7 +11,6 @@
 """
 
 import contextlib
-import json
 import secrets
 import shutil
 import time
@@ -23,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from fmtl.errors import DataError, EnvironmentFault
 from fmtl.storage import durable
+from fmtl.storage.records import SEAL, Kinds, checked, read_json, sealed
 from fmtl.tracking.record.journal import Journal
 from fmtl.tracking.record.lease import Lease
 
@@ -30,6 +30,9 @@ RUNS = Path("runs")
 RECORD, MODEL = "record", "model"
 ARTIFACTS = "artifacts"  # MLflow's name of a run's folder in a local store
 JOURNAL, ABOUT, LEASE, LOCK, CRASH = "journal.jsonl", "run.json", "lease.json", "lock", "crash.log"
+
+_ABOUT: Kinds = {"id": str, "kind": str}
+_ALSO: Kinds = dict.fromkeys(("name", "experiment", "parent", "adopted"), str | None) | {"context": dict, SEAL: str}
 
 
 def new_id() -> str:
@@ -100,7 +103,7 @@ class RunFolder:
         for folder in (self.files, self.record):
             durable.check_writable(folder)
         if not self.about():
-            durable.write_json(self.record / ABOUT, about)
+            durable.write_json(self.record / ABOUT, sealed(about))
         for name, text in (kept or {}).items():
             durable.write_text(self.record / name, text)
         durable.write_text(self.record / LEASE, Lease.mine().json())
@@ -121,10 +124,19 @@ class RunFolder:
         return f"its process crashed: {first[0]}; see {words}" if first else ""
 
     def about(self) -> dict[str, Any]:
-        """``id``, ``kind``, ``name``, ``experiment``; empty if nothing is known."""
+        """``id``, ``kind``, ``name``, ``experiment``; empty if nothing is known.
+
+        Raises:
+            DataError: It was altered or is damaged.
+        """
+        path = self.record / ABOUT
+        return checked(read_json(path), _ABOUT, optional=_ALSO, where=str(path)) if path.exists() else {}
+
+    def glimpse(self) -> dict[str, Any]:
+        """As ``about``; empty where that is damaged: for a look over many folders."""
         try:
-            return json.loads((self.record / ABOUT).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return self.about()
+        except DataError:
             return {}
 
     @contextlib.contextmanager

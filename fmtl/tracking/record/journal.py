@@ -8,7 +8,7 @@ params      ``values`` by name
 metrics     ``values`` by name, ``step``, ``at`` (ms since 1970)
 tags        ``values`` by name; None takes a tag away
 dataset     ``name``, ``digest``, ``source``, ``context``
-model       ``epoch``, ``params``; the folder of the model beside the journal is whole
+model       ``epoch``, ``params``, ``metrics``, ``at``; the folder of the model beside the journal is whole
 there       ``steps`` whose metrics the store had before this journal began
 end         ``status`` of MLflow, ``outcome`` of fmtl, ``error`` in a sentence or None, ``at``
 ==========  ==========================================================================
@@ -16,6 +16,7 @@ end         ``status`` of MLflow, ``outcome`` of fmtl, ``error`` in a sentence o
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import time
@@ -23,9 +24,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fmtl.errors import EnvironmentFault
+from fmtl.errors import DataError, EnvironmentFault
+from fmtl.storage.records import Kinds, checked
+
+log = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+KINDS: dict[str, Kinds] = {
+    "begin": {"at": int},
+    "params": {"values": dict},
+    "metrics": {"values": dict, "step": int, "at": int},
+    "tags": {"values": dict},
+    "dataset": {"name": str, "digest": str, "source": str, "context": str},
+    "model": {"epoch": int, "params": dict, "metrics": dict, "at": int},
+    "there": {"steps": list},
+    "end": {"status": str, "outcome": str, "at": int},
+}
+_NUMBERS = {"metrics": "values", "model": "metrics"}  # whose values are points
+_OPTIONAL: Kinds = {"error": str | None, "tags": dict}  # the latter of a model, in earlier versions
 
 
 def now() -> int:
@@ -43,6 +59,7 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self._writing = threading.Lock()
+        self._passed_over: set[int] = set()  # lines that were told of
 
     def append(self, op: str, **content: object) -> None:
         """Write a line; it is on the disk when this returns."""
@@ -60,7 +77,10 @@ class Journal:
                 raise EnvironmentFault(f"{self.path}: can't be written ({error.strerror}); free some space") from error
 
     def lines(self, start: int = 0) -> Iterator[tuple[Line, int]]:
-        """The whole lines from a byte on, each with the byte where the next one starts."""
+        """The whole lines from a byte on, each with the byte where the next one starts.
+
+        What is no line of a journal is passed over, with a word in the log.
+        """
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
@@ -68,8 +88,27 @@ class Journal:
             for raw in file:
                 if not raw.endswith(b"\n"):  # being written, or torn by a kill
                     return
+                line = self._parsed(raw, start)
                 start += len(raw)
-                yield json.loads(raw), start
+                if line:
+                    yield line, start
+
+    def _parsed(self, raw: bytes, start: int) -> Line | None:
+        try:
+            line = json.loads(raw)
+            where = f"{self.path}, byte {start}"
+            op = line.get("op") if isinstance(line, dict) else None
+            if op not in KINDS:
+                raise DataError("no line of a journal", where=where)
+            checked({k: v for k, v in line.items() if k != "op"}, KINDS[op], optional=_OPTIONAL, where=where)
+            if not all(isinstance(value, int | float) for value in line.get(_NUMBERS.get(op, ""), {}).values()):
+                raise DataError("a point that is no number", where=where)
+        except (ValueError, RecursionError, DataError) as error:
+            if start not in self._passed_over:
+                self._passed_over.add(start)
+                log.warning("%s: a line at byte %d is damaged and passed over (%s)", self.path, start, error)
+            return None
+        return line
 
     def mend(self) -> None:
         """Drop what a kill left of a last line, which would spoil the next one.
@@ -78,8 +117,9 @@ class Journal:
         """
         if not self.path.exists():
             return
-        whole = max((after for _, after in self.lines()), default=0)
-        if whole < self.path.stat().st_size:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
             with self.path.open("rb+") as file:
                 file.truncate(whole)
 
