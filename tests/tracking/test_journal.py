@@ -122,6 +122,6 @@ def test_a_line_that_is_none_of_a_journal_is_passed_over_with_a_word(tmp_path, c
     journal.append("metrics", values={"x": 0.5}, step=1, at=2)
     again = Journal(journal.path)
     assert ops(again) == ops(again) == ["begin", "metrics"]
-    assert len(caplog.records) == 1 and "a line at byte 24 is damaged" in caplog.text
+    assert len(caplog.records) == 1 and "a line at byte 25 is damaged" in caplog.text
     again.mend()
     assert ops(Journal(journal.path)) == ["begin", "metrics"]
