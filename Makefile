@@ -62,6 +62,7 @@ reliability: setup ## servers that fail, kills, signals and saves that are cut o
 	$(BIN)/python tests/dataset/decoding.py --json docs/benchmarks/decoding.json
 	FMTL_MUTATIONS=500 $(BIN)/python -m pytest tests/catalogue/test_mutations.py tests/dataset/test_image_mutations.py
 	$(BIN)/python tests/commands/damages.py --json docs/benchmarks/damages.json
+	$(BIN)/python tests/commands/strangers.py --json docs/benchmarks/strangers.json
 	$(BIN)/python tests/training/saves.py --json docs/benchmarks/saves.json
 	$(BIN)/python tests/commands/kills.py --json docs/benchmarks/kills.json
 	$(BIN)/python tests/commands/signals.py --json docs/benchmarks/signals.json

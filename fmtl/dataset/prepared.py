@@ -6,11 +6,8 @@ row per image that was looked at: what it was and where its pixels lie), ``rejec
 ``report.html``. Rows whose ``path`` is the same share an image.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fmtl.dataset.pixel_store import PixelStore
 from fmtl.dataset.splits import SPLITS
 from fmtl.errors import DataError
 from fmtl.storage import durable
+from fmtl.storage.cache import DAMAGE
 from fmtl.storage.records import SEAL, checked, read_json, sealed
-from fmtl.tasks import Tasks
+from fmtl.tasks import IGNORE_INDEX, Tasks
 
 FORMAT, VERSION = "fmtl-dataset", 3
 READABLE = (2, VERSION)  # 2: an image per row, shards by number
@@ -32,7 +31,6 @@ MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
 REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
 _FIELDS = {"format": str, "version": int, "digest": str, "tasks": list, "image": dict, "files": dict}
 _FACTS = {"shards": list, "counts": dict, "source": dict, "settings": dict, "notes": list, SEAL: str}
-MOST_OPEN = 256  # shards; each holds a file descriptor, of which many systems give a process 1,024
 GROUP = "duplicate group"  # a column name that no task's slug can be
 
 
@@ -136,7 +134,7 @@ class PreparedDataset:
         return self.table[[task.slug for task in self.tasks]].to_numpy(dtype=np.int64, copy=True)
 
     @cached_property
-    def _pixels(self) -> "PixelStore":
+    def _pixels(self) -> PixelStore:
         return PixelStore([self.folder / name for name in shard_names(self.manifest)], self.px)
 
     @property
@@ -161,90 +159,11 @@ class PreparedDataset:
         return self._pixels.read(numbers)
 
 
-class PixelStore:
-    """Shard files read as one long array of images.
-
-    They are read rather than mapped: a look at a mapped file that was cut short meanwhile would end the process.
-    """
-
-    def __init__(self, files: Sequence[Path], px: int):
-        self._open: dict[int, int] = {}  # descriptors, the least recently used first
-        self._reading = threading.Lock()
-        self._files, self._px = files, px
-        self._states = [file.stat() for file in files]
-        self._starts = np.cumsum([0, *[state.st_size // (px * px * 3) for state in self._states]])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """``(n, px, px, 3)`` uint8.
-
-        Raises:
-            DataError: A file was replaced, changed or cut short since the dataset was opened.
-        """
-        out = np.empty((len(rows), self._px, self._px, 3), np.uint8)
-        with self._reading:  # a descriptor that another thread closes may be another file's by then
-            self._read(rows, out)
-        return out
-
-    def _read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        size = self._px * self._px * 3
-        looked_at = set()
-        for i, (row, s) in enumerate(zip(rows, np.searchsorted(self._starts, rows, side="right") - 1, strict=True)):
-            shard = self._shard(s)
-            if s not in looked_at:
-                looked_at.add(s)
-                self._check(s, os.fstat(shard))
-            left, start = out[i].reshape(-1).data, int(row - self._starts[s]) * size
-            while left:
-                num = os.preadv(shard, [left], start)  # may be fewer on a network's file system
-                if not num:
-                    raise self._changed(s)
-                left, start = left[num:], start + num
-
-    def _shard(self, number: int) -> int:
-        shard = self._open.pop(number, None)
-        if shard is None:
-            try:
-                shard = os.open(self._files[number], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise self._changed(number) from error
-            if len(self._open) >= MOST_OPEN:
-                os.close(self._open.pop(next(iter(self._open))))
-        self._open[number] = shard
-        return shard
-
-    def _check(self, number: int, now: os.stat_result) -> None:
-        was = self._states[number]
-        same = os.path.samestat(now, was) and (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
-        if not same:
-            raise self._changed(number)
-
-    def _changed(self, number: int) -> DataError:
-        file = self._files[number]
-        return DataError(
-            f"{file.parent}: the dataset was replaced, changed or removed while it was in use ({file.name}); run again"
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """In another process the descriptors mean nothing."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_reading")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _open={}, _reading=threading.Lock())
-
-    def __del__(self) -> None:
-        for shard in self._open.values():
-            with contextlib.suppress(OSError):
-                os.close(shard)
-
-
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a prepared dataset of any version, whole or damaged."""
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return False
 
 
@@ -261,7 +180,7 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")
-    manifest = _manifest(path)
+    manifest = read_manifest(path)
     for name, item in manifest["files"].items() if verify else ():
         file = folder / name
         if not file.is_file() or _file_entry(file) != item:
@@ -270,11 +189,25 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
             )
     tasks = Tasks.from_json(manifest["tasks"], where=str(path))
     dataset = PreparedDataset(folder, manifest, tasks, pd.read_parquet(folder / TABLE))
+    _check_targets(dataset)
     dataset.images(np.arange(0))  # now, or files of a dataset that takes this one's place might be read later
     return dataset
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _check_targets(dataset: PreparedDataset) -> None:
+    """Raises DataError where the table has not the tasks that the manifest names, or other classes."""
+    where, again = str(dataset.folder / TABLE), "run 'fmtl prepare' again"
+    absent = [task.slug for task in dataset.tasks if task.slug not in dataset.table]
+    if absent:
+        raise DataError(f"has no column '{absent[0]}', which {MANIFEST} names; {again}", where=where)
+    for task, column in zip(dataset.tasks, dataset.targets.T, strict=True):
+        bad = np.flatnonzero((column != IGNORE_INDEX) & ((column < 0) | (column >= task.num_classes)))
+        if len(bad):
+            told = f"row {bad[0]}, '{task.slug}': class number {column[bad[0]]}, of {task.num_classes} classes"
+            raise DataError(f"{told}; {again}", where=where)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
     """Raises DataError where it is not one, of another version, or altered."""
     again = "run 'fmtl prepare' again"
     try:
@@ -285,6 +218,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not known:
         raise DataError(f"{path}: expected {FORMAT} version {VERSION}; {again}")
     checked(manifest, _FIELDS, optional=_FACTS, where=str(path))
+    for name, item in manifest["files"].items():
+        checked(item, {"bytes": int, "sha256": str}, where=f"{path}, file {str(name)[:80]!r}")
     names = [*manifest["files"], *shard_names(manifest)]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError("names files outside of its folder", where=str(path))

@@ -14,9 +14,11 @@ from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset import shards
 from fmtl.dataset.freshness import scan
-from fmtl.dataset.prepared import IMAGES, MANIFEST, READABLE, TABLE, is_dataset, shard_names
+from fmtl.dataset.prepared import IMAGES, MANIFEST, TABLE, is_dataset, read_manifest, shard_names
 from fmtl.dataset.shards import Finished, Known, Result, Source
+from fmtl.errors import DataError
 from fmtl.storage import durable
+from fmtl.storage.cache import recall
 
 TRANSIENT = (Reason.CHANGED, Reason.UNREADABLE, Reason.DECODER_CRASH)  # may be gone next time
 
@@ -60,9 +62,9 @@ class Previous:
         self.damaged = self.has_pixels = False
         self.images_path = ""
         if is_dataset(folder):
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            self.damaged = manifest["version"] not in READABLE or not self._whole(manifest, (TABLE, IMAGES))
-            if not self.damaged:
+            manifest = recall(lambda: read_manifest(folder / MANIFEST), DataError)
+            self.damaged = manifest is None or not self._whole(manifest, (TABLE, IMAGES))
+            if manifest and not self.damaged:
                 self.manifest = manifest
                 self.has_pixels = (
                     take_pixels
@@ -73,7 +75,7 @@ class Previous:
     @property
     def same_folder(self) -> bool:
         """Whether its images came from the same folder; else only an image's hash tells that it is the same."""
-        return bool(self.manifest) and self.manifest["source"]["images_path"] == self.images_path
+        return bool(self.manifest) and self.manifest.get("source", {}).get("images_path") == self.images_path
 
     def _whole(self, manifest: Mapping[str, Any], names: Iterable[str], *, size_only: bool = False) -> bool:
         for name in names:
@@ -98,7 +100,7 @@ class Previous:
         Args:
             source: Tables that are to be prepared now.
         """
-        same_table = bool(self.manifest) and self.manifest["source"]["table_path"] == source["table_path"]
+        same_table = bool(self.manifest) and self.manifest.get("source", {}).get("table_path") == source["table_path"]
         if not (same_table or self.same_folder):
             return Splits({}, {})
         table = pd.read_parquet(self.folder / TABLE, columns=["path", "split"])

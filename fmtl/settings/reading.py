@@ -115,6 +115,8 @@ def _parse(path: Path) -> ConfigFile:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except OSError as error:
         raise UsageError(f"config {path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise UsageError(f"config {path}: more deeply nested than settings are") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""

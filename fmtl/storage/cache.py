@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-DAMAGE = (OSError, ValueError, KeyError, TypeError)  # what a reader raises of a file that is not whole
+DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # what a reader raises of a file that is not whole
 
 
 def cache_dir() -> Path:

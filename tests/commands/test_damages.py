@@ -12,7 +12,7 @@ def test_a_damaged_file_of_any_kind_is_refused_in_a_sentence_or_mended(tmp_path)
     done = subprocess.run([*script, "--json", out], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     rows = {row["kind"]: row for row in json.loads(out.read_text())}
-    assert len(rows) == 19 and all(row["mutations"]["tried"] > 6 for row in rows.values())
+    assert len(rows) == 22 and all(row["mutations"]["tried"] > 6 for row in rows.values())
     for sealed in ("dataset: manifest.json", "dataset: pixels-*.bin", "model: weights.safetensors", "checkpoint"):
         assert rows[sealed]["flips"] == {"tried": 12, "refused": 12}
     assert rows["features"]["flips"] == {"tried": 12, "same": 12}

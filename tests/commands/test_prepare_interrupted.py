@@ -244,7 +244,7 @@ def test_what_somebody_else_put_into_the_dataset_is_not_lost(shop, tmp_path):
 
 
 def test_a_dataset_of_more_shards_than_may_be_open_is_read(shop, tmp_path, monkeypatch):
-    monkeypatch.setattr("fmtl.dataset.prepared.MOST_OPEN", 3)
+    monkeypatch.setattr("fmtl.dataset.pixel_store.MOST_OPEN", 3)
     monkeypatch.setattr("fmtl.dataset.shards.MAX_ROWS", 4)
     dataset, _ = build(small_shop(shop, tmp_path), tmp_path / "out")
     rows = np.random.default_rng(0).permutation(60)

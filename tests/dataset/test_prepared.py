@@ -1,13 +1,15 @@
+import hashlib
 import json
 import os
 import shutil
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from fmtl.dataset.prepared import class_counts, open_dataset
+from fmtl.dataset.prepared import MANIFEST, TABLE, class_counts, open_dataset
 from fmtl.errors import DataError
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
@@ -150,3 +152,25 @@ def test_a_shard_that_was_opened_outlives_its_name(tmp_path, dataset):
     before = opened.pixels(np.arange(40))
     shutil.rmtree(opened.folder)
     np.testing.assert_array_equal(opened.pixels(np.arange(40)), before)
+
+
+@pytest.mark.parametrize(
+    "number, told", [(99, "row 0, 'colour': class number 99, of "), (-2, "class number -2"), (None, "no column")]
+)
+def test_a_table_of_other_classes_than_the_manifest_names_is_refused_with_its_row(dataset, tmp_path, number, told):
+    folder = tmp_path / "copy"
+    shutil.copytree(dataset.folder, folder)
+    table = pd.read_parquet(folder / TABLE)
+    slug = dataset.tasks[0].slug
+    if number is None:
+        table = table.drop(columns=slug)
+    else:
+        table.loc[0, slug] = number
+    table.to_parquet(folder / TABLE)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    content = (folder / TABLE).read_bytes()
+    manifest["files"][TABLE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    del manifest["sha256"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=told.replace("colour", slug)):
+        open_dataset(folder)

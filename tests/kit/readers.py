@@ -5,6 +5,7 @@ Photos and tables, which come in many formats, have tests of their own beside th
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from fmtl.commands.labelling.listing import list_photos
 from fmtl.commands.training import resuming
 from fmtl.dataset.prepared import open_dataset
+from fmtl.dataset.previous import Previous
 from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, feature_cache, predictor, weights_file
 from fmtl.model.network import MultiTaskNet
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from golden.make import main as leave_on_disk
 
 BACKBONE = "test_efficientnet"
+GOLDEN = Path(__file__).parents[1] / "golden" / "0.1"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,16 @@ def kinds(folder: Path) -> list[Kind]:
     leave_on_disk(left)
     os.chdir(folder)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    return [*_of_dataset(left), *_of_model(left), *_of_run(left), *_of_weights(folder), _features(left), *_texts(left)]
+    shutil.copytree(GOLDEN, folder / "golden")
+    return [
+        *_of_dataset(left),
+        *_of_earlier(folder / "golden"),
+        *_of_model(left),
+        *_of_run(left),
+        *_of_weights(folder),
+        _features(left),
+        *_texts(left),
+    ]
 
 
 def _of_dataset(left: Path) -> list[Kind]:
@@ -77,6 +89,23 @@ def _of_dataset(left: Path) -> list[Kind]:
 
     names = ("manifest.json", "table.parquet", "images.parquet", "pixels-*.bin", "rejects.csv")
     return [Kind(f"dataset: {name}", next((left / "dataset").glob(name)), read) for name in names]
+
+
+def _of_earlier(golden: Path) -> list[Kind]:
+    """Of version 0.1, which sealed nothing."""
+
+    def dataset() -> str:
+        previous = Previous(golden / "dataset", {}, take_pixels=True)
+        found = open_dataset(golden / "dataset")
+        return digest(found.digest, found.targets, str(previous.damaged), str(previous.splits({"table_path": "x"})))
+
+    (last,) = (golden / "run" / "checkpoints").glob("*_last.pt")
+    return [
+        Kind("0.1 dataset: manifest.json", golden / "dataset" / "manifest.json", dataset, sealed=False),
+        Kind("0.1 model: model.json", golden / "model" / "model.json",
+             lambda: str(predictor.load(golden / "model").tasks), sealed=False),
+        Kind("0.1 checkpoint", last, lambda: checkpoints.load(last).epoch, sealed=False),
+    ]  # fmt: skip
 
 
 def _of_model(left: Path) -> list[Kind]:

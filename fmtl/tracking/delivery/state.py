@@ -8,6 +8,7 @@ from typing import Any
 
 from fmtl.errors import redacted
 from fmtl.storage import durable
+from fmtl.storage.cache import DAMAGE
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Delivered:
         path = record / f"delivered-{name}.json"
         try:
             return cls(path=path, **json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # none yet, or torn: what is there is found by the folder's id
+        except DAMAGE:  # none yet, or torn: what is there is found by the folder's id
             return cls(path=path, store=redacted(store))
 
     def has_all(self, journal: Path) -> bool:
@@ -62,6 +63,6 @@ def all_of(record: Path) -> list[Delivered]:
     for path in sorted(record.glob("delivered-*.json")):
         try:
             found.append(Delivered(path=path, **json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError):
+        except DAMAGE:
             continue
     return found

@@ -50,7 +50,7 @@ class Lease:
         """What ``json`` wrote; None of anything else."""
         try:
             return cls(**json.loads(text or ""))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
 
     def json(self, *, beat: int | None = None) -> str:
