@@ -1,7 +1,6 @@
 """The command line: options are made from the settings classes, so that each has one name everywhere."""
 
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Any, TextIO, cast
 
 import click
 
-from fmtl import __version__, interruption
+from fmtl import __version__, interruption, machine
 from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, neutral, redacted
 from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
@@ -276,11 +275,9 @@ def _tell_project_run(argv: list[str], message: str) -> None:
 
 
 def _environment_fault(error: Exception) -> EnvironmentFault | None:
-    """What the machine ran out of; None for a bug. torch has no exception of its own for a CPU's memory."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-        return EnvironmentFault(f"out of memory; lower batch_size or px ({str(error).splitlines()[:1]})")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentFault(f"the disk is full; free some space and run again ({error})")
+    """What the machine ran out of, or what is wrong with the store; None for a bug."""
+    if told := machine.exhausted(error):
+        return EnvironmentFault(told)
     if "mlflow" in sys.modules:
         from fmtl.tracking import faults
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -115,3 +117,26 @@ def process_started(pid: int) -> str | None:
         return ""
     fields = stat.rpartition(")")[2].split()  # after the name, which may hold anything
     return None if fields[0] in "ZX" else fields[19]
+
+
+def exhausted(error: BaseException) -> str | None:
+    """What an error says has run out on this machine, and what to do; None where it is something else.
+
+    torch has no exception of its own for a processor's memory, nor for what its worker processes share.
+    """
+    said = str(error)
+    first = next(iter(said.splitlines()), type(error).__name__)
+    number = error.errno if isinstance(error, OSError) else None
+    shared = "shared memory" in said or "/torch_" in said or str(getattr(error, "filename", "")).startswith("/dev/shm")
+    if shared and (number == errno.ENOSPC or isinstance(error, RuntimeError)):
+        return f"the memory that processes share (/dev/shm) is full: docker run --shm-size=2g, or no workers ({first})"
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
+        return f"out of memory; lower batch_size (with accumulate the steps stay as large) or px ({first})"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full; free some space and run again ({first})"
+    if number in (errno.EMFILE, errno.ENFILE):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"too many open files: a process may have {most} here; 'ulimit -n 4096' lets it have more ({first})"
+    if "can't start new thread" in said or (number == errno.EAGAIN and isinstance(error, BlockingIOError)):
+        return f"no more threads or processes may be started; raise 'ulimit -u' or the container's limit ({first})"
+    return None

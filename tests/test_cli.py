@@ -79,7 +79,11 @@ def test_memory_that_ran_out_is_an_environment_fault(capsys, monkeypatch):
 
     monkeypatch.setattr("fmtl.commands.train.train_variants", lambda variants: torch.empty(10**15))
     code, _, err = run(capsys, "train")
-    assert code == 4 and "out of memory; lower batch_size or px" in err and "Traceback" not in err
+    assert (
+        code == 4
+        and "out of memory; lower batch_size (with accumulate the steps stay as large) or px" in err
+        and "Traceback" not in err
+    )
 
 
 def test_debug_shows_the_traceback(store, capsys):

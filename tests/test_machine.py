@@ -1,10 +1,14 @@
-"""What a process gets back after memory was kept for it."""
+"""What a process gets back after memory was kept for it, and what is said where a machine has no more."""
 
+import errno
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from fmtl import machine
 
 KEPT = """
 import numpy as np
@@ -35,3 +39,28 @@ def test_memory_is_kept_within_and_given_back_after():
     before, within, again, left, after = map(int, done.stdout.split())
     assert within > 250  # of 305
     assert max(before, again, left, after) < 20
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (MemoryError(), "out of memory; lower batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory; lower batch_size"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "the disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"), "(/dev/shm) is full: docker run --shm-size"),
+        (RuntimeError("unable to write to file </torch_12_3>: No space left on device (28)"), "--shm-size=2g"),
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's "
+                      "workers are out of shared memory."), "--shm-size=2g"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files: a process may have "),
+        (RuntimeError("can't start new thread"), "no more threads or processes"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "no more threads or processes"),
+    ],
+)  # fmt: skip
+def test_what_ran_out_is_named_with_what_to_do(error, told):
+    assert told in machine.exhausted(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(errno.ENOENT, "x"), KeyError("memory")])
+def test_another_error_is_not_taken_for_one(error):
+    assert machine.exhausted(error) is None

@@ -223,6 +223,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     names = [*manifest["files"], *shard_names(manifest)]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise DataError("names files outside of its folder", where=str(path))
+    unknown = [name for name in (TABLE, *shard_names(manifest)) if name not in manifest["files"]]
+    if unknown:
+        raise DataError(f"says nothing of the file {unknown[0][:80]!r}", where=str(path))
     return manifest
 
 

@@ -1,8 +1,10 @@
 """A network's losses, counts and probabilities over a loader. N images, T tasks, K classes of a task."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from operator import length_hint
 
 import numpy as np
@@ -15,6 +17,8 @@ from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics
 from fmtl.training.criterion import MultiTaskLoss
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def evaluate(
     sums = torch.zeros(len(names), dtype=torch.float64, device=device)
     for given_images, by_task in watch(Paced(loader), "evaluate"):
         images, targets = to_device(net, given_images, by_task, device)
-        logits = net.logits(images)
+        logits = _logits(net, images)
         padded = net.packing.pad(logits)
         sums += loss.plain(padded, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
         all_targets.add(targets)
@@ -83,6 +87,23 @@ def evaluate(
         probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
         targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
     )
+
+
+def _logits(net: MultiTaskNet, images: Tensor) -> Tensor:
+    """In as many parts as the device's memory asks for: without gradients they come to the same."""
+    try:
+        return net.logits(images)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    # Not while the error is handled: it holds what there was no memory for.
+    _say_halves(len(images))
+    return torch.cat([_logits(net, part) for part in images.chunk(2)])
+
+
+@cache
+def _say_halves(num: int) -> None:
+    log.info("too little memory to evaluate %d images at once: they are done in halves", num)
 
 
 class _Rows:

@@ -1,0 +1,57 @@
+"""Evaluation where memory is short: in parts, to the same result."""
+
+import numpy as np
+import pytest
+import torch
+
+from fmtl.loading.batches import Batches
+from fmtl.loading.preprocess import Preprocess
+from fmtl.loading.sources import Photos
+from fmtl.model import backbones
+from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.evaluating import evaluate
+
+PREPROCESS = Preprocess(64, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture
+def net(dataset):
+    torch.manual_seed(0)
+    return backbones.build("test_efficientnet", dataset.tasks.num_classes, weights="none", px=32)
+
+
+def short_of_memory(net, most):
+    """As a device that has room for so many images."""
+    whole, sizes = net.logits, []
+
+    def logits(images):
+        sizes.append(len(images))
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(images)
+
+    net.logits = logits
+    return sizes
+
+
+def evaluated(net, dataset):
+    photos = Photos(dataset, preprocess=PREPROCESS)
+    batches = Batches(photos, dataset.targets, dataset.rows("val"), tasks=dataset.tasks, batch_size=16)
+    return evaluate(net, batches, loss=MultiTaskLoss(net.num_classes), device=torch.device("cpu"))
+
+
+def test_halves_come_to_the_same(net, dataset):
+    want = evaluated(net, dataset)
+    sizes = short_of_memory(net, 5)
+    found = evaluated(net, dataset)
+    assert 16 in sizes and 4 in sizes
+    assert found.loss == pytest.approx(want.loss, rel=1e-5)
+    for name in net.num_classes:
+        assert np.allclose(found.probs[name], want.probs[name], atol=1e-5)
+        assert (found.targets[name] == want.targets[name]).all()
+
+
+def test_where_one_image_is_too_much_it_is_said(net, dataset):
+    short_of_memory(net, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluated(net, dataset)
