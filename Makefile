@@ -90,7 +90,7 @@ format: setup ## fix style
 
 bench: setup ## run every benchmark; needs a quiet machine
 	mkdir -p docs/benchmarks
-	set -e; for script in prepare prepare_again predict training pictures; do \
+	set -e; for script in prepare prepare_again predict training pictures checkpoints; do \
 	  $(BIN)/python benchmarks/$$script.py --json docs/benchmarks/$$script.json; done
 	set -e; for study in ablation equal-time tuned; do \
 	  $(BIN)/python benchmarks/recipe.py $$study --json docs/benchmarks/$${study/-/_}.json; done

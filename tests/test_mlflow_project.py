@@ -12,6 +12,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from fmtl.catalogue import sample
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -151,8 +153,38 @@ def test_a_run_through_a_server_is_stopped_resumed_and_served_from_its_artifacts
         assert {"key": "fmtl.outcome", "value": "interrupted"} in run["data"]["tags"]
         run_id = run["info"]["run_id"]
         assert "epoch 3/3" in done("train", "--resume", run_id)
+        env["TMPDIR"] = str(tmp_path / "temporary")
+        (tmp_path / "temporary").mkdir()
         done("predict", "--model", run_id, "--images", "data/prepared-catalogue/images")
+        left = [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in left) < 1 << 20, left  # the model that came from the server is gone
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 600
+
+
+def test_a_project_that_git_brings_means_the_folder_of_its_caller(tmp_path):
+    """Its own working directory is a clone that nobody finds again."""
+    git = ["git", "-c", "safe.directory=*"]
+    subprocess.run([*git, "clone", "-q", "--bare", str(ROOT), str(tmp_path / "repo.git")], check=True)
+    port = free_port()
+    daemon = subprocess.Popen(["git", "daemon", "--reuseaddr", f"--base-path={tmp_path}", "--export-all",
+                               "--listen=127.0.0.1", f"--port={port}"], stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        shop = tmp_path / "shop"
+        sample.draw_catalogue(shop)
+        (table,) = shop.glob("*.csv")
+        time.sleep(1)
+        command = [str(BIN / "mlflow"), "run", f"git://127.0.0.1:{port}/repo.git", "--env-manager", "local"]
+        for options in (
+            ["-e", "prepare", "-P", f"table=shop/{table.name}", "-P", "px=32", "-P", "limit=100"],
+            ["-e", "train", "-P", "weights=none", "-P", "backbone=test_efficientnet", "-P", "px=32", "-P", "epochs=1"],
+        ):
+            done = subprocess.run([*command, *options], cwd=tmp_path, env=environment(tmp_path), capture_output=True,
+                                  text=True)  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert (tmp_path / "data" / "prepared" / "manifest.json").is_file()
 
 
 def test_main_runs_the_whole_pipeline_on_the_sample(tmp_path):

@@ -137,6 +137,7 @@ class Keeper:
         is_due = self._seconds and time.monotonic() - self._saved >= wait
         if (is_due or interruption.is_asked()) and self._training.can_be_kept:
             self._save()
+            log.debug("saved within epoch %d, in %.1f s", len(self._training.history.rows) + 1, self._took)
         interruption.check()
 
     def _save(self) -> None:

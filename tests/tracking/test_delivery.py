@@ -3,14 +3,17 @@
 import hashlib
 import logging
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
 import pytest
-from kit.outages import HEALTHY, behind_proxy
+from kit.outages import HEALTHY, behind_proxy, free_port
 
 from fmtl.commands.clean import clean
 from fmtl.commands.sync import sync
@@ -254,3 +257,40 @@ def test_a_checkpoint_that_grows_while_it_is_sent_is_sent_as_one_of_its_states(p
     run = work(before_end=lambda: None)
     assert RunFolder.at(run.place.root).files == run.folder
     assert_all_there(run)
+
+
+SERVER_ELSEWHERE = """
+mount -t tmpfs none {disk} && cd {disk} && exec {python} -m mlflow server --host 127.0.0.1 --port {port} --workers 1 \\
+  --backend-store-uri sqlite:///{disk}/s.db --default-artifact-root {disk}/artifacts --no-serve-artifacts
+"""
+
+
+def test_a_server_whose_artifact_folder_is_on_another_machine_is_told_before_the_work(tmp_path, monkeypatch):
+    """Here: in a mount namespace of its own, where the same path is another folder."""
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("a mount namespace takes more rights than this user has")
+    (tmp_path / "disk").mkdir()
+    port = free_port()
+    script = SERVER_ELSEWHERE.format(disk=tmp_path / "disk", python=sys.executable, port=port)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    server = subprocess.Popen(["unshare", "-m", "bash", "-c", script], env=clean, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        uri = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        unseen = pytest.raises(EnvironmentFault, match="the server can't see artifacts that are written to")
+        with unseen, open_run("train"):
+            pytest.fail("the work began")
+    finally:
+        mlflow.set_tracking_uri(before)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -1,9 +1,11 @@
+import importlib.util
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import mlflow
 import pytest
@@ -132,6 +134,33 @@ def test_the_run_of_mlflow_run_is_adopted_and_its_params_stand(store, monkeypatc
     assert found.data.params == {"learning_rate": "1e-3", "note": "'two words'", "epochs": "3"}
     (record,) = search_runs("train")
     assert (record.param("note"), record.param("epochs"), record.param("none")) == ("two words", "3", "")
+
+
+def test_an_empty_run_id_in_the_environment_is_none(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "")
+    with open_run("train") as run:
+        pass
+    found = mlflow.get_run(run.run_id)
+    assert mlflow.get_experiment(found.info.experiment_id).name == "fmtl" and found.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("switch", "psutil", "wanted"), [
+    ("false", True, False), ("true", True, True), ("", True, True), ("true", False, False)
+])  # fmt: skip
+def test_system_metrics_are_as_the_user_says_and_a_missing_package_ends_no_run(
+    store, monkeypatch, caplog, switch, psutil, wanted
+):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", switch)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    if not psutil:
+        found = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "psutil" else found(name, *a))
+    with open_run("train") as run:
+        time.sleep(0.5)
+    run = mlflow.get_run(run.run_id)
+    assert run.info.status == "FINISHED"
+    assert any(name.startswith("system/") for name in run.data.metrics) == wanted
+    assert ("pip install psutil" in caplog.text) == (not psutil)
 
 
 @pytest.mark.parametrize(("raw", "value"), [("''", ""), ("it's", "it's"), ("'it'\"'\"'s'", "it's"), ("a b", "a b")])
