@@ -14,6 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from kit.outages import HEALTHY, behind_proxy, free_port
+from mlflow.models import Model
 
 from fmtl.commands.clean import clean
 from fmtl.commands.sync import sync
@@ -167,13 +168,46 @@ def test_a_server_that_stays_away_costs_nothing_but_a_command(proxy, caplog, cap
         with pytest.raises(EnvironmentFault, match="goes on where it stopped"):
             sync(SyncSettings(run=run.place.root.name))
     proxy.open() if mode == "away" else setattr(proxy, "mode", HEALTHY)
-    for thread in threading.enumerate():
-        if thread.name == "fmtl-courier":  # which a command's end would have taken with it
-            thread.join()
+    join_couriers()
     for _ in range(2):
         sync(SyncSettings(run=run.place.root.name))
     assert_all_there(run)
     assert "has all of it" in capsys.readouterr().out  # the second time at the latest
+
+
+def join_couriers():
+    """Wait for threads that a command's end would have taken with it."""
+    for thread in threading.enumerate():
+        if thread.name == "fmtl-courier":
+            thread.join()
+
+
+def save_model(folder):
+    """A large file among many small ones."""
+    Model(flavors={"python_function": {"loader_module": "x"}}).save(str(folder / "MLmodel"))
+    for i in range(150):
+        (folder / f"{i}.py").write_text(f"x = {i}\n" * 200)
+    (folder / "weights.safetensors").write_bytes(os.urandom(3 << 20))
+
+
+def test_a_model_that_is_refused_keeps_nothing_else_back_and_the_end_is_near(proxy, capsys):
+    with open_run("train") as run:
+        proxy.mode, proxy.most_bytes = "413", 1_000_000
+        run.log_model(save_model, epoch=1, metrics={"f1": 0.5})
+        run.log_metrics({"after": 1.0}, step=1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 30
+    join_couriers()
+    found = mlflow.get_run(run.run_id)
+    assert found.data.metrics["after"] == 1.0 and found.info.status == "FINISHED"
+    assert "fmtl.model_id" not in found.data.tags
+    proxy.mode = HEALTHY
+    sync(SyncSettings(run=run.place.root.name))
+    assert "delivered" in capsys.readouterr().out
+    model = mlflow.get_run(run.run_id).data.tags["fmtl.model_id"]
+    assert mlflow.MlflowClient().get_logged_model(model).status == "READY"
+    sync(SyncSettings(run=run.place.root.name))
+    assert "has all of it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

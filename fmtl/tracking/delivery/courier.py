@@ -208,7 +208,8 @@ class Courier:
 class _Uploads:
     """How far this process has read the files that it sends, as Linux shows it.
 
-    A file that is sent again since the server did not take it comes no farther than before.
+    A file that is sent again since the server did not take it comes no farther than before, and of small ones a look
+    now and then sees some for the first time at each try: only whole megabytes count.
 
     Attributes:
         seconds: That the file took which is on its way, or was last.
@@ -228,7 +229,7 @@ class _Uploads:
                 if not path.startswith(f"{root}/"):
                     continue
                 info = Path(f"/proc/self/fdinfo/{descriptor.name}").read_text(encoding="utf-8")
-                at, name = int(info.split()[1]), Path(path).name  # each try sends a copy elsewhere
+                at, name = int(info.split()[1]) >> 20, Path(path).name  # each try sends a copy elsewhere
                 if at > self._farthest.get(name, 0):
                     self._farthest[name] = at
                     self.seconds = time.monotonic() - self._began.setdefault(name, time.monotonic())

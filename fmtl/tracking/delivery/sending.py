@@ -20,7 +20,7 @@ from fmtl.tracking.delivery.limits import MAX_PARAM_LENGTH, MAX_TAG_LENGTH, METR
 from fmtl.tracking.delivery.sending_model import send_model
 from fmtl.tracking.delivery.starting import Started
 from fmtl.tracking.delivery.state import Delivered
-from fmtl.tracking.record.folder import RunFolder
+from fmtl.tracking.record.folder import MODEL, RunFolder
 from fmtl.tracking.record.journal import Line
 from fmtl.tracking.record.lease import TAG as LEASE_TAG
 
@@ -71,6 +71,8 @@ class Delivery:
             Refused: It took everything but some files.
         """
         journal = self.folder.journal()
+        if everything and "refused" in self.state.model:
+            self._send_model(self.state.model["refused"], self.state.model["lines"])
         for lines, after in _batches(journal.lines(self.state.lines)):
             kind = lines[0]["op"]
             if kind == "end":
@@ -79,7 +81,7 @@ class Delivery:
                         self._send_files(everything=True)
                     self._end(lines[0])
             elif kind == "model":
-                send_model(lines[0], self.client, self.folder, self.started, self.state, self._note)
+                self._send_model(lines[0], self.state.lines)
             elif kind == "dataset":
                 self._log_dataset(lines[0])
             elif kind in TOGETHER:
@@ -98,6 +100,20 @@ class Delivery:
             self.state.lines = lines
         self.state.save()
         self._progressed()
+
+    def _send_model(self, line: Line, at: int) -> None:
+        """A store that does not take the model gets the rest all the same."""
+        self.state.refused.pop(MODEL, None)
+        try:
+            send_model(line, self.client, self.folder, self.started, self.state, self._note, at=at)
+        except Exception as error:
+            if not _is_too_large(error):
+                raise
+            self.state.model["refused"] = line
+            self.state.refused[MODEL] = faults.TOO_LARGE
+        else:
+            self.state.model.pop("refused", None)
+        self.state.save()
 
     def _log(self, lines: list[Line]) -> None:
         """Params, metrics and tags, in as few requests as MLflow's limits allow."""
@@ -175,9 +191,8 @@ class Delivery:
             try:
                 repository.log_artifact(str(copy), None if parent == "." else parent)
             except Exception as error:
-                problem = faults.problem_of(error)
-                if problem.refused and problem.what == faults.TOO_LARGE:
-                    self.state.refused[name] = problem.what
+                if _is_too_large(error):
+                    self.state.refused[name] = faults.TOO_LARGE
                     self.state.save()
                     return None
                 raise
@@ -217,3 +232,8 @@ def _batches(lines: Iterable[tuple[Line, int]]) -> Iterator[tuple[list[Line], in
 
 def _metrics(line: Mapping[str, Any]) -> list[Metric]:
     return [Metric(name, value, line["at"], line["step"]) for name, value in line["values"].items()]
+
+
+def _is_too_large(error: Exception) -> bool:
+    problem = faults.problem_of(error)
+    return problem.refused and problem.what == faults.TOO_LARGE

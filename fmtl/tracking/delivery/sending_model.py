@@ -26,16 +26,22 @@ def send_model(
     started: Started,
     state: Delivered,
     note: Callable[[], None],
+    *,
+    at: int,
 ) -> None:
-    """The model folder as a logged model: whole before it is called ready, then the run names it."""
+    """The model folder as a logged model: whole before it is called ready, then the run names it.
+
+    Args:
+        at: Where the line is in the journal: of which model it speaks.
+    """
     run_id, known = started.run_id, state.model
-    if known.get("epoch") != line["epoch"] or known.get("lines") != state.lines:
+    if known.get("epoch") != line["epoch"] or known.get("lines") != at:
         known.clear()
     if known.get("is_whole"):
         return
     source = _model_here(folder)
     if "id" not in known:
-        known |= {"id": _new_model(line, client, started), "epoch": line["epoch"], "lines": state.lines}
+        known |= {"id": _new_model(line, client, started), "epoch": line["epoch"], "lines": at}
         note()
     model = client.get_logged_model(known["id"])
     outputs = client.get_run(run_id).outputs
