@@ -11,7 +11,7 @@ from kit.mutations import mutated
 from PIL import Image
 
 from fmtl.catalogue.photos.folder import ImageError
-from fmtl.dataset.pixels import images
+from fmtl.dataset.pixels import headers, images
 
 NUM = int(os.environ.get("FMTL_MUTATIONS", "60"))  # of each kind
 MAX_SECONDS = 20
@@ -22,7 +22,7 @@ def originals():
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE - 16, 3), np.uint8)
     image = Image.fromarray(pixels).resize((96, 128))
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
+    exif[headers.ORIENTATION] = 6
     kinds = {
         "JPEG": (image, "JPEG", {"quality": 80}),
         "progressive JPEG": (image, "JPEG", {"progressive": True, "exif": exif, "icc_profile": icc.ADOBE_RGB}),

@@ -195,7 +195,7 @@ def jpeg_of_scans(num, side=64):
 
 def test_a_jpeg_that_goes_over_its_pixels_a_thousand_times_is_refused_before_decoding():
     decode(jpeg_of_scans(20), px=16)
-    with pytest.raises(ImageError, match="too_large: a JPEG of 20.. scans over 4,096 pixels"):
+    with pytest.raises(ImageError, match="too_large: a JPEG of more than 100 scans over 4,096 pixels"):
         decode(jpeg_of_scans(2000), px=16)
 
 
@@ -212,7 +212,7 @@ def test_scans_are_counted_whatever_lies_between_them_and_not_what_follows_the_p
     content = jpeg_of_scans(300)
     comment = b"\xff\xfe\x00\x04\xff\xd9"  # whose text is an end marker
     at = content.index(b"\xff\xda", content.index(b"\xff\xda") + 2)
-    with pytest.raises(ImageError, match="too_large: a JPEG of 3.. scans"):
+    with pytest.raises(ImageError, match="too_large: a JPEG of more than 100 scans"):
         decode(content[:at] + comment + content[at:], px=16)
     plain = jpeg_of_scans(1)
     film = b"\xff\xda" * 500

@@ -1,6 +1,9 @@
 """What may be decoded, and that a large picture's strips come to the whole."""
 
+import struct
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fmtl.catalogue.photos.folder import ImageError
-from fmtl.dataset.pixels import flatten, limits
+from fmtl.dataset.pixels import flatten, headers, limits
 from fmtl.dataset.pixels.images import decode
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,16 +37,22 @@ def test_the_largest_picture_allowed_is_decoded_and_one_line_more_is_not():
             limits.check_size(format, width, height)
 
 
-@pytest.mark.parametrize("options", [{"progressive": True, "subsampling": 0}, {"progressive": True}, {}])
-def test_a_jpeg_holds_numbers_for_every_colour_of_every_pixel_when_it_has_several_scans(options, monkeypatch):
+@pytest.mark.parametrize("options, samples", [
+    ({"progressive": True, "subsampling": 0}, 3), ({"progressive": True}, 1.5), ({}, 0)
+])  # fmt: skip
+def test_a_jpeg_in_several_scans_holds_two_bytes_for_every_number(options, samples, monkeypatch):
     content = heavy.saved(heavy.noise(64), "JPEG", **options)
-    per_pixel = {"subsampling": 3, "progressive": 1.5}[next(reversed(options))] if options else 0
-    monkeypatch.setattr(limits, "MOST_COEFFICIENTS", int(64 * 64 * per_pixel))
+    frame = content.index(b"\xff\xc2" if options else b"\xff\xc0")
+    found = headers.jpeg(content, most=100)
+    for filling in (b"\0", b"\xff" * 9, b"\xff\xfe\0\2"):  # which libjpeg passes over
+        again = headers.jpeg(content[:frame] + filling + content[frame:], most=100)
+        assert again == replace(found, scan=found.scan + len(filling))
+    held = int(2 * samples * 64 * 64) + 3 * 16 * 16
+    monkeypatch.setattr(limits, "MOST_HELD", held)
     decode(content, px=16)
-    if per_pixel:
-        monkeypatch.setattr(limits, "MOST_COEFFICIENTS", int(64 * 64 * per_pixel) - 1)
-        with pytest.raises(ImageError, match=f"{int(64 * 64 * per_pixel):,} numbers to hold at once"):
-            decode(content, px=16)
+    monkeypatch.setattr(limits, "MOST_HELD", held - 1)
+    with pytest.raises(ImageError, match="MB to hold at once"):
+        decode(content, px=16)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16", "F"])
@@ -67,20 +76,65 @@ def test_strips_of_a_large_picture_come_to_the_whole(mode, fit, monkeypatch):
     assert whole.std() > 20 or mode == "1"
 
 
-def test_a_strip_ends_where_a_block_does(monkeypatch):
-    """7 lines of blocks of 3: arithmetic by hand."""
-    monkeypatch.setattr(flatten, "STRIP", 1)
+def test_blocks_are_means_and_a_strip_ends_where_a_block_does(monkeypatch):
+    """7 lines in blocks of 3: arithmetic by hand."""
+    monkeypatch.setattr(flatten, "LARGE", 1)
+    monkeypatch.setattr(flatten, "STRIP", 18)
     pixels = np.repeat(np.arange(7, dtype=np.uint8)[:, None, None] * 10, 6, axis=1).repeat(3, axis=2)
-    seen = []
-
-    def strip(top, bottom):
-        seen.append((top, bottom))
-        return pixels[top:bottom]
-
-    found = flatten.reduced(strip, (6, 7), (1, 1))
-    assert seen == [(0, 3), (3, 6), (6, 7)]
-    assert found.shape == (2, 2, 3)  # two lines of 3.5 each: of 10, 40 and a third of 60, weighed by distance
+    found, part = flatten.shrunk(pixels, (1, 1), flatten.WHOLE)
+    assert part == flatten.WHOLE and found.shape == (2, 2, 3)
+    # Two lines of 3.5 each: of the means 10 and 40 and a third of 60, weighed by distance.
     assert found[0, 0, 0] < found[1, 0, 0] and abs(int(found[:, 0, 0].sum()) - 2 * 30) <= 6
+    found, part = flatten.shrunk(pixels, (1, 1), (0, 3 / 7, 1, 6 / 7))
+    assert part == flatten.WHOLE and found[:, 0, 0].tolist() == [40]
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+def test_the_part_that_is_shown_is_that_of_the_whole_however_it_is_turned(fit, monkeypatch):
+    x, y = np.meshgrid(np.linspace(0, 255, 90), np.linspace(255, 0, 300))
+    image = Image.fromarray(np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[headers.ORIENTATION] = orientation
+        for format in ("PNG", "JPEG"):
+            content = heavy.saved(image, format, exif=exif, **({"quality": 100} if format == "JPEG" else {}))
+            monkeypatch.setattr(flatten, "LARGE", 10**9)
+            whole = decode(content, px=16, fit=fit).astype(int)
+            monkeypatch.setattr(flatten, "LARGE", 100)
+            monkeypatch.setattr(flatten, "STRIP", 1000)
+            strips = decode(content, px=16, fit=fit).astype(int)
+            assert np.abs(strips - whole).max() <= 5, (orientation, format)
+
+
+@pytest.mark.parametrize("name", heavy.parts())
+def test_a_file_of_a_hundred_thousand_parts_is_refused_at_once(name):
+    content = heavy.parts()[name](100_000)
+    started = time.process_time()
+    with pytest.raises(ImageError, match="too_large"):
+        decode(content, px=16)
+    assert time.process_time() - started < 2  # reading all of them takes ten times that
+
+
+@pytest.mark.parametrize("value", [*range(1, 9), 0, 9, 70000])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind, letter", [(3, "H"), (4, "I")])
+def test_orientation_is_read_as_pillow_does(value, order, kind, letter):
+    if letter == "H" and value > 65535:
+        pytest.skip("no such number")
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    packed = struct.pack(order + letter, value).ljust(4, b"\0")
+    tiff = mark + struct.pack(f"{order}IHHHI", 8, 1, headers.ORIENTATION, kind, 1) + packed + bytes(4)
+    theirs = Image.Exif()
+    theirs.load(tiff)
+    want = theirs.get(headers.ORIENTATION, 1)
+    assert headers.orientation(tiff) == (want if want in range(1, 9) else 1)
+
+
+@pytest.mark.parametrize(
+    "tiff", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"MM\0+" + b"\xff" * 40]
+)
+def test_a_directory_that_is_cut_off_says_nothing(tiff):
+    assert headers.orientation(tiff) == 1
 
 
 def test_a_packed_bmp_is_limited_in_bytes():

@@ -64,9 +64,16 @@ def tiff(*further: bytes, after: bytes = b"", directories: int = 0) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + first + bytes(64 * 64) + after + chain
 
 
-def many_values(num: int) -> bytes:
-    """A TIFF with one tag of so many numbers."""
-    return tiff(struct.pack("<HHII", 65000, 4, num, 8 + 2 + 12 * 10 + 4 + 64 * 64), after=b"\1\0\0\0" * num)
+def many_values(num: int, tag: int = 65000) -> bytes:
+    """A TIFF with a tag of so many numbers, all of them different."""
+    values = np.arange(num, dtype="<u4").tobytes()
+    return tiff(struct.pack("<HHII", tag, 4, num, 8 + 2 + 12 * 10 + 4 + 64 * 64), after=values)
+
+
+def filled(num: int) -> bytes:
+    """A JPEG with so many bytes of filling in front of its first marker."""
+    plain = saved(flat("RGB", 64), "JPEG")
+    return plain[:2] + b"\xff" * num + plain[2:]
 
 
 def noise(side: int, channels: int = 3) -> Image.Image:
@@ -75,6 +82,47 @@ def noise(side: int, channels: int = 3) -> Image.Image:
 
 def flat(mode: str, side: int = SIDE) -> Image.Image:
     return Image.new(mode, (side, side), RGB if mode == "RGB" else 3)
+
+
+def parts() -> dict[str, Callable[[int], bytes]]:
+    """Files of so many parts, each of which costs a decoder a while."""
+    plain = saved(noise(64), "JPEG")
+    exif = b"\xff\xe1" + struct.pack(">H", 2 + 6 + 20) + b"Exif\0\0" + bytes(20)
+    drawn = saved(flat("RGB", 64), "PNG")
+    chunk = struct.pack(">I", 0) + b"abCd" + struct.pack(">I", zlib.crc32(b"abCd"))
+    return {
+        "jpeg of comments": lambda num: plain[:2] + b"\xff\xfe\0\2" * num + plain[2:],
+        "jpeg of exif": lambda num: plain[:2] + exif * num + plain[2:],
+        "jpeg of scans": lambda num: plain[:-2] + b"\xff\xda\0\2" * num + b"\xff\xd9",
+        "png of chunks": lambda num: drawn[:33] + chunk * num + drawn[33:],
+        "png of pixels in pieces": lambda num: drawn[:33] + _no_pixels() * num + drawn[33:],
+        "tiff of strips": lambda num: many_values(2 * num, tag=273),
+    }
+
+
+def _profile() -> bytes:
+    from icc import DISPLAY_P3  # beside the tests of photos
+
+    return DISPLAY_P3
+
+
+def _no_pixels() -> bytes:
+    return struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+
+
+def narrow() -> dict[str, Callable[[], bytes]]:
+    """As long and narrow as is allowed, for sizes at which little can be left out."""
+    return {
+        "jpeg narrow": lambda: saved(Image.new("RGB", (1_300, 64_900), RGB), "JPEG", subsampling=0),
+        "jpeg narrow, profile": lambda: saved(
+            Image.new("RGB", (1_169, 58_400), RGB), "JPEG", subsampling=0, icc_profile=_profile()
+        ),
+        "jpeg narrow, cmyk": lambda: saved(Image.new("CMYK", (1_000, 49_900)), "JPEG"),
+        "jpeg narrow, progressive": lambda: saved(Image.new("RGB", (1_040, 51_900), RGB), "JPEG", progressive=True),
+        "png narrow, transparent": lambda: png(1_000, 49_990, bits=8, colour=6),
+        "png broad": lambda: png(49_990, 1_000, bits=8, colour=6),
+        "png 4:12": lambda: png(4_000, 12_500, bits=8, colour=6),
+    }
 
 
 def quick() -> dict[str, Callable[[], bytes]]:
@@ -119,7 +167,10 @@ def makers() -> dict[str, Callable[[], bytes]]:
         "avif": lambda: saved(flat("RGB", SMALL), "AVIF", speed=10, quality=20, subsampling="4:4:4"),
         "avif of noise": lambda: saved(noise(3_900), "AVIF", speed=10, quality=95),
         "tiff of many directories": lambda: tiff(directories=3_000_000),
-        "tiff of many values": lambda: many_values(15_000_000),
+        "tiff of many values": lambda: many_values(150_000),
+        "tiff of many strips": lambda: many_values(149_000, tag=273),
+        "jpeg of filling": lambda: filled(60 * MEGA),
+        "jpeg of stuffed bytes": lambda: saved(noise(64), "JPEG")[:-2] + b"\xff\0" * 30 * MEGA + b"\xff\xd9",
         "tiff of noise": lambda: saved(noise(3_900), "TIFF", compression="tiff_lzw"),
         "tiff of fax": lambda: saved(Image.new("1", (SIDE, SIDE)), "TIFF", compression="group4"),
         "tiff of lzma": lambda: saved(flat("RGBA"), "TIFF", compression="lzma"),
@@ -133,7 +184,7 @@ def makers() -> dict[str, Callable[[], bytes]]:
 
 
 def made() -> Iterator[tuple[str, bytes]]:
-    """Every file of ``makers`` in turn."""
+    """Every file of ``makers`` and ``narrow`` in turn."""
     ImageFile.MAXBLOCK = 1 << 27  # Pillow's encoder of progressive JPEGs wants room for the whole file
-    for name, make in makers().items():
+    for name, make in (makers() | narrow()).items():
         yield name, make()

@@ -3,6 +3,7 @@
 Transparency is laid on a background, 16-bit values are scaled by their range, other colours become sRGB.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,47 +14,65 @@ from fmtl.dataset.pixels import colour
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 LARGE = 8_000_000  # pixels: above, no copy of the whole picture is made
 STRIP = 2_000_000  # pixels
+Part = tuple[float, ...]  # left, top, right, bottom as shares of a picture
+Region = tuple[int, int, int, int]  # the same in pixels
+WHOLE: Part = (0, 0, 1, 1)
 
 
 def flatten(
-    image: Image.Image, least: tuple[int, int], background: str, notes: list[str], profiles: bool
-) -> np.ndarray:
-    """RGB ``(H, W, 3)`` uint8, of the picture's own size; of a large one at a whole fraction not below twice ``least``.
+    image: Image.Image, least: tuple[int, int], part: Part, background: str, notes: list[str], profiles: bool
+) -> tuple[np.ndarray, Part]:
+    """RGB ``(H, W, 3)`` uint8, and the part of it that is shown: see ``shrunk``.
 
     Args:
         image: Loaded.
-        least: Width and height.
         background: What transparency is laid on.
         notes: ``transparent`` and ``profile`` are added where they hold.
         profiles: Whether colours of another profile than sRGB are turned into it.
     """
     white = _white(image) if image.mode in SIXTEEN_BIT_MODES else 0.0
 
-    def rgb(part: Image.Image) -> np.ndarray:
-        return _grey(part, white) if white else _rgb(part, background, notes, profiles)
+    def rgb(piece: Image.Image) -> np.ndarray:
+        return _grey(piece, white) if white else _rgb(piece, background, notes, profiles)
 
     if image.width * image.height <= LARGE:
-        return rgb(image)
-    return reduced(lambda top, bottom: rgb(image.crop((0, top, image.width, bottom))), image.size, least)
+        return rgb(image), part
+    return _in_blocks(lambda region: rgb(image.crop(region)), image.size, least, part), WHOLE
 
 
-def reduced(strip: Callable[[int, int], np.ndarray], size: tuple[int, int], least: tuple[int, int]) -> np.ndarray:
-    """A picture of which only lines ``top`` to ``bottom`` are held at a time, each pixel the mean of a whole block.
+def shrunk(rgb: np.ndarray, least: tuple[int, int], part: Part) -> tuple[np.ndarray, Part]:
+    """Of a large picture only the part that is shown, at a whole fraction of its size not below twice ``least``.
 
     Args:
-        strip: RGB of these lines.
-        size: Width and height.
-        least: The result is not below twice these, where the picture is not.
+        rgb: ``(H, W, 3)`` uint8.
+        least: Width and height that the whole is to have at least.
+        part: Left, top, right, bottom as shares.
+
+    Returns:
+        The picture, and the part of it that is shown.
     """
+    height, width = rgb.shape[:2]
+    if width * height <= LARGE:
+        return rgb, part
+    return _in_blocks(lambda at: rgb[at[1] : at[3], at[0] : at[2]], (width, height), least, part), WHOLE
+
+
+def _in_blocks(
+    pixels: Callable[[Region], np.ndarray], size: tuple[int, int], least: tuple[int, int], part: Part
+) -> np.ndarray:
+    """Each pixel the mean of a block; of ``pixels``, which gives RGB of a region, only a strip is held at a time."""
     across, down = (max(1, side // (2 * wanted)) for side, wanted in zip(size, least, strict=True))
-    lines = max(1, STRIP // (size[0] * down)) * down
-    parts = [
-        np.asarray(Image.fromarray(strip(top, min(top + lines, size[1]))).reduce((across, down)))
-        for top in range(0, size[1], lines)
-    ]
-    found = np.concatenate(parts)
-    if size[0] % across or size[1] % down:  # the last blocks are cut off by the edge, and count by what is left
-        exact = (size[0] / across, size[1] / down)
+    down = max(1, min(down, STRIP // size[0]))
+    left, top = int(part[0] * size[0]), int(part[1] * size[1])
+    right, bottom = math.ceil(part[2] * size[0]), math.ceil(part[3] * size[1])
+    exact = ((right - left) / across, (bottom - top) / down)
+    found = np.empty((math.ceil(exact[1]), math.ceil(exact[0]), 3), np.uint8)
+    lines = max(1, STRIP // ((right - left) * down)) * down
+    for start in range(top, bottom, lines):
+        strip = pixels((left, start, right, min(start + lines, bottom)))
+        row = (start - top) // down
+        found[row : row + lines // down] = np.asarray(Image.fromarray(strip).reduce((across, down)))
+    if exact != (found.shape[1], found.shape[0]):  # the last blocks are cut off by the edge, and count by what is left
         small = (int(exact[0]), int(exact[1]))
         found = np.asarray(Image.fromarray(found).resize(small, Image.Resampling.BILINEAR, box=(0, 0, *exact)))
     return found

@@ -1,6 +1,9 @@
 """What the first bytes of a file say, and whether a JPEG has an end."""
 
-from collections.abc import Sequence
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from fmtl.catalogue.photos.folder import ImageError
 from fmtl.catalogue.reasons import Reason
@@ -11,26 +14,110 @@ _FOREIGN = (  # (first bytes, where, name)
     (b"PK\x03\x04", 0, "ZIP"),
 )  # fmt: skip
 _KNOWN_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-END, SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in front of its pixels
-BARE = (0xFF, 0x01, *range(0xD0, 0xD9))
+ORIENTATION = 0x0112  # the EXIF tag
+_END, _SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in front of its pixels
+# A marker that means something: what is no marker is passed over, as libjpeg does, and so are filling and restarts.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
+_FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}  # a JPEG's frame header: is it progressive?
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF's kinds of numbers, as ``struct`` names them
 
 
-def check_end(content: bytes) -> None:
+@dataclass(frozen=True)
+class Jpeg:
+    """What stands in front of a JPEG's pixels.
+
+    Attributes:
+        scan: Where its first scan begins; the beginning of the file if that can't be told.
+        several: Whether the first scan is not the only one, as far as the header says.
+        samples: Numbers that a decoder makes of a pixel, on average; the most there can be if that can't be told.
+        whole: Whether the header was understood.
+    """
+
+    scan: int
+    several: bool
+    samples: float
+    whole: bool
+
+
+def jpeg(content: bytes, *, most: int) -> Jpeg:
+    """Read the header of a JPEG.
+
+    Args:
+        most: Segments that are looked at.
+
+    Raises:
+        ImageError: It has more.
+    """
+    at, num_components, samples, progressive = 2, 0, 4.0, True
+    for _ in range(most):
+        found = _MARKER.search(content, at)
+        if found is None or found[0] == _END:
+            break
+        marker, at = found[1][0], found.end()
+        if marker == _SCAN:
+            several = progressive or content[at + 2 : at + 3] != bytes([num_components])
+            return Jpeg(found.start(), several, samples, whole=bool(num_components))
+        if marker in _FRAMES and len(content) > at + 8 + 3 * content[at + 7]:
+            num_components, progressive = content[at + 7], _FRAMES[marker]
+            factors = [content[at + 9 + 3 * i] for i in range(num_components)]  # high half across, low half down
+            shares = [(factor >> 4) * (factor & 15) for factor in factors]
+            samples = sum(shares) / max(1, *shares) if shares else 4.0
+        # Metadata is passed over: it may hold a thumbnail with an end of its own.
+        at += max(2, int.from_bytes(content[at : at + 2], "big"))
+    else:
+        raise ImageError(Reason.TOO_LARGE, f"a JPEG of more than {most:,} segments before its pixels")
+    return Jpeg(2, True, samples, whole=False)
+
+
+def check_end(content: bytes, scan: int) -> None:
     """Zeros in place of the rest of a JPEG, as broken downloads have them, decode to grey: raise ImageError."""
-    if content.find(END, first_scan(content)) < 0:
+    if content.find(_END, scan) < 0:
         raise ImageError(Reason.TRUNCATED, "no end marker")
 
 
-def first_scan(content: bytes) -> int:
-    """Where the pixels begin; the beginning of the file if that can't be told."""
-    at = 2
-    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", bytes([SCAN])):
-        if content[at + 1] in BARE:  # a byte of filling, or a marker without a length
-            at += 1 if content[at + 1] == 0xFF else 2
-            continue
-        # Metadata is passed over: it may hold a thumbnail with an end of its own.
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return at if at < len(content) else 2
+def num_scans(content: bytes, scan: int, *, most: int, most_segments: int) -> int:
+    """Of the picture whose first scan begins there, up to its end, whatever segments between the scans hold; counted
+    up to one more than ``most``.
+
+    Raises:
+        ImageError: It has more segments than so many.
+    """
+    num, at = 0, scan
+    for _ in range(most_segments):
+        found = _MARKER.search(content, at)
+        if found is None or found[0] == _END or num > most:
+            return num
+        num += found[1][0] == _SCAN
+        at = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+    raise ImageError(Reason.TOO_LARGE, f"a JPEG of more than {most_segments:,} segments")
+
+
+def directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Tag, kind, number of values and the first bytes of the value of each entry of a TIFF's first directory; EXIF's is
+    one, too."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return
+    is_big = tiff[2:4] in (b"+\0", b"\0+")
+    offset, count, entry = ("Q", "Q", "HHQ") if is_big else ("I", "H", "HHI")
+    start = _number(tiff, 8 if is_big else 4, order + offset)
+    first, size = start + struct.calcsize(order + count), struct.calcsize(order + entry) + (8 if is_big else 4)
+    for at in range(first, min(first + size * _number(tiff, start, order + count), len(tiff) - size + 1), size):
+        yield *struct.unpack_from(order + entry, tiff, at), tiff[at + struct.calcsize(order + entry) : at + size]
+
+
+def orientation(tiff: bytes) -> int:
+    """How EXIF's directory says that a picture is turned, 1 to 8; 1 where it does not."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    for tag, kind, num, value in directory(tiff):
+        if tag == ORIENTATION and kind in _INTEGERS and num == 1:
+            found = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", value)[0])
+            return found if found in range(1, 9) else 1
+    return 1
+
+
+def _number(content: bytes, at: int, kind: str) -> int:
+    return int(struct.unpack_from(kind, content, at)[0]) if at + struct.calcsize(kind) <= len(content) else 0
 
 
 def not_an_image(content: bytes, expected: Sequence[str]) -> ImageError:

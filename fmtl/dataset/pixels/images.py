@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from fmtl.catalogue.photos.folder import MAX_BYTES, ImageError
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset.pixels import colour, headers, limits
-from fmtl.dataset.pixels.flatten import flatten
+from fmtl.dataset.pixels.flatten import WHOLE, Part, flatten, shrunk
 
 SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -29,7 +30,6 @@ SUFFIXES = {  # of the formats that are decoded; anything else is refused whatev
 }
 HEIF = "HEIF"  # by an extra
 FORMATS = tuple(name for name in SUFFIXES if name != HEIF)
-ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: lambda rgb: rgb[:, ::-1],
     3: lambda rgb: rgb[::-1, ::-1],
@@ -115,16 +115,11 @@ def heif_version() -> str | None:
         return None
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, content: bytes) -> int:
     if image.format == "PNG":
         image.load()  # its metadata may follow its pixels
-    if "exif" not in image.info and image.format != "TIFF":
-        return 1
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged metadata: the pixels decide
-        return 1
-    return value if value in range(1, 9) else 1
+    exif = content if image.format == "TIFF" else image.info.get("exif", b"")
+    return headers.orientation(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else 1
 
 
 def _has_frames(image: Image.Image) -> bool:
@@ -134,14 +129,14 @@ def _has_frames(image: Image.Image) -> bool:
         return True
 
 
-def _geometry(size: tuple[int, int], px: int, fit: str) -> tuple[tuple[int, int], tuple[float, ...]]:
-    """Size of the scaled picture, and which part of it is shown: left, top, right, bottom as shares."""
+def _geometry(size: tuple[int, int], px: int, fit: str) -> tuple[tuple[int, int], Part]:
+    """Size of the scaled picture, and which part of it is shown."""
     width, height = size
     if fit == "stretch":
-        return (px, px), (0, 0, 1, 1)
+        return (px, px), WHOLE
     if fit == "pad":
         scale = px / max(size)
-        return (max(1, round(width * scale)), max(1, round(height * scale))), (0, 0, 1, 1)
+        return (max(1, round(width * scale)), max(1, round(height * scale))), WHOLE
     scale = px / min(size)
     left, top = (1 - min(1, height / width)) / 2, (1 - min(1, width / height)) / 2
     return (max(px, round(width * scale)), max(px, round(height * scale))), (left, top, 1 - left, 1 - top)
@@ -158,13 +153,12 @@ def _decode_plain_jpeg(out: np.ndarray, content: bytes, fit: str, background: st
     if colours not in ("YCbCr", "Gray"):
         return None
     limits.check_size("JPEG", width, height)
-    headers.check_end(content)
-    limits.check_scans(content, width * height)
     target, box = _geometry((width, height), len(out), fit)
+    _check_jpeg(content, (width, height), target)
     rgb = _scaled(content, width, height, target)
     if rgb is None:
         return None
-    _place(out, rgb, target, box, background)
+    _place(out, *shrunk(rgb, target, box), target, background)
     return Facts("JPEG", "L" if colours == "Gray" else "RGB", (), width, height)
 
 
@@ -189,13 +183,11 @@ def _opened(content: bytes) -> Image.Image:
 
 def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, profiles: bool) -> Facts:
     try:
+        limits.check_parts(content)
         with _opened(content) as image:
             limits.check_size(image.format, *image.size)
-            if image.format in ("JPEG", "MPO"):
-                headers.check_end(content)
-                limits.check_scans(content, image.width * image.height)
             limits.check_bytes(image.format, content)
-            orientation = _orientation(image)
+            orientation = _orientation(image, content)
             notes = ["rotated"] * (orientation > 1)
             if image.format in ("TIFF", HEIF):
                 orientation = 1  # turned already, their size included
@@ -205,7 +197,9 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, prof
             least = target[::-1] if turned else target
             if _has_frames(image):
                 notes.append("first_frame")
-            rgb = _pixels(image, content, least, background, notes, profiles)
+            part = (box[1], box[0], box[3], box[2]) if turned else box
+            rgb, part = _pixels(image, content, least, part, background, notes, profiles)
+            box = box if part != WHOLE else WHOLE
             if orientation > 1:
                 rgb = _UPRIGHT[orientation](rgb)
             facts = Facts(
@@ -220,7 +214,7 @@ def _decode_any(out: np.ndarray, content: bytes, fit: str, background: str, prof
     except Exception as error:  # a damaged file may fail anywhere in a decoder: struct.error, KeyError, ...
         reason = Reason.TRUNCATED if "truncated" in str(error).lower() else Reason.DAMAGED
         raise ImageError(reason, str(error)) from error
-    _place(out, rgb, target, box, background)
+    _place(out, rgb, box, target, background)
     return facts
 
 
@@ -228,22 +222,37 @@ def _pixels(
     image: Image.Image,
     content: bytes,
     least: tuple[int, int],
+    part: Part,
     background: str,
     notes: list[str],
     profiles: bool,
-) -> np.ndarray:
-    """RGB at a size not below ``least``, as the file has it turned."""
-    if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-        rgb = _scaled(content, *image.size, least)
+) -> tuple[np.ndarray, Part]:
+    """RGB at a size not below ``least``, as the file has it turned, and the part of it that is shown."""
+    if image.format in ("JPEG", "MPO"):
+        found = _check_jpeg(content, image.size, least)
+        rgb = _scaled(content, *image.size, least) if image.mode in ("RGB", "L") else None
         if rgb is not None:
+            rgb, part = shrunk(rgb, least, part)
             profile = image.info.get("icc_profile") if profiles else None
             if profile and (transform := colour.to_srgb(profile, image.mode)):
                 notes.append("profile")
                 rgb = np.asarray(transform.apply(Image.fromarray(rgb).convert(image.mode)))
-            return rgb
-    image.draft(None, least)  # JPEG only: 1/2, 1/4 or 1/8
+            return rgb, part
+        num_pixels = image.width * image.height
+        image.draft(None, least)  # 1/2, 1/4 or 1/8
+        limits.check_memory(found, num_pixels, 5 * image.width * image.height)
     image.load()
-    return flatten(image, least, background, notes, profiles)
+    return flatten(image, least, part, background, notes, profiles)
+
+
+def _check_jpeg(content: bytes, size: tuple[int, int], least: tuple[int, int]) -> headers.Jpeg:
+    """Raise ImageError where it is cut short, or asks for too much at the scale at which it will be decoded."""
+    found = headers.jpeg(content, most=limits.MOST_SEGMENTS)
+    headers.check_end(content, found.scan)
+    limits.check_scans(content, found, size[0] * size[1])
+    eighths = max(math.ceil(8 * min(least[i], size[i]) / size[i]) for i in (0, 1))
+    limits.check_memory(found, size[0] * size[1], 3 * size[0] * size[1] * eighths**2 // 64)
+    return found
 
 
 def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> np.ndarray | None:
@@ -254,11 +263,11 @@ def _scaled(content: bytes, width: int, height: int, least: tuple[int, int]) -> 
         return None
 
 
-def _place(out: np.ndarray, rgb: np.ndarray, target: tuple[int, int], box: tuple, background: str) -> None:
+def _place(out: np.ndarray, rgb: np.ndarray, box: Part, target: tuple[int, int], background: str) -> None:
     px = len(out)
     size = (min(target[0], px), min(target[1], px))
     height, width = rgb.shape[:2]
-    if (width, height) != size or box != (0, 0, 1, 1):
+    if (width, height) != size or box != WHOLE:
         part = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
         rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, box=part))
     if size != (px, px):
