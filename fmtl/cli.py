@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -90,25 +90,40 @@ def _switch(name: str, help_text: str) -> click.Option:
 
 
 class _Neutral:
-    """A stream to which nothing is written that would steer a terminal, but the moves of progress bars."""
+    """A stream to which nothing is written that would steer a terminal.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Args:
+        has_bars: Whether progress bars are drawn there: they move the cursor.
+    """
+
+    def __init__(self, stream: TextIO, *, has_bars: bool):
+        self._stream, self._has_bars = stream, has_bars
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        if not _MOVES.fullmatch(text):
-            start = "\r" * text.startswith("\r")  # of a bar that is drawn anew
-            text = start + neutral(text[len(start) :])
-        return self._stream.write(text)
+        if self._has_bars and _MOVES.fullmatch(text):
+            return self._stream.write(text)
+        start = "\r" * (self._has_bars and text.startswith("\r"))  # of a bar that is drawn anew
+        self._stream.write(start + neutral(text[len(start) :]))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
 
 @contextlib.contextmanager
 def _neutral_terminal() -> Iterator[None]:
-    out, err = (cast(TextIO, _Neutral(stream)) for stream in (sys.stdout, sys.stderr))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    """Where there is one: a process in the background may have no streams."""
+    with contextlib.ExitStack() as stack:
+        if sys.stdout is not None:
+            out = cast(TextIO, _Neutral(sys.stdout, has_bars=False))
+            stack.enter_context(contextlib.redirect_stdout(out))
+        if sys.stderr is not None:
+            err = cast(TextIO, _Neutral(sys.stderr, has_bars=True))
+            stack.enter_context(contextlib.redirect_stderr(err))
         yield
 
 
@@ -116,7 +131,7 @@ class _Terminal(logging.Handler):
     """What modules have to say: to standard output, warnings to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = redacted(self.format(record))
+        said = neutral(redacted(self.format(record)))
         if record.levelno < logging.INFO:
             said = f"{record.name}: {said}"
         print(said, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
@@ -225,6 +240,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main_heard(argv: list[str]) -> int:
     _go_to_caller()
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # of models that others logged
     try:
         cli.main(argv, prog_name="fmtl", standalone_mode=False)
     except click.ClickException as error:

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY")
-# Control characters but those of ordinary text, Unicode's own line ends, and its marks of direction.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Control characters but those of ordinary text, Unicode's own line ends, its marks of direction, and bytes that were
+# no text.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER_INFO = re.compile(r"://[^/\s]+@")
 
 TABLE = "table"  # where an error is that a room raises which does not know the table's file

@@ -5,11 +5,15 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import resource
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+# As torch says it, of a file or of a worker process.
+_SHARED = re.compile(r"</torch_\d+_\d+.*No space left|out of shared memory|insufficient shared memory")
 
 
 def num_cpus() -> int:
@@ -127,16 +131,18 @@ def exhausted(error: BaseException) -> str | None:
     said = str(error)
     first = next(iter(said.splitlines()), type(error).__name__)
     number = error.errno if isinstance(error, OSError) else None
-    shared = "shared memory" in said or "/torch_" in said or str(getattr(error, "filename", "")).startswith("/dev/shm")
-    if shared and (number == errno.ENOSPC or isinstance(error, RuntimeError)):
+    in_shared = number == errno.ENOSPC and str(getattr(error, "filename", "")).startswith("/dev/shm/")
+    if in_shared or (isinstance(error, RuntimeError) and _SHARED.search(said)):
         return f"the memory that processes share (/dev/shm) is full: docker run --shm-size=2g, or no workers ({first})"
-    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
+    no_memory = "out of memory" in said or "can't allocate memory" in said
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and no_memory):
         return f"out of memory; lower batch_size (with accumulate the steps stay as large) or px ({first})"
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full; free some space and run again ({first})"
     if number in (errno.EMFILE, errno.ENFILE):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"too many open files: a process may have {most} here; 'ulimit -n 4096' lets it have more ({first})"
-    if "can't start new thread" in said or (number == errno.EAGAIN and isinstance(error, BlockingIOError)):
+    no_fork = number == errno.EAGAIN and getattr(error, "strerror", "") == os.strerror(errno.EAGAIN)
+    if no_fork or (isinstance(error, RuntimeError) and "can't start new thread" in said):
         return f"no more threads or processes may be started; raise 'ulimit -u' or the container's limit ({first})"
     return None

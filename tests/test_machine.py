@@ -61,6 +61,12 @@ def test_what_ran_out_is_named_with_what_to_do(error, told):
     assert told in machine.exhausted(error)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), OSError(errno.ENOENT, "x"), KeyError("memory")])
+@pytest.mark.parametrize("error", [
+    RuntimeError("size mismatch"), OSError(errno.ENOENT, "x"), KeyError('no column "out of memory"'),
+    RuntimeError("Parent directory /data/torch_runs/checkpoints does not exist."),
+    RuntimeError("/root/.cache/torch_extensions/x: no space left"),
+    RuntimeError("triton: out of resource: shared memory, Required: 131072, Hardware limit: 101376"),
+    BlockingIOError(errno.EAGAIN, "write could not complete without blocking"),
+])  # fmt: skip
 def test_another_error_is_not_taken_for_one(error):
     assert machine.exhausted(error) is None

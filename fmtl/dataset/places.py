@@ -1,7 +1,6 @@
 """Where a dataset is made from, and where it goes: found, and checked before any work."""
 
 import glob
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -15,10 +14,12 @@ from fmtl.catalogue.reading import EXPECTED, fingerprint, photo_template, read_a
 from fmtl.catalogue.roles import NONE
 from fmtl.catalogue.table import Catalogue
 from fmtl.dataset.draft import PreparePlan
-from fmtl.dataset.prepared import MANIFEST, is_dataset
+from fmtl.dataset.prepared import DUPLICATES, IMAGES, MANIFEST, REJECTS, REPORT, TABLE, is_dataset, read_manifest
 from fmtl.errors import DataError, UsageError, located
 from fmtl.storage import durable
+from fmtl.storage.cache import recall
 
+FILES = (TABLE, IMAGES, REJECTS, DUPLICATES, REPORT)  # of a dataset, beside its manifest and its pixels
 TEST_TABLE = "split by table"  # the column that two tables make
 
 
@@ -34,8 +35,10 @@ def check_out(out: Path, *, table: str, images: str | None) -> None:
             f"out: {out} lies in the table's folder and would be read as a part of it; choose another folder"
         )
     if out.exists():
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8")) if is_dataset(out) else {"files": ()}
-        ours = {MANIFEST, *manifest["files"]}
+        manifest = recall(lambda: read_manifest(out / MANIFEST), DataError) if is_dataset(out) else None
+        # Of one that is damaged, what a dataset's files are called.
+        files = manifest["files"] if manifest else (*FILES, *(path.name for path in out.glob("pixels-*.bin")))
+        ours = {MANIFEST, *files}
         strange = [name for name in _visible(out) if name not in ours]
         if strange:
             raise UsageError(f"out: {out} also holds {', '.join(strange[:5])}, which would be lost; move it elsewhere")

@@ -20,7 +20,7 @@ def put_into(full: nn.Module, state: dict[str, Tensor], *, classifier: str, px: 
     """Copy weights into every tensor but the classifier, which is about to be removed.
 
     Raises:
-        DataError: A tensor is missing, left over, or of another shape.
+        DataError: A tensor is missing, left over, of another shape, or holds values that are no numbers.
     """
     if isinstance(full, VisionTransformer) and "encoder.pos_embedding" in state:
         state = interpolate_embeddings(px, full.patch_size, state)
@@ -31,9 +31,16 @@ def put_into(full: nn.Module, state: dict[str, Tensor], *, classifier: str, px: 
     problems += [f"{k}: not part of the model" for k in state if k not in own]
     problems += [f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(v.shape)}"
                  for k, v in state.items() if k in own and own[k].shape != v.shape]  # fmt: skip
+    problems += [f"{k}: holds values that are no numbers" for k in own if not _is_finite(state.get(k))]
     if problems:
         raise DataError(f"weights: {source} does not fit the backbone:\n{first_ten(problems)}")
     full.load_state_dict(state, strict=False)
+
+
+def _is_finite(tensor: Tensor | None) -> bool:
+    if tensor is None or not tensor.is_floating_point():
+        return True
+    return bool((tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all())  # float8 can't be asked
 
 
 def fetch(full: nn.Module, backbone: str, weights: str, *, from_torchvision: bool) -> dict[str, Tensor]:

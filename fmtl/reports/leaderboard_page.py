@@ -31,9 +31,9 @@ def leaderboard_page(board: Leaderboard) -> str:
 
 def to_markdown(board: Leaderboard) -> str:
     """The tables as Markdown."""
-    parts = [f"# Leaderboard by `{board.metric}`"]
+    parts = [f"# Leaderboard by {markdown.code(board.metric)}"]
     for data, rows in board.groups:
-        parts += [f"\n## Dataset {data[:8]}\n", markdown.table(_short_form(rows, board.metric))]
+        parts += [f"\n## Dataset {markdown.text(data[:8])}\n", markdown.table(_short_form(rows, board.metric))]
     if not board.unranked.empty:
         parts += ["\n## Not ranked\n", markdown.table(board.unranked[["run_name", "run_id", "reason"]])]
     return "\n".join(parts) + "\n"

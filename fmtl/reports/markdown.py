@@ -14,7 +14,9 @@ def text(words: str, most: int | None = None) -> str:
     """One line; shortened where it has more than ``most`` characters."""
     line = neutral(one_line(words))
     line = html.escape(line if most is None else shortened(line, most), quote=False)
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", line)
+    line = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", line)
+    # MLflow's pages make links of bare addresses, and mentions of names.
+    return re.sub(r"://|@|www\.", lambda found: found[0][:-1] + f"&#{ord(found[0][-1])};", line)
 
 
 def code(words: str) -> str:

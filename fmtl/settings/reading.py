@@ -17,6 +17,8 @@ from fmtl.settings.fields import Settings
 
 S = TypeVar("S", bound=Settings)
 
+MOST_BYTES = 1 << 20  # of a file of settings
+
 
 @dataclass(frozen=True)
 class Given:
@@ -112,6 +114,8 @@ class ConfigFile:
 def _parse(path: Path) -> ConfigFile:
     """Read a file; only what stops the reading itself is raised."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"config {path}: more than {MOST_BYTES:,} bytes, which settings never are")
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_TextLoader)
     except OSError as error:
         raise UsageError(f"config {path}: {error.strerror}") from error

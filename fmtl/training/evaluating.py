@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from operator import length_hint
 
 import numpy as np
@@ -57,14 +56,14 @@ def evaluate(
     net.eval()
     loss.eval()
     names = list(net.num_classes)
-    num_batches = length_hint(loader)
+    num_batches, fitting = length_hint(loader), _Parts(net)
     probs = {name: _Rows(num_batches) for name in names}
     own: dict[str, list[Tensor]] = {name: [] for name in loss.criterions}
     all_targets, all_predicted = _Rows(num_batches), _Rows(num_batches)
     sums = torch.zeros(len(names), dtype=torch.float64, device=device)
     for given_images, by_task in watch(Paced(loader), "evaluate"):
         images, targets = to_device(net, given_images, by_task, device)
-        logits = _logits(net, images)
+        logits = fitting.logits(images)
         padded = net.packing.pad(logits)
         sums += loss.plain(padded, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
         all_targets.add(targets)
@@ -89,21 +88,37 @@ def evaluate(
     )
 
 
-def _logits(net: MultiTaskNet, images: Tensor) -> Tensor:
-    """In as many parts as the device's memory asks for: without gradients they come to the same."""
-    try:
-        return net.logits(images)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    # Not while the error is handled: it holds what there was no memory for.
-    _say_halves(len(images))
-    return torch.cat([_logits(net, part) for part in images.chunk(2)])
+class _Parts:
+    """A network's answers in as many parts of a batch as the device's memory asks for: without gradients they come to
+    the same."""
 
+    def __init__(self, net: MultiTaskNet):
+        self._net, self._most = net, 0  # images at once; 0: not known to be limited
 
-@cache
-def _say_halves(num: int) -> None:
-    log.info("too little memory to evaluate %d images at once: they are done in halves", num)
+    def logits(self, images: Tensor) -> Tensor:
+        if self._most:
+            return torch.cat([self._net.logits(part) for part in images.split(self._most)])
+        try:
+            return self._net.logits(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        # Not while the error is handled: it holds what there was no memory for.
+        self._find_most(images)
+        return self.logits(images)
+
+    def _find_most(self, images: Tensor) -> None:
+        most = len(images)
+        while not self._most:
+            most = -(-most // 2)
+            try:
+                self._net.logits(images[:most])
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                continue
+            self._most = most
+        log.info("too little memory to evaluate %d images at once: %d are taken at a time", len(images), most)
 
 
 class _Rows:

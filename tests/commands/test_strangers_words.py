@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from html.parser import HTMLParser
 
 import mlflow
@@ -17,6 +18,7 @@ from fmtl.reports import markdown
 ESCAPE = "\x1b"
 TASK = f"Col{ESCAPE}[5mour <script>alert(2)</script> x; touch owned"
 LABELS = (
+    "http://elsewhere.example", "www.elsewhere.example", "@somebody",
     f"{ESCAPE}]0;owned\x07{ESCAPE}[31mred", "<img src=x onerror=alert(1)>", "[click](javascript:alert(1))",
     "![p](http://elsewhere.example/p.png)", '=HYPERLINK("http://elsewhere.example","x")', "a | b # c", "\u202egnp.exe",
     "`code` *bold* _low_ $(touch owned)", "; touch owned #", "$x^{2$ \\frac", "../../owned",
@@ -104,13 +106,24 @@ def test_markdown_shows_a_text_as_itself(words):
         {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord('"'): "&quot;"}
     )
     assert not bad_tags(rendered(markdown.code(words)))
+    assert not re.search(r"://|@|www\.", markdown.text(words))  # of which MLflow's pages make links
 
 
 def test_the_moves_of_progress_bars_pass_and_nothing_else(store, capsys):
     assert cli.main(["prepare", "--table", f"{ESCAPE}[2J\r\u202e.csv", "--out", "d"]) == 3
     assert r"\x1b[2J\r\u202e.csv" in capsys.readouterr().err
     with cli._neutral_terminal():
-        print(f"{ESCAPE}[A", end="")
-        print("\r10%|█", end="")
-        print(f"\rname\rover {ESCAPE}[A")
-    assert capsys.readouterr().out == "\x1b[A\r10%|█\rname\\rover \\x1b[A\n"
+        print(f"{ESCAPE}[A", end="", file=sys.stderr)
+        print("\r10%|█", end="", file=sys.stderr)
+        print(f"\rname\rover {ESCAPE}[A\udc9b", file=sys.stderr)
+        print(f"{ESCAPE}[A", "\rname", sep="")
+        sys.stdout.writelines([f"{ESCAPE}[2J", "\n"])
+    heard = capsys.readouterr()
+    assert heard.err == "\x1b[A\r10%|█\rname\\rover \\x1b[A\\udc9b\n"
+    assert heard.out == "\\x1b[A\\rname\n\\x1b[2J\n"  # no bars are drawn there
+
+
+def test_a_command_without_streams_does_its_work(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["--version"]) == 0

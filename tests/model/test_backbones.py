@@ -1,3 +1,6 @@
+import math
+import zipfile
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -6,6 +9,7 @@ import torchvision
 
 from fmtl.errors import DataError, EnvironmentFault, UsageError
 from fmtl.loading.preprocess import as_images, normalise
+from fmtl.model import weights_file
 from fmtl.model.backbones import build, input_spec
 
 NUM_CLASSES = {"season": 3, "Men's": 2}
@@ -103,6 +107,43 @@ def test_a_pickle_is_not_run(tmp_path):
     with pytest.raises(DataError, match="no plain state dict"):
         build("resnet18", NUM_CLASSES, weights=str(path), px=32)
     assert not (tmp_path / "ran").exists()
+
+
+def test_wrappers_within_wrappers_and_odd_tensors_beside_the_weights_are_no_hindrance(tmp_path):
+    torch.manual_seed(0)
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save({"epoch": 3, "model": {"state_dict": weights, "names": ["a"]}}, tmp_path / "w.pt")
+    assert set(weights_file.read(tmp_path / "w.pt")) == set(weights)
+    odd = {"mask": torch.full((3, 3), -math.inf).triu(1), "small": torch.zeros(1, 3).expand(4, 3),
+           "float8": torch.zeros(3).to(torch.float8_e4m3fn)}  # fmt: skip
+    torch.save(odd, tmp_path / "odd.pt")
+    assert set(weights_file.read(tmp_path / "odd.pt")) == set(odd)
+
+
+def test_values_that_are_no_numbers_are_refused_with_their_tensor(tmp_path):
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    weights["layer1.0.conv1.weight"][0, 0, 0, 0] = math.nan
+    torch.save(weights, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"layer1.0.conv1.weight: holds values that are no numbers"):
+        build("resnet18", NUM_CLASSES, weights=str(tmp_path / "w.pt"), px=32)
+
+
+@pytest.mark.parametrize("damage", ["bit", "compressed", "repeats"])
+def test_a_damaged_a_packed_and_an_endless_file_of_weights_are_refused(tmp_path, damage):
+    path = tmp_path / "w.pt"
+    torch.save({"w": torch.zeros(1).expand(10**12) if damage == "repeats" else torch.zeros(10_000)}, path)
+    if damage == "bit":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    if damage == "compressed":
+        with zipfile.ZipFile(path) as packed, zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as again:
+            for name in packed.namelist():
+                again.writestr(name, packed.read(name))
+        (tmp_path / "c.pt").replace(path)
+    told = {"bit": "the checksum of .* differs", "compressed": "compressed", "repeats": "no ordinary tensor"}[damage]
+    with pytest.raises(DataError, match=told):
+        weights_file.read(path)
 
 
 def test_bundled_weights_are_in_their_places(dataset):

@@ -112,7 +112,9 @@ def test_what_is_no_json_is_refused_before_it_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     "line", [b"{", b"[]", b'{"op": "grow"}', b'{"op": "metrics", "values": {"x": "much"}, "step": 1, "at": 2}',
-             b'{"op": "metrics", "values": [], "step": 1, "at": 2}', b'{"op": "tags"}', b"\xff", b"[" * 100_000],
+             b'{"op": "metrics", "values": [], "step": 1, "at": 2}', b'{"op": "tags"}', b"\xff",
+             b'{"op": "metrics", "values": {"x": NaN}, "step": 1, "at": 2}', b'{"op": "begin", "at": %d}' % 2**64,
+             b"[" * 100_000],
 )  # fmt: skip
 def test_a_line_that_is_none_of_a_journal_is_passed_over_with_a_word(tmp_path, caplog, line):
     journal = Journal(tmp_path / "journal.jsonl")
@@ -121,7 +123,7 @@ def test_a_line_that_is_none_of_a_journal_is_passed_over_with_a_word(tmp_path, c
         file.write(line + b"\n")
     journal.append("metrics", values={"x": 0.5}, step=1, at=2)
     again = Journal(journal.path)
-    assert ops(again) == ops(again) == ["begin", "metrics"]
+    assert ops(again) == ops(again) == ["begin", "damaged", "metrics"]
     assert len(caplog.records) == 1 and "a line at byte 25 is damaged" in caplog.text
     again.mend()
-    assert ops(Journal(journal.path)) == ["begin", "metrics"]
+    assert ops(Journal(journal.path)) == ["begin", "damaged", "metrics"]

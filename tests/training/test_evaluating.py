@@ -44,7 +44,7 @@ def test_halves_come_to_the_same(net, dataset):
     want = evaluated(net, dataset)
     sizes = short_of_memory(net, 5)
     found = evaluated(net, dataset)
-    assert 16 in sizes and 4 in sizes
+    assert sizes.count(16) == 1 and sizes.count(8) == 1 and 4 in sizes  # found out once
     assert found.loss == pytest.approx(want.loss, rel=1e-5)
     for name in net.num_classes:
         assert np.allclose(found.probs[name], want.probs[name], atol=1e-5)

@@ -89,6 +89,9 @@ def _end(folder: RunFolder) -> None:
     if lease and not (lease.died or lease.is_silent or lease.is_mine):
         raise DataError(f"run {folder.root.name}: it is running ({lease}); it delivers itself")
     crash = folder.last_words()
-    message = crash or f"its process ({lease}) ended without a word; fmtl train --resume {folder.root} goes on"
+    word = f"its process ({lease}) ended without a word"
+    if journal.is_damaged(record.lines()):
+        word = f"how it ended can't be told: {record.path} is damaged"
+    message = crash or f"{word}; fmtl train --resume {folder.root} goes on"
     status, outcome = ("FAILED", "failed") if crash else ("KILLED", "interrupted")
     record.append("end", status=status, outcome=outcome, error=message, at=journal.now())

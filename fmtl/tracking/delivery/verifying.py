@@ -13,6 +13,7 @@ from fmtl.tracking.delivery import state
 from fmtl.tracking.opening import reachable
 from fmtl.tracking.record import folder as folders
 from fmtl.tracking.record.folder import RunFolder
+from fmtl.tracking.record.journal import DAMAGED
 from fmtl.tracking.store import RunRecord
 
 
@@ -39,6 +40,8 @@ def _points_difference(folder: RunFolder, run_id: str) -> str:
     client = mlflow.MlflowClient()
     points: dict[str, set[tuple[int, int, float]]] = {}
     for line, _ in folder.journal().lines():
+        if line["op"] == DAMAGED:
+            return f"{folder.journal().path} is damaged, and its copy in the store may be, too"
         if line["op"] == "metrics":
             for name, value in line["values"].items():
                 points.setdefault(name, set()).add((line["step"], line["at"], value))

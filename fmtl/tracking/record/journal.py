@@ -11,12 +11,14 @@ dataset     ``name``, ``digest``, ``source``, ``context``
 model       ``epoch``, ``params``, ``metrics``, ``at``; the folder of the model beside the journal is whole
 there       ``steps`` whose metrics the store had before this journal began
 end         ``status`` of MLflow, ``outcome`` of fmtl, ``error`` in a sentence or None, ``at``
+damaged     stands for a line that can't be read; it is never written
 ==========  ==========================================================================
 """
 
 import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -40,6 +42,7 @@ KINDS: dict[str, Kinds] = {
     "there": {"steps": list},
     "end": {"status": str, "outcome": str, "at": int},
 }
+DAMAGED = "damaged"
 _NUMBERS = {"metrics": "values", "model": "metrics"}  # whose values are points
 _OPTIONAL: Kinds = {"error": str | None, "tags": dict}  # the latter of a model, in earlier versions
 
@@ -59,7 +62,7 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self._writing = threading.Lock()
-        self._passed_over: set[int] = set()  # lines that were told of
+        self._told: set[int] = set()  # where damaged lines begin
 
     def append(self, op: str, **content: object) -> None:
         """Write a line; it is on the disk when this returns."""
@@ -79,7 +82,7 @@ class Journal:
     def lines(self, start: int = 0) -> Iterator[tuple[Line, int]]:
         """The whole lines from a byte on, each with the byte where the next one starts.
 
-        What is no line of a journal is passed over, with a word in the log.
+        In place of what is no line of a journal comes ``damaged``, with a word in the log.
         """
         if not self.path.exists():
             return
@@ -90,25 +93,16 @@ class Journal:
                     return
                 line = self._parsed(raw, start)
                 start += len(raw)
-                if line:
-                    yield line, start
+                yield line, start
 
-    def _parsed(self, raw: bytes, start: int) -> Line | None:
+    def _parsed(self, raw: bytes, start: int) -> Line:
         try:
-            line = json.loads(raw)
-            where = f"{self.path}, byte {start}"
-            op = line.get("op") if isinstance(line, dict) else None
-            if op not in KINDS:
-                raise DataError("no line of a journal", where=where)
-            checked({k: v for k, v in line.items() if k != "op"}, KINDS[op], optional=_OPTIONAL, where=where)
-            if not all(isinstance(value, int | float) for value in line.get(_NUMBERS.get(op, ""), {}).values()):
-                raise DataError("a point that is no number", where=where)
+            return _checked(json.loads(raw), where=f"{self.path}, byte {start}")
         except (ValueError, RecursionError, DataError) as error:
-            if start not in self._passed_over:
-                self._passed_over.add(start)
+            if start not in self._told:
+                self._told.add(start)
                 log.warning("%s: a line at byte %d is damaged and passed over (%s)", self.path, start, error)
-            return None
-        return line
+            return {"op": DAMAGED}
 
     def mend(self) -> None:
         """Drop what a kill left of a last line, which would spoil the next one.
@@ -122,6 +116,23 @@ class Journal:
         if whole < len(content):
             with self.path.open("rb+") as file:
                 file.truncate(whole)
+
+
+def _checked(line: Any, *, where: str) -> Line:
+    op = line.get("op") if isinstance(line, dict) else None
+    if op not in KINDS:
+        raise DataError("no line of a journal", where=where)
+    checked({name: value for name, value in line.items() if name != "op"}, KINDS[op], optional=_OPTIONAL, where=where)
+    points = line.get(_NUMBERS.get(op, ""), {}).values()
+    if not all(isinstance(value, int | float) and abs(value) < math.inf for value in points):
+        raise DataError("a point that is no number", where=where)
+    if not all(0 <= line.get(name, 0) < 2**63 for name in ("step", "at", "epoch")):
+        raise DataError("a step or a time that can't be", where=where)
+    return line
+
+
+def is_damaged(lines: Iterator[tuple[Line, int]]) -> bool:
+    return any(line["op"] == DAMAGED for line, _ in lines)
 
 
 def last_end(lines: Iterator[tuple[Line, int]]) -> Line | None:
