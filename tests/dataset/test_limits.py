@@ -1,5 +1,6 @@
 """What may be decoded, and that a large picture's strips come to the whole."""
 
+import io
 import struct
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from fmtl.catalogue.photos.folder import ImageError
 from fmtl.dataset.pixels import flatten, headers, limits
@@ -128,6 +129,26 @@ def test_orientation_is_read_as_pillow_does(value, order, kind, letter):
     theirs.load(tiff)
     want = theirs.get(headers.ORIENTATION, 1)
     assert headers.orientation(tiff) == (want if want in range(1, 9) else 1)
+
+
+@pytest.mark.parametrize("text, want", [
+    (b'<rdf:Description tiff:Orientation="6"/>', 6), (b"<tiff:Orientation>3</tiff:Orientation>", 3), (b"", 1),
+    (b'tiff:Orientation="9"', 1),
+])  # fmt: skip
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_where_exif_is_silent_xmp_says_how_a_picture_is_turned(text, want, format):
+    """As Pillow's own transposition has it."""
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", text.decode())
+    options = {"xmp": text} if format == "JPEG" else {"pnginfo": info}
+    x, y = np.meshgrid(np.linspace(0, 255, 64), np.linspace(255, 0, 64))
+    image = Image.fromarray(np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8))
+    content = heavy.saved(image, format, exif=exif, **options)
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB").resize((16, 16))
+    assert np.abs(decode(content, px=16).astype(int) - np.asarray(turned).astype(int)).max() < 12
+    assert headers.orientation(exif.tobytes().removeprefix(b"Exif\0\0"), text) == want
 
 
 @pytest.mark.parametrize(

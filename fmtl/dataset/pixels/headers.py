@@ -19,6 +19,7 @@ _END, _SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in fr
 # A marker that means something: what is no marker is passed over, as libjpeg does, and so are filling and restarts.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}  # a JPEG's frame header: is it progressive?
+_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF's kinds of numbers, as ``struct`` names them
 
 
@@ -106,14 +107,15 @@ def directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         yield *struct.unpack_from(order + entry, tiff, at), tiff[at + struct.calcsize(order + entry) : at + size]
 
 
-def orientation(tiff: bytes) -> int:
-    """How EXIF's directory says that a picture is turned, 1 to 8; 1 where it does not."""
+def orientation(tiff: bytes, xmp: bytes = b"") -> int:
+    """How EXIF's directory says that a picture is turned, 1 to 8; where that is silent, XMP's text; else 1."""
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     for tag, kind, num, value in directory(tiff):
         if tag == ORIENTATION and kind in _INTEGERS and num == 1:
             found = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", value)[0])
             return found if found in range(1, 9) else 1
-    return 1
+    said = _XMP.search(xmp)
+    return int(said[1]) if said else 1
 
 
 def _number(content: bytes, at: int, kind: str) -> int:

@@ -118,8 +118,11 @@ def heif_version() -> str | None:
 def _orientation(image: Image.Image, content: bytes) -> int:
     if image.format == "PNG":
         image.load()  # its metadata may follow its pixels
-    exif = content if image.format == "TIFF" else image.info.get("exif", b"")
-    return headers.orientation(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else 1
+    exif = content if image.format == "TIFF" else image.info.get("exif")
+    if not isinstance(exif, bytes):
+        return 1
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    return headers.orientation(exif.removeprefix(b"Exif\0\0"), xmp.encode() if isinstance(xmp, str) else xmp)
 
 
 def _has_frames(image: Image.Image) -> bool:
