@@ -96,29 +96,16 @@ class _Parts:
         self._net, self._most = net, 0  # images at once; 0: not known to be limited
 
     def logits(self, images: Tensor) -> Tensor:
-        if self._most:
-            return torch.cat([self._net.logits(part) for part in images.split(self._most)])
-        try:
-            return self._net.logits(images)
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        # Not while the error is handled: it holds what there was no memory for.
-        self._find_most(images)
-        return self.logits(images)
-
-    def _find_most(self, images: Tensor) -> None:
-        most = len(images)
-        while not self._most:
-            most = -(-most // 2)
+        while True:
             try:
-                self._net.logits(images[:most])
+                return torch.cat([self._net.logits(part) for part in images.split(self._most or len(images))])
             except torch.OutOfMemoryError:
-                if most == 1:
+                if self._most == 1 or len(images) == 1:
                     raise
-                continue
-            self._most = most
-        log.info("too little memory to evaluate %d images at once: %d are taken at a time", len(images), most)
+            # Not while the error is handled: it holds what there was no memory for.
+            tried = min(self._most or len(images), len(images))
+            self._most = -(-tried // 2)
+            log.info("too little memory to evaluate %d images at once: %d are taken at a time", tried, self._most)
 
 
 class _Rows:

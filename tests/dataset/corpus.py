@@ -5,7 +5,6 @@ that must be made of it, or the reason for which the row is left out. The ids ar
 D tables, I images, S security.
 """
 
-import io
 import os
 import struct
 import zlib
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from kit.heavy import saved as encode
 from PIL import Image, PngImagePlugin
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -41,12 +41,6 @@ class ImageCase:
     verdict: str
     colour: tuple[int, int, int] | None = None
     note: str = ""
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def plain(colour=RED, size=(60, 60), mode="RGB") -> Image.Image:

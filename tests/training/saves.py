@@ -13,10 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from kit import operations
+from kit.mutations import flipped
 
 from fmtl.errors import DataError, EnvironmentFault
 from fmtl.tasks import make_tasks
@@ -97,12 +99,9 @@ def _forked(folder: Path, fault: str, at: int) -> tuple[str, int]:
 
 def flips(path: Path, num: int, seed: int = 0) -> int:
     """Of so many single bits of a checkpoint turned over, how many it was read in spite of."""
-    good, rng, silent = path.read_bytes(), random.Random(seed), 0
+    good, rng, silent = path.read_bytes(), np.random.default_rng(seed), 0
     for _ in range(num):
-        bad = bytearray(good)
-        at = rng.randrange(len(bad))
-        bad[at] ^= 1 << rng.randrange(8)
-        path.write_bytes(bad)
+        path.write_bytes(flipped(good, rng))
         try:
             checkpoints.load(path)
             silent += 1

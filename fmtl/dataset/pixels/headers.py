@@ -20,6 +20,7 @@ _END, _SCAN = b"\xff\xd9", 0xDA  # of a JPEG: its last marker, and the one in fr
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}  # a JPEG's frame header: is it progressive?
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_ORDERS = {b"II": "<", b"MM": ">"}  # of a number's bytes in a TIFF, as ``struct`` names them
 _INTEGERS = {1: "B", 3: "H", 4: "I"}  # TIFF's kinds of numbers, as ``struct`` names them
 
 
@@ -31,13 +32,11 @@ class Jpeg:
         scan: Where its first scan begins; the beginning of the file if that can't be told.
         several: Whether the first scan is not the only one, as far as the header says.
         samples: Numbers that a decoder makes of a pixel, on average; the most there can be if that can't be told.
-        whole: Whether the header was understood.
     """
 
     scan: int
     several: bool
     samples: float
-    whole: bool
 
 
 def jpeg(content: bytes, *, most: int) -> Jpeg:
@@ -57,7 +56,7 @@ def jpeg(content: bytes, *, most: int) -> Jpeg:
         marker, at = found[1][0], found.end()
         if marker == _SCAN:
             several = progressive or content[at + 2 : at + 3] != bytes([num_components])
-            return Jpeg(found.start(), several, samples, whole=bool(num_components))
+            return Jpeg(found.start(), several, samples)
         if marker in _FRAMES and len(content) > at + 8 + 3 * content[at + 7]:
             num_components, progressive = content[at + 7], _FRAMES[marker]
             factors = [content[at + 9 + 3 * i] for i in range(num_components)]  # high half across, low half down
@@ -67,7 +66,7 @@ def jpeg(content: bytes, *, most: int) -> Jpeg:
         at += max(2, int.from_bytes(content[at : at + 2], "big"))
     else:
         raise ImageError(Reason.TOO_LARGE, f"a JPEG of more than {most:,} segments before its pixels")
-    return Jpeg(2, True, samples, whole=False)
+    return Jpeg(2, True, samples)
 
 
 def check_end(content: bytes, scan: int) -> None:
@@ -96,7 +95,7 @@ def num_scans(content: bytes, scan: int, *, most: int, most_segments: int) -> in
 def directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Tag, kind, number of values and the first bytes of the value of each entry of a TIFF's first directory; EXIF's is
     one, too."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    order = _ORDERS.get(tiff[:2])
     if order is None:
         return
     is_big = tiff[2:4] in (b"+\0", b"\0+")
@@ -109,7 +108,7 @@ def directory(tiff: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 def orientation(tiff: bytes, xmp: bytes = b"") -> int:
     """How EXIF's directory says that a picture is turned, 1 to 8; where that is silent, XMP's text; else 1."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    order = _ORDERS.get(tiff[:2])
     for tag, kind, num, value in directory(tiff):
         if tag == ORIENTATION and kind in _INTEGERS and num == 1:
             found = int(struct.unpack_from(f"{order}{_INTEGERS[kind]}", value)[0])

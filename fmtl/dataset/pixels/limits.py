@@ -54,9 +54,8 @@ def check_parts(content: bytes) -> None:
 
 
 def _check_chunks(content: bytes) -> None:
-    at = others = 0
+    at, others = 8, 0
     for _ in range(MOST_CHUNKS):
-        at += 8 if at == 0 else 0
         if at + 8 > len(content):
             return
         length, kind = struct.unpack_from(">I4s", content, at)

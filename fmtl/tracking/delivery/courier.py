@@ -145,7 +145,7 @@ class Courier:
                 return
             if self._delivery is None or (not self._closing and time.monotonic() < pause):
                 continue
-            pause = self._try(self._delivery, pause)
+            pause = self._try(self._delivery)
             if self._done.is_set():
                 return
 
@@ -164,7 +164,7 @@ class Courier:
                 with contextlib.suppress(Exception):
                     undo(found)
 
-    def _try(self, delivery: Delivery, pause: float) -> float:
+    def _try(self, delivery: Delivery) -> float:
         """Returns when to try again; 0: when there is something new."""
         closing = self._closing
         try:

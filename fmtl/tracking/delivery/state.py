@@ -20,7 +20,7 @@ class Delivered:
         run_id: Of the run there.
         lines: Bytes of the journal whose lines it has.
         files: By path below the folder: ``size``, ``mtime_ns``, ``sha256`` of what it has, and ``at``.
-        refused: By path, why it did not take a file.
+        refused: By path, or ``model``, why it did not take a file or the model.
         model: ``id`` of the logged model there, and ``is_whole``.
         ended: Whether the run's end is recorded there.
     """
