@@ -2,9 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from fmtl import machine
+
 if TYPE_CHECKING:
     from fmtl.commands.library import train
     from fmtl.notebook import run_complete_model_analysis, train_and_evaluate_model
+
+machine.share_processors()  # what OpenMP reads when torch is loaded, which nothing of fmtl has done yet
 
 __version__ = "0.1.0"
 __all__ = ["run_complete_model_analysis", "train", "train_and_evaluate_model"]

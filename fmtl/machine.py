@@ -1,8 +1,9 @@
-"""This machine without torch: processors, memory, and what glibc does with it."""
+"""This machine without torch: processors and memory, what limits them, and what glibc and OpenMP do with them."""
 
 import contextlib
 import ctypes
 import errno
+import math
 import os
 import platform
 import re
@@ -16,27 +17,94 @@ from pathlib import Path
 _SHARED = re.compile(r"</torch_\d+_\d+.*No space left|out of shared memory|insufficient shared memory")
 
 
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
 def num_cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use: of those that it may run on, as many as its container has the time of."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(allowed, math.ceil(min(_quotas(), default=allowed))), 1)
+
+
+def _quotas() -> Iterator[float]:
+    """Processors' time per time that the control groups of this process have."""
+    for group in _control_groups("cpu"):
+        of_version_1 = _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
+        for quota in (_words(group / "cpu.max"), of_version_1):
+            if len(quota) == 2 and all(word.isdigit() and int(word) for word in quota):
+                yield int(quota[0]) / int(quota[1])
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups, of either version, that limit this process, the innermost first.
+
+    In a container the outermost may be its own under another name than this process is told, or not be there.
+    """
+    for line in _lines(Path("/proc/self/cgroup")):
+        _, controllers, path = line.split(":", 2)
+        inner = Path(path.lstrip("/"))
+        if ".." in inner.parts:  # as seen from a space beside it
+            inner = Path()
+        if not controllers:
+            mounts = [_CGROUPS, _CGROUPS / "unified"]
+        elif controller in controllers.split(","):
+            mounts = [_CGROUPS / name for name in {controllers, controller}]
+        else:
+            continue
+        yield from (mount / group for mount in mounts for group in dict.fromkeys([inner, *inner.parents]))
+
+
+def _words(file: Path) -> list[str]:
+    return " ".join(_lines(file)).split()
+
+
+def _lines(file: Path) -> list[str]:
+    """Of a file that the system may not have."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+SPINS = 10_000  # some microseconds: longer than threads wait within a step, shorter than another process would like
+
+
+def share_processors() -> None:
+    """Have OpenMP's threads wait in a way that leaves other processes their time, and be as many as there is time for.
+
+    By default GNU's wait at full speed for a long time: beside another process, steps take six to ten times as long.
+    It is read when torch is loaded. What the user has set stays.
+    """
+    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)
+    if any(_quotas()):  # OpenMP itself counts the processors that a process may run on
+        os.environ.setdefault("OMP_NUM_THREADS", str(num_cpus()))
 
 
 def processor() -> str:
     """Its name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    names = (line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def free_bytes() -> int:
-    """Memory that a new array could take."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Memory that a new array could take, of the machine's and of what this process's container is allowed."""
+    free = (int(line.split()[1]) << 10 for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable"))
+    on_machine = next(free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    return min([on_machine, *_left_by_limits()])
+
+
+def _left_by_limits() -> Iterator[int]:
+    """Bytes that the control groups of this process leave; pages of files that were read only give way."""
+    for group in _control_groups("memory"):
+        for most, used, files in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
+        ):
+            limit, now = _words(group / most), _words(group / used)
+            if limit and now and limit[0].isdigit():
+                stat = dict(line.split() for line in _lines(group / "memory.stat"))
+                yield max(int(limit[0]) - int(now[0]) + int(stat.get(files, 0)), 0)
 
 
 @contextlib.contextmanager
@@ -97,11 +165,7 @@ def place() -> str:
 
 def num_killed_for_memory() -> int | None:
     """Processes that the kernel has killed since its boot, since memory had run out; None where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    except (OSError, StopIteration):
-        return None
+    return next((int(line.split()[1]) for line in _lines(Path("/proc/vmstat")) if line.startswith("oom_kill ")), None)
 
 
 def process_started(pid: int) -> str | None:

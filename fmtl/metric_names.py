@@ -10,11 +10,18 @@ from fmtl.tasks import AVERAGE, Task
 
 SCORES = ("accuracy", "f1", "precision", "recall")
 EPOCH, TRAIN_LOSS, VAL_LOSS = "epoch", "train/loss", "val/loss"
+REFINED_LOSS = "val/refined_loss"  # what is left of val/loss under the best temperature of each task
+BY_CHOICE = {"loss": VAL_LOSS, "refined_loss": REFINED_LOSS}  # what an epoch can be chosen by
 SKIPPED_STEPS = "train/skipped_steps"  # of an epoch, where there were any: their loss or gradient was not finite
 BEST, BEST_EPOCH = "best/", "best/epoch"
 LEARNING_RATE = "learning_rate/"
 PACE = ("images_per_second", "data_share", "epoch_seconds")  # of an epoch: they tell of the machine, not the network
 CHOSEN_BY = "best/val/avg/f1"  # runs are ranked by it: chosen on validation, reported on test
+
+
+def in_words(chosen_by: str) -> str:
+    """What an epoch is chosen by."""
+    return "refined validation loss" if chosen_by == REFINED_LOSS else "validation loss"
 
 
 def loss(split: str, task: Task | None = None) -> str:
@@ -25,6 +32,11 @@ def loss(split: str, task: Task | None = None) -> str:
 def score(split: str, task: Task | None, name: str) -> str:
     """A task's score, or (None) the average over tasks."""
     return f"{split}/{task.slug if task else AVERAGE}/{name}"
+
+
+def temperature(task: Task) -> str:
+    """Of a task, fitted on the validation split."""
+    return f"val/{task.slug}/temperature"
 
 
 def averages(split: str) -> list[str]:

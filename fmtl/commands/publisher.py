@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmtl import interruption
 from fmtl.errors import EnvironmentFault
-from fmtl.metric_names import EPOCH, SKIPPED_STEPS, TRAIN_LOSS, VAL_LOSS, score
+from fmtl.metric_names import EPOCH, REFINED_LOSS, SKIPPED_STEPS, TRAIN_LOSS, VAL_LOSS, in_words, score
 from fmtl.reports.plots import ConfusionFrames
 from fmtl.tasks import Tasks
 from fmtl.tracking.recording import Recorded
@@ -200,24 +200,29 @@ def frames_to(run: Recorded, tasks: Tasks) -> Publisher:
     return draw
 
 
-def lines_to(say: Callable[[str], object], num_epochs: int) -> Publisher:
-    """Says each epoch in a line, and that the patience ran out."""
+def lines_to(say: Callable[[str], object], num_epochs: int, chosen_by: str) -> Publisher:
+    """Says each epoch in a line, and that the patience ran out.
+
+    Args:
+        chosen_by: Name of the metric that the best epoch has the lowest of.
+    """
 
     def tell(record: EpochRecord) -> None:
-        say(_line(record, num_epochs))
+        say(_line(record, num_epochs, chosen_by))
         if record.stopped_after:
-            say(f"stopped: no lower validation loss in {record.stopped_after} epochs")
+            say(f"stopped: no lower {in_words(chosen_by)} in {record.stopped_after} epochs")
 
     return tell
 
 
-def _line(record: EpochRecord, num_epochs: int) -> str:
+def _line(record: EpochRecord, num_epochs: int, chosen_by: str) -> str:
     row, left = record.metrics, time_left(record.seconds_left)
+    refined = f" (refined {row[chosen_by]:.3f})" if chosen_by == REFINED_LOSS else ""
     skipped = f"  {row[SKIPPED_STEPS]} steps not finite, not taken" if SKIPPED_STEPS in row else ""
     end = f"{', ' + left if left else ''}{'  best' if record.is_best else ''}{skipped}"
     accuracy, f1 = (row[score("val", None, name)] for name in ("accuracy", "f1"))
     return (
-        f"epoch {record.epoch}/{num_epochs}  train loss {row[TRAIN_LOSS]:.3f}  val loss {row[VAL_LOSS]:.3f}  "
+        f"epoch {record.epoch}/{num_epochs}  train loss {row[TRAIN_LOSS]:.3f}  val loss {row[VAL_LOSS]:.3f}{refined}  "
         f"accuracy {accuracy:.3f}  F1 {f1:.3f}  {row['images_per_second']:.0f} images/s "
         f"(data {row['data_share']:.1%})  {row['epoch_seconds']:.0f} s{end}"
     )

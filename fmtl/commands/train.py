@@ -145,7 +145,7 @@ def _train(
     publishers = [publisher.metrics_to(run, but=recorded)]
     if settings.extra_plots:
         publishers.append(publisher.frames_to(run, dataset.tasks))
-    publishers.append(publisher.lines_to(log.info, settings.epochs))
+    publishers.append(publisher.lines_to(log.info, settings.epochs, training.history.chosen_by))
     publisher.publish(training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"))
     files.settle()
     result = training.finish(work.data.test(), watch)
@@ -207,7 +207,8 @@ def _training(work: Work, last: Checkpoint | None, best: Checkpoint | None) -> T
     resumed = resuming.take_over(setup, last, best) if last else None
     stages = replace(work.data, setup=setup.without(before)).stages(done=done - before)
     return Training(
-        setup.net, setup.tasks, stages, loss=setup.loss, device=setup.device, resumed=resumed, before=before
+        setup.net, setup.tasks, stages, loss=setup.loss, device=setup.device, choose_by=setup.plan.choose_by,
+        resumed=resumed, before=before,
     )  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
         last = found.last()
         if last is None and found.source:
             return _go_on_from(resuming.find(found.source), settings, run), found.folder
-        best = resuming.best_of(found.files, last, is_held=True) if last else None
+        best = resuming.best_of(found, last, is_held=True) if last else None
         work = prepare(settings.model_copy(update={"weights": "none"} if last else {}))
         if found.tags.get("fmtl.data", work.dataset.digest) != work.dataset.digest:
             raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
@@ -288,7 +289,7 @@ def _fork(found: resuming.Earlier, asked: TrainSettings) -> tuple[str, RunFolder
 def _go_on_from(found: resuming.Earlier, settings: TrainSettings, run: Run) -> str:
     """Take weights and history of another run over, and train on in this one."""
     source = found.whole()
-    best = resuming.best_of(found.files, source, is_held=False)
+    best = resuming.best_of(found, source, is_held=False)
     work = prepare(settings.model_copy(update={"weights": "none"}))
     if found.tags.get("fmtl.data") != work.dataset.digest:
         raise DataError(

@@ -93,7 +93,8 @@ class _Memory:
 def fastest(net: MultiTaskNet, device: torch.device, ways: Sequence[Execution], *, px: int, batch_size: int) -> int:
     """Index of the fastest way: forward and backward passes, interleaved, the hopeless dropped early.
 
-    A few images tell who is far off; between those that are close, the layouts above all, only a batch of the real
+    A few images tell who is far off, each at its second step: the first one pays for what is made once, and who comes
+    first for what is made once for all. Between those that are close, the layouts above all, only a batch of the real
     size decides. Where no way has the memory for that, the largest number of images that was tried does.
 
     Raises:
@@ -101,14 +102,14 @@ def fastest(net: MultiTaskNet, device: torch.device, ways: Sequence[Execution], 
     """
     with torch.random.fork_rng(devices=[]):
         steps = [_step(copy.deepcopy(net).run_on(device, way), device, px) for way in ways]
-        first = [step(FIRST_IMAGES) for step in steps]  # makes kernels ready as well
-        best, times = min(first), dict(enumerate(first))
+        times = _race(steps, range(len(steps)), FIRST_IMAGES, 1)
+        best = min(times.values())
         if math.isinf(best):
             raise EnvironmentFault(
                 f"{device}: the memory does not suffice for a step on {FIRST_IMAGES} images of {px} px; "
                 "lower px, or choose a smaller backbone"
             )
-        left = [i for i, seconds in enumerate(first) if seconds < FAR_OFF * best]
+        left = [i for i, seconds in times.items() if seconds < FAR_OFF * best]
         per_image = best / FIRST_IMAGES
         for step_seconds, rounds in ((STEP_SECONDS, ROUNDS), (LAST_STEP_SECONDS, LAST_ROUNDS)):
             size = min(max(int(step_seconds / per_image), FIRST_IMAGES), batch_size)

@@ -62,15 +62,19 @@ def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: in
         full: Any = _torchvision_model(backbone, px) if torchvisions else _timm_model(backbone, px)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise _wrong_px(backbone, px, error) from error
-    classifier = _last_linear(backbone, full) if torchvisions else _timm_classifier(full)
+    state = {}
     if weights != "none":
         state = pretrained.fetch(full, backbone, weights, from_torchvision=torchvisions)
-        pretrained.put_into(full, state, classifier=classifier, px=px, source=f"'{weights}'")
+    with_classifier = set(full.state_dict())
     if torchvisions:
+        classifier = _last_linear(backbone, full)
         full.set_submodule(classifier, nn.Identity())
         full.pretrained_cfg = {"classifier": classifier}  # timm's name for it; its layer decay asks
     else:
         full.reset_classifier(0)
+    if weights != "none":
+        removed = with_classifier - set(full.state_dict())
+        pretrained.put_into(full, state, removed=removed, px=px, source=f"'{weights}'")
     return MultiTaskNet(full, _num_features(backbone, full, px), num_classes)
 
 
@@ -136,12 +140,6 @@ def _timm_model(backbone: str, px: int) -> Any:
     # Only models with position embeddings are built for one size.
     options: dict[str, Any] = {"img_size": px} if config.fixed_input_size and px != config.input_size[-1] else {}
     return timm.create_model(backbone, pretrained=False, **options)
-
-
-def _timm_classifier(full: nn.Module) -> str:
-    config: Any = full.pretrained_cfg
-    name = config["classifier"]
-    return name if isinstance(name, str) else name[0]
 
 
 def _last_linear(backbone: str, full: nn.Module) -> str:

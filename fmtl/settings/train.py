@@ -51,7 +51,12 @@ class TrainSettings(Settings):
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="Moving average of the weights, which is what is evaluated and kept; 0: none."
     )
-    patience: int = Field(0, ge=0, description="Epochs without a lower validation loss before stopping; 0: never.")
+    choose_by: Literal["refined_loss", "loss"] | None = Field(
+        None,
+        description="The best epoch has the lowest validation loss, as it is (loss) or after one temperature per "
+        "attribute has taken over-confidence out of it (refined_loss).",
+    )
+    patience: int = Field(0, ge=0, description="Epochs without a better one before stopping; 0: never.")
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="Share of a target spread over all classes.")
     class_weights: float | None = Field(
         None, ge=0, le=1, description="Weight classes by this power of 1 / frequency; 0: equal, 1: balanced."
@@ -157,7 +162,9 @@ class TrainSettings(Settings):
         from fmtl.training.setup import TrainPlan
 
         chosen = self.with_mode()
-        return TrainPlan(
+        return by_name(
+            TrainPlan,
+            chosen,
             network=by_name(NetworkPlan, chosen, px=px),
             loss=chosen._loss(tasks),
             recipe=by_name(Recipe, chosen),
@@ -166,7 +173,6 @@ class TrainSettings(Settings):
             batch_size=TRIAL_BATCH if chosen.batch_size == "auto" else chosen.batch_size,
             find_batch_size=chosen.batch_size == "auto",
             frozen_epochs=chosen.num_frozen,
-            cache_features=chosen.cache_features,
         )
 
     def _loss(self, tasks: Sequence[str]) -> "LossPlan":
@@ -223,6 +229,7 @@ MODES: dict[str, dict[str, Any]] = {
         "warmup": 0.3,
         "clip_norm": 1.0,
         "ema_decay": 0.0,
+        "choose_by": "refined_loss",
         "label_smoothing": 0.1,
         "class_weights": 0.5,
         "augment": True,
@@ -242,6 +249,7 @@ MODES: dict[str, dict[str, Any]] = {
         "warmup": 0.0,
         "clip_norm": 0.0,
         "ema_decay": 0.0,
+        "choose_by": "loss",
         "label_smoothing": 0.0,
         "class_weights": 0.0,
         "augment": False,

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from operator import length_hint
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Paced, Watch, unwatched
+from fmtl.model import temperature
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics
@@ -30,6 +32,7 @@ class Evaluation:
         confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``metrics.confusions``.
         probs: ``(N, K)`` float32 by task name, in the loader's order.
         targets: ``(N,)`` int64 by task name.
+        own: Names of the tasks that have a criterion of their own.
     """
 
     loss: float
@@ -37,6 +40,22 @@ class Evaluation:
     confusion: dict[str, metrics.Confusion]
     probs: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
+    own: frozenset[str] = frozenset()
+
+    @cached_property
+    def temperatures(self) -> dict[str, temperature.Fit]:
+        """The best temperature by name of the tasks that cross-entropy is for."""
+        return {
+            name: temperature.fit(probs, self.targets[name])
+            for name, probs in self.probs.items()
+            if name not in self.own
+        }
+
+    @property
+    def refined_loss(self) -> float:
+        """``loss`` under those temperatures: what over-confidence costs is left out of it."""
+        losses = self.task_losses | {name: found.loss for name, found in self.temperatures.items()}
+        return sum(losses[name] for name, targets in self.targets.items() if (targets != IGNORE_INDEX).any())
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -85,6 +104,7 @@ def evaluate(
         confusion=metrics.confusions(all_predicted.all(), targets, net.num_classes),
         probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
         targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
+        own=frozenset(own),
     )
 
 

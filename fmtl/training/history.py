@@ -1,11 +1,12 @@
 """The epochs of a training that are done, across its stages: which was the best, and whether more are worth it."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmtl import metric_names
-from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
+from fmtl.metric_names import EPOCH, REFINED_LOSS, TRAIN_LOSS
 from fmtl.tasks import Tasks
 from fmtl.training.engine import EpochResult
 from fmtl.training.evaluating import Evaluation
@@ -22,12 +23,13 @@ class History:
 
     Args:
         num_epochs: Of all stages.
+        chosen_by: Name of the metric that the best epoch has the lowest of.
         rows: Of an earlier attempt.
     """
 
-    def __init__(self, num_epochs: int, rows: Sequence[Mapping[str, Any]] = ()):
+    def __init__(self, num_epochs: int, chosen_by: str, rows: Sequence[Mapping[str, Any]] = ()):
         self.rows: list[Row] = [dict(row) for row in rows]
-        self.num_epochs = num_epochs
+        self.num_epochs, self.chosen_by = num_epochs, chosen_by
         self.start = self.end = 0
         self._begun, self._since = time.monotonic(), len(self.rows)
 
@@ -42,20 +44,20 @@ class History:
         return len(self.rows) > self.start
 
     def add(self, row: Row) -> bool:
-        """Returns whether it is the best so far: the one with the lowest validation loss."""
-        is_best = all(row[VAL_LOSS] < earlier[VAL_LOSS] for earlier in self.rows)
+        """Returns whether it is the best so far."""
+        is_best = all(row[self.chosen_by] < earlier[self.chosen_by] for earlier in self.rows)
         self.rows.append(row)
         return is_best
 
     @property
     def best(self) -> Row:
-        return min(self.rows, key=lambda row: row[VAL_LOSS])
+        return min(self.rows, key=lambda row: row[self.chosen_by])
 
     def is_over(self, patience: int) -> bool:
-        """Whether there was no lower validation loss in so many epochs of this stage; never with a patience of 0."""
+        """Whether no epoch was better in so many of this stage; never with a patience of 0."""
         if not patience or not self.rows:
             return False
-        losses = [row[VAL_LOSS] for row in self.rows]
+        losses = [row[self.chosen_by] for row in self.rows]
         return len(losses) - max(self.start, losses.index(min(losses)) + 1) >= patience
 
     @property
@@ -73,12 +75,19 @@ def epoch_metrics(result: EpochResult, tasks: Tasks) -> Row:
         EPOCH: result.epoch,
         TRAIN_LOSS: result.train_loss,
         **split_metrics("val", result.val, tasks),
+        REFINED_LOSS: result.val.refined_loss,
+        **_temperatures(result.val, tasks),
         **metric_names.learning_rates(result.learning_rates),
         "images_per_second": result.images_per_second,
         "data_share": result.data_share,
         "epoch_seconds": result.epoch_seconds,
         **({metric_names.SKIPPED_STEPS: result.num_skipped} if result.num_skipped else {}),
     }
+
+
+def _temperatures(found: Evaluation, tasks: Tasks) -> dict[str, float]:
+    fitted = {task: found.temperatures[task.name].temperature for task in tasks if task.name in found.temperatures}
+    return {metric_names.temperature(task): value for task, value in fitted.items() if not math.isnan(value)}
 
 
 def split_metrics(split: str, found: Evaluation, tasks: Tasks) -> dict[str, float]:

@@ -37,7 +37,7 @@ class Recipe:
         ema_decay: Of the moving average of all weights, which is what is evaluated and kept; 0 for none.
         mixup: Alpha of MixUp (Zhang et al. 2017, arXiv:1710.09412); 0 for none.
         cutmix: Alpha of CutMix (Yun et al. 2019, arXiv:1905.04899); 0 for none.
-        patience: Epochs without a lower validation loss after which training stops; 0 for never.
+        patience: Epochs without a better one after which training stops; 0 for never.
         seed: Of dropout and mixing; loaders have their own.
     """
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fmtl import interruption
 from fmtl.errors import DataError
 from fmtl.loading.pacing import Loader
-from fmtl.metric_names import BEST_EPOCH, EPOCH, VAL_LOSS, best, of_val
+from fmtl.metric_names import BEST_EPOCH, BY_CHOICE, EPOCH, best, in_words, of_val
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
 from fmtl.training import engine, evaluating
@@ -50,9 +50,9 @@ class EpochRecord:
         epoch: From 1, across stages.
         metrics: By name, ``epoch`` included.
         val: Evaluation of the validation split.
-        is_best: No epoch before had as low a validation loss.
+        is_best: No epoch before was as good.
         seconds_left: Estimate for the epochs to come; nan where there is none.
-        stopped_after: Epochs without a lower validation loss after which this stage ends here; 0 if it goes on.
+        stopped_after: Epochs without a better one after which this stage ends here; 0 if it goes on.
     """
 
     epoch: int
@@ -69,15 +69,17 @@ class TrainResult:
 
     Attributes:
         history: Metrics per epoch by name, ``epoch`` (from 1) included.
-        best: Those of the epoch with the lowest validation loss.
+        best: Those of the best epoch.
         test: Evaluation of the test split by that epoch's weights.
         tasks: In the order of the network's heads.
+        chosen_by: Name of the metric that the best epoch has the lowest of.
     """
 
     history: list[Row]
     best: Row
     test: Evaluation
     tasks: Tasks
+    chosen_by: str
 
     @property
     def best_epoch(self) -> int:
@@ -115,6 +117,7 @@ class Training:
         tasks: In the order of the network's heads.
         stages: One after the other.
         loss: What is minimised.
+        choose_by: Which validation loss the best epoch has the lowest of; see ``metric_names.BY_CHOICE``.
         resumed: Of an earlier attempt.
         before: Epochs of another training that this one goes on from: they belong to no stage.
     """
@@ -127,6 +130,7 @@ class Training:
         *,
         loss: MultiTaskLoss,
         device: torch.device,
+        choose_by: str = "loss",
         resumed: Resumed | None = None,
         before: int = 0,
     ):
@@ -134,7 +138,7 @@ class Training:
         self.loss = loss.to(device)
         self._before = before
         num_epochs = before + sum(stage.recipe.epochs for stage in stages)
-        self.history = History(num_epochs, resumed.history if resumed else ())
+        self.history = History(num_epochs, BY_CHOICE[choose_by], resumed.history if resumed else ())
         self._best_weights: Mapping[str, Tensor] = resumed.best_weights if resumed else {}
         self._saved: Mapping[str, Any] | None = resumed.updater if resumed else None
         self._updater: Updater | None = None
@@ -254,7 +258,7 @@ class Training:
             self.net, test, loss=self.loss, device=self.device,
             watch=lambda loader, what: interruption.checked(watch(loader, what, "")),
         )  # fmt: skip
-        return TrainResult(self.history.rows, self.history.best, found, self.tasks)
+        return TrainResult(self.history.rows, self.history.best, found, self.tasks, self.history.chosen_by)
 
     def _heading(self, what: str) -> str:
         return f"{what}/{self.history.num_epochs}" if what.startswith("epoch") else what
@@ -264,7 +268,10 @@ class Training:
         """The losses so far and the time that is left, to stand behind a bar."""
         if not self.history.rows:
             return ""
-        last, lowest = self.history.rows[-1][VAL_LOSS], self.history.best[VAL_LOSS]
+        chosen_by = self.history.chosen_by
+        last, lowest = self.history.rows[-1][chosen_by], self.history.best[chosen_by]
         return ", ".join(
-            filter(None, (f"val loss {last:.3f} (best {lowest:.3f})", time_left(self.history.seconds_left)))
+            filter(
+                None, (f"{in_words(chosen_by)} {last:.3f} (best {lowest:.3f})", time_left(self.history.seconds_left))
+            )
         )

@@ -31,6 +31,7 @@ class TrainPlan:
         find_batch_size: Whether a trial decides on another one.
         frozen_epochs: First epochs in which the heads alone are trained.
         cache_features: Compute features once for those epochs.
+        choose_by: See ``Training``.
     """
 
     network: NetworkPlan
@@ -42,6 +43,7 @@ class TrainPlan:
     find_batch_size: bool = False
     frozen_epochs: int = 0
     cache_features: bool = True
+    choose_by: str = "loss"
 
     def stage_recipe(self, *, frozen: bool) -> Recipe:
         """The recipe of the frozen epochs, or of those that train the backbone too.

@@ -176,7 +176,7 @@ def test_the_best_weights_survive_two_saves_that_were_cut_off(store, dataset, si
     kept = checkpoints.load(path)
     for _ in range(2):
         checkpoints.save(path, model=kept.model, tasks=kept.tasks, settings={}, epoch=2, metrics={})
-        assert resuming.best_of(found.files, last, is_held=True).epoch == 1
+        assert resuming.best_of(found, last, is_held=True).epoch == 1
         assert checkpoints.load(path).epoch == 1
 
 

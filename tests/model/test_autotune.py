@@ -120,3 +120,25 @@ def test_where_a_batch_does_not_fit_a_smaller_one_decides_and_is_found():
     assert autotune.choose_batch_size(net_of(Small(20)), CPU, found, px=16, num_images=400) in (8, 16)
     with pytest.raises(EnvironmentFault, match="2 images of 16 px.*lower px"):
         autotune.choose_execution(net_of(Small(1)), CPU, ANY, backbone="holds 1", **given)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_the_first_call_of_all_pays_is_not_counted_against_who_makes_it(monkeypatch, first):
+    """As on a device that is set up by the first kernel that it is given."""
+    is_cold, real = True, autotune._step
+
+    def step(net, device, px):
+        run = real(net, device, px)
+
+        def once_cold(num_images):
+            nonlocal is_cold
+            seconds, is_cold = run(num_images) + 5 * is_cold, False
+            return seconds
+
+        return once_cold
+
+    monkeypatch.setattr(autotune, "_step", step)
+    ways = [Execution("fp32", channels_last=False), Execution("bf16", channels_last=False)]
+    ways = ways if first else ways[::-1]
+    found = autotune.fastest(net_of(SlowIn(torch.bfloat16)), CPU, ways, px=64, batch_size=16)
+    assert ways[found].precision == "fp32"

@@ -9,6 +9,7 @@ from test_engine import NUM_CLASSES, Counted, make_batches, make_net, recipe
 from fmtl.errors import DataError
 from fmtl.tasks import IGNORE_INDEX, make_tasks
 from fmtl.training.criterion import MultiTaskLoss
+from fmtl.training.history import History
 from fmtl.training.run import Resumed, Stage, Training
 
 CPU = torch.device("cpu")
@@ -28,9 +29,10 @@ def state(net):
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
-def test_epochs_are_counted_across_stages_and_the_result_is_of_the_best():
+@pytest.mark.parametrize(("choose_by", "name"), [("loss", "val/loss"), ("refined_loss", "val/refined_loss")])
+def test_epochs_are_counted_across_stages_and_the_result_is_of_the_best(choose_by, name):
     net = make_net()
-    work = training(net, (recipe(epochs=2), True), (recipe(epochs=3), False))
+    work = training(net, (recipe(epochs=2), True), (recipe(epochs=3), False), choose_by=choose_by)
     weights, records = {}, []
     for record in work.epochs():
         weights[record.epoch] = state(net)
@@ -38,12 +40,26 @@ def test_epochs_are_counted_across_stages_and_the_result_is_of_the_best():
     assert [record.epoch for record in records] == [1, 2, 3, 4, 5]
     assert all(torch.equal(weights[1][k], weights[2][k]) for k in weights[1] if k.startswith("backbone"))
     result = work.finish(make_batches())
-    losses = [record.metrics["val/loss"] for record in records]
+    losses = [record.metrics[name] for record in records]
     assert result.best_epoch == losses.index(min(losses)) + 1
     assert [record.is_best for record in records] == [x == min(losses[: i + 1]) for i, x in enumerate(losses)]
     assert all(torch.equal(value, weights[result.best_epoch][k]) for k, value in net.state_dict().items())
-    assert result.final_metrics["best/val/loss"] == min(losses)
+    assert result.final_metrics[f"best/{name}"] == min(losses)
     assert math.isnan(records[0].seconds_left) is False and records[-1].seconds_left == 0
+
+
+def test_over_confidence_decides_on_no_epoch_and_on_no_patience_where_it_is_left_out():
+    history = History(4, "val/refined_loss")
+    rows = [
+        {"epoch": 1, "val/loss": 1.0, "val/refined_loss": 0.9},
+        {"epoch": 2, "val/loss": 1.5, "val/refined_loss": 0.8},
+    ]
+    assert list(history.begin_stage(4)) == [1, 2, 3, 4]
+    assert [history.add(row) for row in rows] == [True, True]
+    assert history.best["epoch"] == 2 and not history.is_over(1)
+    by_loss = History(4, "val/loss", rows)
+    by_loss.begin_stage(4)
+    assert by_loss.best["epoch"] == 1 and by_loss.is_over(1)
 
 
 def test_who_stops_iterating_stops_the_training():

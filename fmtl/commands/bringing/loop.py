@@ -46,7 +46,9 @@ def begin(brought: Brought) -> tuple[Setup, Training]:
     if brought.size[0] != brought.size[1]:
         _try_size(setup, brought)
     stages = of_loaders(setup, brought.loaders)
-    return setup, Training(setup.net, brought.tasks, stages, loss=setup.loss, device=brought.device)
+    return setup, Training(
+        setup.net, brought.tasks, stages, loss=setup.loss, device=brought.device, choose_by=setup.plan.choose_by
+    )
 
 
 @torch.no_grad()
@@ -102,7 +104,7 @@ def train(brought: Brought, training: Training, run: Recorded, files: Checkpoint
     publishers = [publisher.metrics_to(run)]
     if settings.extra_plots and run.is_recorded:
         publishers.append(publisher.frames_to(run, brought.tasks))
-    publishers.append(publisher.lines_to(say, settings.epochs))
+    publishers.append(publisher.lines_to(say, settings.epochs, training.history.chosen_by))
     try:
         with one_bar():
             publisher.publish(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, UsageError
-from fmtl.metric_names import EPOCH, TRAIN_LOSS, VAL_LOSS
+from fmtl.metric_names import BY_CHOICE, EPOCH, TRAIN_LOSS
 from fmtl.settings.reading import build_from_file
 from fmtl.settings.train import MODES, TrainSettings
 from fmtl.storage.records import SEAL, checked, read_json
@@ -150,7 +150,9 @@ def _settings(folder: RunFolder, which: str) -> TrainSettings:
     if not places:
         raise DataError(f"run {which}: nothing of it was kept, not even its settings; train it anew", where="resume")
     (settings,) = build_from_file(TrainSettings, {}, places[0])
-    return settings
+    # Older versions, which did not write it down, had no other.
+    default = MODES[settings.mode]["choose_by"] if "choose_by" in settings.model_fields_set else "loss"
+    return settings.model_copy(update={"choose_by": settings.choose_by or default})
 
 
 def logged_epochs(folder: RunFolder, record: RunRecord | None) -> set[int]:
@@ -197,6 +199,8 @@ def of_fork(asked: TrainSettings, original: TrainSettings, *, done: int) -> Trai
         given["epochs"] = asked.extend_to
     if given.get("backbone", original.backbone) != original.backbone:
         raise UsageError(f"fork: backbone: the run's weights are of {original.backbone}, not of {given['backbone']}")
+    if given.setdefault("choose_by", original.choose_by) != original.choose_by:
+        raise UsageError(f"fork: choose_by: of its epochs the run kept the best by {original.choose_by} alone")
     kept = original.model_dump()
     if given.get("mode", original.mode) != original.mode:  # what depends on the mode comes from the new one
         kept = {name: value for name, value in kept.items() if name not in MODES[original.mode]}
@@ -210,8 +214,8 @@ def of_fork(asked: TrainSettings, original: TrainSettings, *, done: int) -> Trai
     return settings
 
 
-def best_of(files: CheckpointFiles, last: Checkpoint, *, is_held: bool) -> Checkpoint | None:
-    """The weights of the best epoch that the last checkpoint knows of; None before the first.
+def best_of(found: Earlier, last: Checkpoint, *, is_held: bool) -> Checkpoint | None:
+    """The weights of the best epoch that a run's last checkpoint knows of; None before the first.
 
     Args:
         is_held: The run is this process's to go on with.
@@ -222,12 +226,13 @@ def best_of(files: CheckpointFiles, last: Checkpoint, *, is_held: bool) -> Check
     history = last.training["history"]
     if not history:
         return None
-    epoch = min(history, key=lambda row: row[VAL_LOSS])[EPOCH]
-    for file, found in files.generations("best"):
-        if found.epoch == epoch:
+    chosen_by, files = BY_CHOICE[str(found.settings.choose_by)], found.files
+    epoch = min(history, key=lambda row: row[chosen_by])[EPOCH]
+    for file, kept in files.generations("best"):
+        if kept.epoch == epoch:
             if file != files.path("best") and is_held:
                 checkpoints.take_back(files.path("best"))  # or the next best one would take its place
-            return found
+            return kept
     raise DataError(f"{files.path('best')}: expected the weights of epoch {epoch}, the best so far; they are gone")
 
 

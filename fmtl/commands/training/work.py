@@ -10,6 +10,7 @@ from fmtl.dataset.splits import SPLITS
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
 from fmtl.loading.preprocess import Preprocess
+from fmtl.loading.sources import resident_pixels
 from fmtl.model import backbones
 from fmtl.model.backbones import InputSpec
 from fmtl.settings.train import TrainSettings
@@ -60,6 +61,8 @@ def prepare(settings: TrainSettings) -> Work:
     device = choose_device(settings.device)
     dataset, spec, plan = _plan(settings)
     px = plan.network.px
+    if device.type == "cuda":
+        resident_pixels(dataset, device)  # before a batch size is tried, which may take of what they leave
     counts = counts_of(dataset) if settings.class_weights else {}
     setup = set_up(plan, dataset.tasks, device=device, num_images=len(dataset.rows("train")), counts=counts)
     found = {"px": px, "batch_size": setup.batch_size}

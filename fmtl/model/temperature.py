@@ -1,0 +1,75 @@
+"""One temperature per task, under which its confidences are as true as they get. N images, K classes.
+
+Guo et al. 2017, arXiv:1706.04599. The cross-entropy that is left under it is the part of the loss that no temperature
+mends: Berta et al. 2025, arXiv:2501.19195.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmtl.tasks import IGNORE_INDEX
+
+LEAST, MOST = 0.1, 10.0  # a temperature: few images that are all right would ask for 0
+TOLERANCE, MOST_STEPS = 1e-4, 50  # of the search, relative; half of that are needed at the edges
+BLOCK = 1 << 22  # probabilities worked on at once
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the best temperature is, and what it leaves.
+
+    Attributes:
+        temperature: What logits are divided by; above 1 where a network is too sure of itself.
+        loss: Mean cross-entropy under it.
+    """
+
+    temperature: float
+    loss: float
+
+
+def fit(probs: np.ndarray, targets: np.ndarray) -> Fit:
+    """The temperature in [``LEAST``, ``MOST``] with the lowest cross-entropy, and that; both nan without any target.
+
+    The logits times 1 / temperature have a convex loss, of which Newton's steps find the lowest point; a step that
+    leaves what is known to hold it is replaced by half the way to that end.
+
+    Args:
+        probs: ``(N, K)``, softmax of the logits.
+        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
+    """
+    known = targets != IGNORE_INDEX
+    if not known.any():
+        return Fit(math.nan, math.nan)
+    probs, targets = probs[known], targets[known]
+    low, high, scale = 1 / MOST, 1 / LEAST, 1.0
+    for _ in range(MOST_STEPS):
+        _, slope, curvature = _at(probs, targets, scale)
+        low, high = (low, scale) if slope > 0 else (scale, high)
+        newton = scale - slope / curvature if curvature > 0 else math.inf
+        before, scale = scale, newton if low < newton < high else math.sqrt(low * high)
+        if abs(scale - before) <= TOLERANCE * before:
+            break
+    return Fit(1 / scale, _at(probs, targets, scale)[0])
+
+
+def _at(probs: np.ndarray, targets: np.ndarray, scale: float) -> tuple[float, float, float]:
+    """Mean cross-entropy of the logits times ``scale``, its first and its second derivative by ``scale``."""
+    sums, rows = np.zeros(3), max(BLOCK // probs.shape[1], 1)
+    for start in range(0, len(probs), rows):
+        logits = np.log(np.maximum(probs[start : start + rows], np.finfo(np.float32).tiny))  # but for a constant a row
+        scaled = logits * scale
+        scaled -= scaled.max(axis=1, keepdims=True)
+        weights = np.exp(scaled)
+        totals = weights.sum(axis=1, dtype=np.float64)
+        first = np.einsum("nk,nk->n", weights, logits) / totals
+        second = np.einsum("nk,nk,nk->n", weights, logits, logits) / totals
+        at = np.arange(len(logits)), targets[start : start + rows]
+        sums += [
+            (np.log(totals) - scaled[at]).sum(dtype=np.float64),
+            (first - logits[at]).sum(dtype=np.float64),
+            (second - first**2).sum(dtype=np.float64),
+        ]
+    loss, slope, curvature = sums / len(probs)
+    return float(loss), float(slope), float(curvature)
