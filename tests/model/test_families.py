@@ -6,6 +6,7 @@ import torch
 
 from fmtl.errors import UsageError
 from fmtl.model import backbones
+from fmtl.model.execution import Execution
 from fmtl.tasks import make_tasks
 from fmtl.training import checkpoints
 
@@ -32,6 +33,7 @@ def test_it_is_trained_saved_and_loaded_again_or_refused_in_a_sentence(name, tmp
     except UsageError as error:
         assert name in str(error) and "\n" not in str(error)
         pytest.skip(str(error))
+    net.run_on(torch.device("cpu"), Execution())
     before = {k: v.clone() for k, v in net.state_dict().items()}
     images = torch.rand(2, 3, px, px)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
@@ -42,5 +44,6 @@ def test_it_is_trained_saved_and_loaded_again_or_refused_in_a_sentence(name, tmp
     path = tmp_path / "trained.pt"
     checkpoints.save(path, model=net.state_dict(), tasks=TASKS, settings={}, epoch=1, metrics={})
     again = backbones.build(name, TASKS.num_classes, weights=str(path), px=px)
+    again.run_on(torch.device("cpu"), Execution())
     with torch.no_grad():
         torch.testing.assert_close(again.eval().features(images), net.eval().features(images))
