@@ -151,6 +151,17 @@ def _settings(kind: type[Settings], given: dict[str, Given], file: str | None) -
     return [reading.build(kind, given)] if file is None else reading.build_from_file(kind, given, Path(file))
 
 
+def _say_first(line: str) -> None:
+    """Before torch is loaded, which takes seconds, on a busy machine many."""
+    logging.getLogger("fmtl").info("%s", line)
+
+
+def _what(settings: schema.TrainSettings) -> str:
+    if settings.resume:
+        return f"on from {settings.resume}"
+    return f"{settings.backbone}, {settings.mode}, on {settings.data}"
+
+
 @command(schema.PrepareSettings)
 def prepare(settings: schema.PrepareSettings) -> None:
     """Turn a product table and its photos into a prepared dataset."""
@@ -170,6 +181,7 @@ def fetch(settings: schema.FetchSettings) -> None:
 @command(schema.TrainSettings, takes_config=True)
 def train(*variants: schema.TrainSettings) -> None:
     """Train a network on a prepared dataset, or one per variant of --config; each is logged to an MLflow run."""
+    _say_first(f"train: {_what(*variants) if len(variants) == 1 else f'{len(variants)} variants'}")
     from fmtl.commands.train import train_variants
 
     train_variants(variants)
@@ -194,6 +206,7 @@ def register(settings: schema.RegisterSettings) -> None:
 @command(schema.PredictSettings)
 def predict(settings: schema.PredictSettings) -> None:
     """Label images with a model."""
+    _say_first(f"predict: {settings.table or settings.images or ''} with {settings.model}")
     from fmtl.commands.predict import predict
 
     predict(settings)

@@ -53,6 +53,11 @@ def of_val(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("val/")}
 
 
+def of_end(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of some metrics that are logged once, at the end of a training."""
+    return {name: value for name, value in metrics.items() if name.startswith((BEST, "test/"))}
+
+
 def is_loss(name: str) -> bool:
     """Whether less is better."""
     return name.endswith("loss")

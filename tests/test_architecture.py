@@ -59,10 +59,13 @@ def test_imports_are_absolute_and_torchvisions_models_are_the_models(path):
         assert path.parent.name == "model" or not any(name.startswith("torchvision.models") for name in names)
 
 
-def test_help_and_preparing_start_without_torch():
+def test_what_computes_nothing_starts_without_torch():
     """Import contracts see what may be imported; this is what is."""
+    commands = ", ".join(
+        f"fmtl.commands.{name}" for name in ("prepare", "compare", "register", "sync", "doctor", "clean")
+    )
     code = (
-        "import sys, fmtl.cli, fmtl.settings.schema, fmtl.commands.prepare\n"
+        f"import sys, fmtl.cli, fmtl.settings.schema, {commands}\n"
         "from fmtl.settings.schema import PrepareSettings; PrepareSettings(table='t').resolve()\n"
         "sys.exit(' '.join(sorted({'torch', 'timm', 'torchvision'} & set(sys.modules))) or 0)"
     )

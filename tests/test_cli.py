@@ -111,6 +111,7 @@ def test_signals_have_their_exit_codes(sig, code, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
     )  # fmt: skip
+    assert process.stdout.readline() == "train: convnext_tiny, tuned, on data/prepared\n"
     assert process.stdout.readline() == "up\n"
     time.sleep(0.2)
     process.send_signal(sig)
@@ -155,3 +156,29 @@ def test_quiet_and_verbose_together_are_refused(says, capsys):
 @pytest.mark.parametrize("command", sorted(cli.cli.commands))
 def test_every_command_can_be_quiet_or_verbose(command):
     assert {"quiet", "verbose", "debug"} <= {option.name for option in cli.cli.commands[command].params}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train", "--data", "nowhere"], "train: convnext_tiny, tuned, on nowhere"),
+        (["train", "--resume", "abc"], "train: on from abc"),
+        (["predict", "--model", "m", "--images", "photos"], "predict: photos with m"),
+    ],
+)
+def test_a_command_says_what_it_begins_before_torch_is_loaded(command, said, tmp_path):
+    code = f"""
+import sys
+from fmtl import cli
+
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.exit(0)
+
+sys.meta_path.insert(0, Torch())
+sys.exit(cli.main({command!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[:1] == [said], done.stderr
+    assert "fmtl.commands.train" not in done.stderr

@@ -1,43 +1,30 @@
 """The logged model: a pyfunc from code and safetensors, and the way back to its model folder."""
 
-import atexit
 import base64
-import contextlib
-import hashlib
 import importlib.metadata
 import io
-import logging
-import os
-import re
 import shutil
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from PIL import Image
 
 import fmtl
-from fmtl.errors import DataError, EnvironmentFault, redacted
+from fmtl.errors import DataError
 from fmtl.loading.preprocess import Preprocess
 from fmtl.model import predictor
 from fmtl.model.network import MultiTaskNet
 from fmtl.model.predictor import Predictor
-from fmtl.storage import cache, durable
+from fmtl.storage import durable
 from fmtl.tasks import Tasks
-from fmtl.tracking import model_files, store
-from fmtl.tracking.opening import reachable
+from fmtl.tracking import logged_models, model_files
 
 ARTIFACT = "fmtl_model"  # the model folder inside the logged model
 REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "simplejpeg", "safetensors", "numpy")
-log = logging.getLogger(__name__)
-
-MOST_CACHED_BYTES = 4 << 30
-_folders = contextlib.ExitStack()
-atexit.register(_folders.close)
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
@@ -75,84 +62,11 @@ def model_folder(uri: str) -> Path:
     Raises:
         DataError: There is no such model, or it was not made by fmtl.
     """
-    folder = Path(uri) if Path(uri).is_dir() else logged_model(uri, cached=True)
+    folder = Path(uri) if Path(uri).is_dir() else logged_models.folder(uri, cached=True)
     for candidate in (folder, folder / "artifacts" / ARTIFACT):
         if (candidate / predictor.DESCRIPTION).is_file():
             return candidate
     raise DataError(f"model '{uri}': not a model of fmtl; loading a stranger's model would run its code")
-
-
-def logged_model(uri: str, *, cached: bool = False) -> Path:
-    """All files of a logged model: where they are, if that is this disk; else a copy that goes with this process.
-
-    Args:
-        cached: A copy that was made earlier will do, and this one is kept for later.
-
-    Raises:
-        DataError: There is no such model, or its files are not there.
-        EnvironmentFault: The store can't be used.
-    """
-    with reachable():
-        try:
-            model_id = _model_id(uri)
-            if model_id is None:
-                return _download(uri, _until_the_end())
-            location = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
-            if (local := store.local_folder(location)) is not None:
-                if not local.is_dir():
-                    raise DataError(f"model '{uri}': its files were in {local}, which is not there any more")
-                return local
-            return _kept(model_id) if cached else _download(f"models:/{model_id}", _until_the_end())
-        except MlflowException as error:
-            if error.error_code not in store.NOT_FOUND:
-                raise
-            message = redacted(getattr(error, "message", str(error)))
-            raise DataError(f"model '{uri}': not found in {store.address()} ({message})") from error
-
-
-def _model_id(uri: str) -> str | None:
-    """Of the logged model that an address names; None where it names something older."""
-    client, name = mlflow.MlflowClient(), uri.removeprefix("models:/")
-    if name == uri:
-        return None
-    if re.fullmatch(r"m-[0-9a-f]{32}", name):
-        return name
-    if "@" in name:
-        name, _, alias = name.rpartition("@")
-        return client.get_model_version_by_alias(name, alias).model_id
-    name, _, version = name.rpartition("/")
-    return client.get_model_version(name, version).model_id if version.isdecimal() else None
-
-
-def _download(uri: str, folder: Path) -> Path:
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-    except OSError as error:
-        raise DataError(f"model '{uri}': its files are not there ({redacted(str(error))})") from error
-
-
-def _until_the_end() -> Path:
-    return _folders.enter_context(durable.temporary_folder())
-
-
-def _kept(model_id: str) -> Path:
-    """From the cache, or into it: a job that labels every hour downloads a model once."""
-    models = cache.cache_dir() / "models"
-    folder = models / f"{model_id}-{hashlib.sha256(store.address().encode()).hexdigest()[:8]}"
-    if folder.is_dir():
-        with contextlib.suppress(OSError):
-            os.utime(folder)
-        return folder
-    try:
-        with durable.locked(folder):
-            if not folder.is_dir():
-                with durable.publishing(folder) as temporary:
-                    _download(f"models:/{model_id}", temporary)
-    except EnvironmentFault as error:  # nothing can be kept here
-        log.debug("no cache: %s", error)
-        return _download(f"models:/{model_id}", _until_the_end())
-    cache.prune_folders(models, MOST_CACHED_BYTES)
-    return folder
 
 
 def _signature(tasks: Tasks) -> ModelSignature:

@@ -28,6 +28,7 @@ from fmtl.tracking.record.journal import Journal, now
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 64  # pictures not written yet, a megabyte each; beyond, training waits for the disk
+AT_END = ("metrics", 0)  # what a line says that is of the end of a run, not of an epoch
 COPIES = ("prepare", "compare", "register", "predict", "main")  # kinds whose files are elsewhere, too
 INTERRUPTED_SECONDS = 10  # of waiting for a store that makes no progress, where somebody wants the end
 
@@ -80,16 +81,20 @@ class Run:
     def log_model(self, save: Callable[[Path], object], *, epoch: int, metrics: Mapping[str, float | None]) -> None:
         """Log the finished model, and the scores that belong to it and to the run: those first.
 
+        What this run had said of both before it was interrupted is not said again.
+
         Args:
             save: Writes the model into a folder.
         """
-        at = self.log_metrics(metrics)
+        scores, said = _finite(metrics), [line for line, _ in self._journal.lines()]
+        if any(line["op"] == "model" and (line["epoch"], line["metrics"]) == (epoch, scores) for line in said):
+            return
+        told = (line["at"] for line in said if (line["op"], line.get("step"), line.get("values")) == (*AT_END, scores))
+        at = next(told, None) or self.log_metrics(metrics)
         with durable.publishing(self.place.model) as temporary:
             save(temporary)
-        params = {
-            k: v for line, _ in self._journal.lines() if line["op"] == "params" for k, v in line["values"].items()
-        }
-        self._say("model", epoch=epoch, params=params, metrics=_finite(metrics), at=at)
+        params = {k: v for line in said if line["op"] == "params" for k, v in line["values"].items()}
+        self._say("model", epoch=epoch, params=params, metrics=scores, at=at)
 
     def log_image(self, image: Image.Image, *, key: str, step: int) -> None:
         """A picture of a series: the run page shows the series under its key, with a slider over the steps.

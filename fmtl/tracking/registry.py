@@ -7,7 +7,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError
-from fmtl.tracking import model_files, pyfunc, store
+from fmtl.tracking import logged_models, model_files, store
 from fmtl.tracking.opening import reachable
 from fmtl.tracking.store import RunRecord
 
@@ -62,7 +62,7 @@ def _why_not_whole(run: RunRecord) -> str | None:
     if model.status != LoggedModelStatus.READY:
         return f"its model {model_id} was not written to its end ({str(model.status).rpartition('.')[2].lower()})"
     try:
-        folder: Path = pyfunc.logged_model(str(run.model_uri))
+        folder: Path = logged_models.folder(str(run.model_uri))
         if manifest := run.tags.get(store.MANIFEST_TAG):
             model_files.check_files(folder, manifest)
         model_files.check_predictions(folder)

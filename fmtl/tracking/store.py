@@ -179,6 +179,12 @@ def steps_of(run_id: str, metric: str) -> set[int]:
         return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
 
 
+def last_point(run_id: str, metric: str) -> int:
+    """When a run was given its last point of a metric, in ms since 1970."""
+    with reachable():
+        return max(point.timestamp for point in mlflow.MlflowClient().get_metric_history(run_id, metric))
+
+
 def _record(run: mlflow.entities.Run) -> RunRecord:
     info, data = run.info, run.data
     return RunRecord(

@@ -9,6 +9,7 @@ from operator import length_hint
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from fmtl.loading.batches import Batch
@@ -101,7 +102,7 @@ def evaluate(
     return Evaluation(
         loss=sum(value for value, num in zip(losses.tolist(), known.tolist(), strict=True) if num),
         task_losses=dict(zip(names, values, strict=True)),
-        confusion=metrics.confusions(all_predicted.all(), targets, net.num_classes),
+        confusion=confusions(all_predicted.all(), targets, net.num_classes),
         probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
         targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
         own=frozenset(own),
@@ -154,6 +155,37 @@ class _Rows:
         if self._block is None:
             raise AssertionError("no batch was given")
         return self._block[: self._num]
+
+
+def confusions(predicted: Tensor, targets: Tensor, num_classes: Mapping[str, int]) -> dict[str, metrics.Confusion]:
+    """Confusion counts of all tasks, those of usual size made on the device in one go and read from it once.
+
+    Args:
+        predicted: ``(N, T)`` int64, class indices.
+        targets: ``(N, T)`` int64; where ``IGNORE_INDEX`` nothing is counted.
+        num_classes: By task name, in the order of T.
+
+    Returns:
+        ``(classes, classes)`` int64 by task name; sparse above ``metrics.LARGEST_DENSE`` classes.
+    """
+    sizes = list(num_classes.values())
+    dense = [t for t, size in enumerate(sizes) if size <= metrics.LARGEST_DENSE]
+    starts = np.cumsum([0, *(sizes[t] ** 2 for t in dense)])
+    width, start = torch.tensor([sizes[t] for t in dense]), torch.from_numpy(starts[:-1])
+    known = targets != IGNORE_INDEX
+    cells = start.to(targets.device) + targets[:, dense].clamp(min=0) * width.to(targets.device) + predicted[:, dense]
+    counts = torch.zeros(int(starts[-1]), dtype=torch.int64, device=targets.device)
+    counts.scatter_add_(0, cells.flatten(), known[:, dense].flatten().to(torch.int64))
+    flat = counts.cpu().numpy()
+    found: dict[str, metrics.Confusion] = {}
+    for t, (name, size) in enumerate(num_classes.items()):
+        if t in dense:
+            at = starts[dense.index(t)]
+            found[name] = flat[at : at + size**2].reshape(size, size)
+        else:
+            rows, columns = targets[known[:, t], t].cpu().numpy(), predicted[known[:, t], t].cpu().numpy()
+            found[name] = csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(size, size))
+    return found
 
 
 def to_device(

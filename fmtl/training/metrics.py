@@ -5,46 +5,13 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from fmtl.metric_names import SCORES
-from fmtl.tasks import AVERAGE, IGNORE_INDEX
+from fmtl.tasks import AVERAGE
 
 LARGEST_DENSE = 512  # classes; above, K * K counts are kept sparse
 Confusion: TypeAlias = np.ndarray | csr_array  # (K, K) int64
-
-
-def confusions(predicted: Tensor, targets: Tensor, num_classes: Mapping[str, int]) -> dict[str, Confusion]:
-    """Confusion counts of all tasks, those of usual size made on the device in one go and read from it once.
-
-    Args:
-        predicted: ``(N, T)`` int64, class indices.
-        targets: ``(N, T)`` int64; where ``IGNORE_INDEX`` nothing is counted.
-        num_classes: By task name, in the order of T.
-
-    Returns:
-        ``(classes, classes)`` int64 by task name; sparse above ``LARGEST_DENSE`` classes.
-    """
-    sizes = list(num_classes.values())
-    dense = [t for t, size in enumerate(sizes) if size <= LARGEST_DENSE]
-    starts = np.cumsum([0, *(sizes[t] ** 2 for t in dense)])
-    width, start = torch.tensor([sizes[t] for t in dense]), torch.from_numpy(starts[:-1])
-    known = targets != IGNORE_INDEX
-    cells = start.to(targets.device) + targets[:, dense].clamp(min=0) * width.to(targets.device) + predicted[:, dense]
-    counts = torch.zeros(int(starts[-1]), dtype=torch.int64, device=targets.device)
-    counts.scatter_add_(0, cells.flatten(), known[:, dense].flatten().to(torch.int64))
-    flat = counts.cpu().numpy()
-    found: dict[str, Confusion] = {}
-    for t, (name, size) in enumerate(num_classes.items()):
-        if t in dense:
-            at = starts[dense.index(t)]
-            found[name] = flat[at : at + size**2].reshape(size, size)
-        else:
-            rows, columns = targets[known[:, t], t].cpu().numpy(), predicted[known[:, t], t].cpu().numpy()
-            found[name] = csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(size, size))
-    return found
 
 
 def per_class(confusion: Confusion) -> pd.DataFrame:

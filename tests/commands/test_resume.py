@@ -15,7 +15,9 @@ from fmtl import interruption
 from fmtl.commands.train import train
 from fmtl.commands.training import resuming
 from fmtl.errors import DataError, Terminated, UsageError
+from fmtl.reports import run_summary
 from fmtl.settings.schema import TrainSettings
+from fmtl.tracking import pyfunc
 from fmtl.training import checkpoints
 
 QUICK = {
@@ -79,6 +81,24 @@ def test_a_signal_ends_it_with_a_checkpoint_and_the_command_that_goes_on(store, 
     }
     assert train(TrainSettings(resume=str(place.root))) == run.info.run_id
     assert "it completed, nothing to do; --extend-to N" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_was_said_of_the_end_is_not_said_twice(store, dataset, monkeypatch, when):
+    """The scores stood in the record, and the model did or did not, when it was interrupted."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        where, what = {"before": (pyfunc, "save_model"), "after": (run_summary, "of_training")}[when]
+        patched.setattr(where, what, interrupted)
+        train(settings(dataset.folder))
+    train(TrainSettings(resume="last"))
+    client, run = mlflow.MlflowClient(), mlflow.get_run(run_of(place_of(store)))
+    assert run.data.tags["fmtl.outcome"] == "completed" and len(run.outputs.model_outputs) == 1
+    for name in ("best/epoch", "best/val/loss", "test/avg/f1"):
+        assert len(client.get_metric_history(run.info.run_id, name)) == 1
 
 
 def test_more_epochs_are_a_run_of_its_own_that_begins_where_the_other_ended(store, dataset, caplog):

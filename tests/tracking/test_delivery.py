@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from fmtl.commands.clean import clean
 from fmtl.commands.sync import sync
 from fmtl.errors import EnvironmentFault
 from fmtl.settings.schema import CleanSettings, SyncSettings
-from fmtl.tracking import opening
+from fmtl.tracking import earlier, opening, store
 from fmtl.tracking.delivery import courier
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.run import open_run
@@ -270,6 +271,22 @@ def test_a_run_that_was_killed_is_delivered_as_interrupted(proxy):
 
 
 @pytest.mark.reliability
+def test_a_run_that_is_brought_from_its_server_does_not_say_its_scores_again(proxy):
+    scores = {"best/epoch": 2.0, "test/avg/f1": 0.1 + 0.2}
+    with pytest.raises(KeyboardInterrupt), open_run("train", name="worker") as run:
+        (run.folder / "config.yaml").write_text("epochs: 2")
+        run.log_metrics(scores)
+        raise KeyboardInterrupt
+    shutil.rmtree(run.place.root)
+    client = mlflow.MlflowClient()
+    brought = earlier.bring(store.get_run(run.run_id))
+    with open_run("train", resume=brought, run_id=run.run_id) as again:
+        again.log_model(lambda folder: (folder / "MLmodel").write_text("flavors: {}"), epoch=2, metrics=scores)
+    assert again.run_id == run.run_id
+    for name, value in scores.items():
+        assert [p.value for p in client.get_metric_history(run.run_id, name)] == [value]
+
+
 def test_a_folder_is_removed_only_when_every_byte_is_in_the_store(proxy, capsys, server):
     run, waiting = work(), work(offline=True)
     there = next((server[0].folder / "artifacts").rglob(f"{run.run_id}/artifacts/epoch-3.txt"))

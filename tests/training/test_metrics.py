@@ -13,7 +13,8 @@ from fmtl.metric_names import SCORES
 from fmtl.model.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics
-from fmtl.training.metrics import all_metrics, confusions, largest_confusions, per_class, task_metrics
+from fmtl.training.evaluating import confusions
+from fmtl.training.metrics import all_metrics, largest_confusions, per_class, task_metrics
 
 
 def random_case(seed):

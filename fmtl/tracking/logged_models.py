@@ -1,0 +1,96 @@
+"""Where the files of a logged model are on this disk."""
+
+import atexit
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from pathlib import Path
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from fmtl.errors import DataError, EnvironmentFault, redacted
+from fmtl.storage import cache, durable
+from fmtl.tracking import store
+from fmtl.tracking.opening import reachable
+
+log = logging.getLogger(__name__)
+
+MOST_CACHED_BYTES = 4 << 30
+_folders = contextlib.ExitStack()
+atexit.register(_folders.close)
+
+
+def folder(uri: str, *, cached: bool = False) -> Path:
+    """All files of a logged model: where they are, if that is this disk; else a copy that goes with this process.
+
+    Args:
+        cached: A copy that was made earlier will do, and this one is kept for later.
+
+    Raises:
+        DataError: There is no such model, or its files are not there.
+        EnvironmentFault: The store can't be used.
+    """
+    with reachable():
+        try:
+            model_id = _model_id(uri)
+            if model_id is None:
+                return _download(uri, _until_the_end())
+            location = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
+            if (local := store.local_folder(location)) is not None:
+                if not local.is_dir():
+                    raise DataError(f"model '{uri}': its files were in {local}, which is not there any more")
+                return local
+            return _kept(model_id) if cached else _download(f"models:/{model_id}", _until_the_end())
+        except MlflowException as error:
+            if error.error_code not in store.NOT_FOUND:
+                raise
+            message = redacted(getattr(error, "message", str(error)))
+            raise DataError(f"model '{uri}': not found in {store.address()} ({message})") from error
+
+
+def _model_id(uri: str) -> str | None:
+    """Of the logged model that an address names; None where it names something older."""
+    client, name = mlflow.MlflowClient(), uri.removeprefix("models:/")
+    if name == uri:
+        return None
+    if re.fullmatch(r"m-[0-9a-f]{32}", name):
+        return name
+    if "@" in name:
+        name, _, alias = name.rpartition("@")
+        return client.get_model_version_by_alias(name, alias).model_id
+    name, _, version = name.rpartition("/")
+    return client.get_model_version(name, version).model_id if version.isdecimal() else None
+
+
+def _download(uri: str, folder: Path) -> Path:
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except OSError as error:
+        raise DataError(f"model '{uri}': its files are not there ({redacted(str(error))})") from error
+
+
+def _until_the_end() -> Path:
+    return _folders.enter_context(durable.temporary_folder())
+
+
+def _kept(model_id: str) -> Path:
+    """From the cache, or into it: a job that labels every hour downloads a model once."""
+    models = cache.cache_dir() / "models"
+    kept = models / f"{model_id}-{hashlib.sha256(store.address().encode()).hexdigest()[:8]}"
+    if kept.is_dir():
+        with contextlib.suppress(OSError):
+            os.utime(kept)
+        return kept
+    try:
+        with durable.locked(kept):
+            if not kept.is_dir():
+                with durable.publishing(kept) as temporary:
+                    _download(f"models:/{model_id}", temporary)
+    except EnvironmentFault as error:  # nothing can be kept here
+        log.debug("no cache: %s", error)
+        return _download(f"models:/{model_id}", _until_the_end())
+    cache.prune_folders(models, MOST_CACHED_BYTES)
+    return kept
