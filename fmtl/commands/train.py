@@ -154,10 +154,12 @@ def _train(
     run_page.write(run.folder, result, rows=rows, draw=settings.extra_plots)
     interruption.check()
     errors = _gallery(work, run, result) if settings.gallery else None
+    interruption.check()
     _log_model(work, run, result)
     command = command_line("train", settings.model_dump(), _defaults(settings))
     note = run_summary.of_training(dataset, values, result, errors, command=command, run_id=run.id)
     run.set_tags({"mlflow.note.content": note})
+    interruption.check()  # a signal whose error a callback has swallowed
     average = result.test.scores[AVERAGE]
     print(
         f"test: accuracy {average['accuracy']:.3f}, F1 {average['f1']:.3f}, "

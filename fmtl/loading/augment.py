@@ -4,16 +4,18 @@ What is drawn at random for an image is a row of ``draws``, uniform in [0, 1): o
 batch or device it is on.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+from PIL import ImageColor
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms import v2
 
 from fmtl.loading.preprocess import Preprocess, constant, crop, normalise
 
-CROP_SCALE = (0.75, 1.0)  # side of a training crop over the stored side
-NUM_DRAWS = 9  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment
+NUM_DRAWS = 10  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment, turn
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and torchvision's greyscale
 SHAPE_ONLY = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Sharpness")
 
@@ -23,6 +25,8 @@ class Augmentation:
     """What training does to its images besides.
 
     Attributes:
+        crop_scale: Smallest side of a square crop over the stored side; 1 for whole photos.
+        rotation: Largest turn, in degrees either way; what comes in from outside is the background.
         colour_jitter: Strength s: brightness, contrast and saturation by factors in [1 - s, 1 + s].
         keep_hue: Otherwise hues turn by up to s / 4 of the colour circle.
         policy: ``none``, ``trivial`` (Müller & Hutter 2021, arXiv:2103.10158) or ``rand`` (Cubuk et al. 2019,
@@ -30,21 +34,22 @@ class Augmentation:
         keep_colour: The policy may move and sharpen, and leaves colours alone.
     """
 
+    crop_scale: float = 0.75
+    rotation: float = 0.0
     colour_jitter: float = 0.0
     keep_hue: bool = False
     policy: str = "none"
     keep_colour: bool = False
 
 
-def boxes(draws: Tensor, stored_px: int) -> Tensor:
+def boxes(draws: Tensor, stored_px: int, crop_scale: float) -> Tensor:
     """Where each image is cropped: ``(N, 4)`` int64 of side, top, left, mirrored or not.
 
     Args:
         draws: ``(N, NUM_DRAWS)``.
         stored_px: Side of the images.
     """
-    low, high = CROP_SCALE
-    sides = (stored_px * (low + (high - low) * draws[:, 0])).round().clamp(min=1)
+    sides = (stored_px * (crop_scale + (1 - crop_scale) * draws[:, 0])).round().clamp(min=1)
     room = stored_px - sides + 1
     return torch.stack([sides, room * draws[:, 1], room * draws[:, 2], draws[:, 3] < 0.5], dim=1).to(torch.int64)
 
@@ -61,6 +66,17 @@ def apply_policy(images: Tensor, draws: Tensor, augmentation: Augmentation) -> T
             torch.default_generator.manual_seed(seed)  # the CPU's alone: torch's policies draw from it
             out[i] = policy(images[i])
     return out
+
+
+def rotate(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
+    """Turns about the middle, bilinear; uint8 to uint8."""
+    angles = math.radians(augmentation.rotation) * (2 * draws[:, 9] - 1)
+    cosine, sine, nothing = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    turns = torch.stack([cosine, -sine, nothing, sine, cosine, nothing], dim=1).view(-1, 2, 3)
+    grid = functional.affine_grid(turns, list(images.shape), align_corners=False)
+    outside = constant(ImageColor.getrgb(preprocess.background)[:3], images.device).view(1, 3, 1, 1)
+    turned = functional.grid_sample(images.float() - outside, grid, align_corners=False) + outside
+    return turned.round().clamp(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
 def jitter(images: Tensor, draws: Tensor, augmentation: Augmentation, preprocess: Preprocess) -> Tensor:
@@ -100,9 +116,11 @@ def augment(images: Tensor, draws: Tensor, augmentation: Augmentation, preproces
         images: ``(N, 3, H, H)`` uint8.
         draws: ``(N, NUM_DRAWS)``.
     """
-    cropped = crop(images, boxes(draws, images.shape[-1]), preprocess.px)
+    cropped = crop(images, boxes(draws, images.shape[-1], augmentation.crop_scale), preprocess.px)
     if augmentation.policy != "none":
         cropped = apply_policy(cropped, draws, augmentation)
+    if augmentation.rotation:
+        cropped = rotate(cropped, draws, augmentation, preprocess)
     if augmentation.colour_jitter:
         return jitter(cropped, draws, augmentation, preprocess)
     return normalise(cropped, preprocess.mean, preprocess.std)

@@ -65,6 +65,10 @@ class TrainSettings(Settings):
         "equal", description="equal, uncertainty (learnt), or factors of tasks, such as 'Colour=2,Usage=0.5'."
     )
     augment: bool | None = Field(None, description="Random crops and mirror images.")
+    crop_scale: float = Field(
+        0.75, ge=0.1, le=1, description="Smallest side of the crops over the photo's; needs augment. 1: whole photos."
+    )
+    rotation: float = Field(0.0, ge=0, le=180, description="Largest turn in degrees; needs augment. 0: none.")
     colour_jitter: float | None = Field(
         None, ge=0, le=1, description="Strength: brightness, contrast, saturation, hue; needs augment. 0: none."
     )
@@ -142,8 +146,10 @@ class TrainSettings(Settings):
             UsageError: Something is asked for that the mode has no use of.
         """
         filled = self.model_copy(update={k: v for k, v in MODES[self.mode].items() if getattr(self, k) is None})
-        if not filled.augment and (filled.colour_jitter or filled.policy != "none"):
-            raise UsageError("colour_jitter, policy: they need augment=true, which mode=baseline has not by default")
+        if not filled.augment and (filled.colour_jitter or filled.rotation or filled.policy != "none"):
+            raise UsageError(
+                "rotation, colour_jitter, policy: they need augment=true, which mode=baseline has not by default"
+            )
         return filled
 
     def resolve(self, tasks: Sequence[str], *, px: int) -> "TrainPlan":

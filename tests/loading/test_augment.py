@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from fmtl.loading.augment import NUM_DRAWS, Augmentation, apply_policy, augment, boxes, jitter
+from fmtl.loading.augment import NUM_DRAWS, Augmentation, apply_policy, augment, boxes, jitter, rotate
 from fmtl.loading.preprocess import (
     Preprocess,
     as_images,
@@ -26,7 +26,7 @@ def draws(**columns):
     """Draws that change nothing, but for the columns named: whole image, not mirrored, factors 1, no turn."""
     out = torch.full((6, NUM_DRAWS), 0.5)
     out[:, :4] = torch.tensor([0.9999, 0.0, 0.0, 0.9])
-    names = ("scale", "top", "left", "mirror", "brightness", "contrast", "saturation", "hue", "seed")
+    names = ("scale", "top", "left", "mirror", "brightness", "contrast", "saturation", "hue", "seed", "turn")
     for name, value in columns.items():
         out[:, names.index(name)] = value
     return out
@@ -51,7 +51,7 @@ def test_the_batch_is_channels_last_in_memory(jittered):
 @pytest.mark.parametrize("policy", ["none", "trivial", "rand"])
 def test_an_images_augmentation_does_not_depend_on_its_batch(policy):
     drawn = torch.rand(6, NUM_DRAWS, generator=torch.Generator().manual_seed(1))
-    augmentation = Augmentation(colour_jitter=0.3, policy=policy)
+    augmentation = Augmentation(colour_jitter=0.3, policy=policy, rotation=20)
     before = torch.random.get_rng_state()
     whole = augment(as_images(PIXELS), drawn, augmentation, PLAIN)
     for i in range(6):
@@ -68,18 +68,37 @@ def test_augmentation_at_full_scale_is_a_resize_and_a_mirror_image_of_it():
 
 def test_crops_stay_inside_and_reach_every_border():
     drawn = torch.rand(4000, NUM_DRAWS, generator=torch.Generator().manual_seed(2))
-    side, top, left, mirrored = boxes(drawn, 40).T
+    side, top, left, mirrored = boxes(drawn, 40, 0.75).T
     assert side.min() == 30 and side.max() == 40
     for start in (top, left):
         assert start.min() == 0 and (start + side).max() == 40
     assert 0.45 < mirrored.float().mean() < 0.55
 
 
+def test_whole_photos_are_no_crops():
+    drawn = torch.rand(50, NUM_DRAWS, generator=torch.Generator().manual_seed(2))
+    assert (boxes(drawn, 40, 1.0)[:, :3] == torch.tensor([40, 0, 0])).all()
+
+
+def test_turns_are_to_either_side_about_the_middle_and_the_background_comes_in():
+    images, black = as_images(PIXELS), Preprocess(40, "pad", "#102030", 40, (0.0,) * 3, (1.0,) * 3)
+    quarter = Augmentation(rotation=90)
+    assert torch.equal(rotate(images, draws(turn=0.5), quarter, black), images)
+    assert torch.equal(rotate(images, draws(turn=0.0), quarter, black), images.rot90(-1, (2, 3)))
+    assert torch.equal(rotate(images, draws(turn=1.0), quarter, black), images.rot90(1, (2, 3)))
+    corner = rotate(images, draws(turn=0.75), quarter, black)[:, :, 0, 0]  # by 45 degrees
+    assert (corner == torch.tensor([0x10, 0x20, 0x30])).all()
+    want = v2.functional.rotate(images, -45, v2.InterpolationMode.BILINEAR, fill=[0x10, 0x20, 0x30])
+    inner = (slice(None), slice(None), slice(8, 32), slice(8, 32))
+    found = rotate(images, draws(turn=0.25), quarter, black)
+    assert (found[inner].int() - want[inner].int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize("px", [24, 40, 56])
 def test_crops_of_a_whole_batch_by_products_are_the_crops_one_by_one(px):
     """What runs on a GPU against what runs on a CPU."""
     drawn = torch.rand(6, NUM_DRAWS, generator=torch.Generator().manual_seed(3))
-    where = boxes(drawn, 40)
+    where = boxes(drawn, 40, 0.75)
     one_by_one, at_once = (f(as_images(PIXELS), where, px).int() for f in (crop, crop_by_products))
     assert (one_by_one - at_once).abs().max() <= 1
 
@@ -120,9 +139,9 @@ def test_a_turn_of_hue_moves_pure_colours_and_never_greys():
 
 @pytest.mark.parametrize("policy", ["trivial", "rand"])
 def test_a_policy_that_keeps_colours_makes_no_new_hue(policy):
-    pixels = np.full((200, 16, 16, 3), 255, np.uint8)
+    pixels = np.full((2000, 16, 16, 3), 255, np.uint8)  # some of the policies' draws are rare
     pixels[:, 4:12, 4:12] = (255, 0, 0)
-    drawn = torch.rand(200, NUM_DRAWS, generator=torch.Generator().manual_seed(4))
+    drawn = torch.rand(2000, NUM_DRAWS, generator=torch.Generator().manual_seed(4))
     kept, free = (
         apply_policy(as_images(pixels), drawn, Augmentation(policy=policy, keep_colour=keep)).permute(0, 2, 3, 1)
         for keep in (True, False)
