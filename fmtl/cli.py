@@ -17,6 +17,7 @@ from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, neu
 from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
 from fmtl.settings.reading import Given
+from fmtl.settings.train import PLAIN_WEIGHTS
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -159,7 +160,9 @@ def _say_first(line: str) -> None:
 def _what(settings: schema.TrainSettings) -> str:
     if settings.resume:
         return f"on from {settings.resume}"
-    return f"{settings.backbone}, {settings.mode}, on {settings.data}"
+    begins_with_model = "backbone" not in settings.model_fields_set and settings.weights not in PLAIN_WEIGHTS
+    network = f"weights of {settings.weights}" if begins_with_model else settings.backbone
+    return f"{network}, {settings.mode}, on {settings.data}"
 
 
 @command(schema.PrepareSettings)

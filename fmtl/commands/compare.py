@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from fmtl.commands.selection import best_run, other_groups, rank_runs, register
+from fmtl.commands.choosing.runs import best_run, other_groups, rank_runs, register
 from fmtl.dataset.prepared import open_dataset
 from fmtl.evaluation.ranking import Leaderboard
 from fmtl.reports import plots

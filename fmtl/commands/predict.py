@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from fmtl import machine
 from fmtl.catalogue.reading import fingerprint
 from fmtl.catalogue.reasons import Reason
-from fmtl.commands.labelling import filling, labeller
+from fmtl.commands.choosing import models
+from fmtl.commands.labelling import filling
 from fmtl.commands.labelling.listing import Listing, list_photos
 from fmtl.commands.labelling.predictions import Predictions
 from fmtl.errors import DataError
@@ -39,7 +40,11 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         if place:
             _check_writable(Path(place))
     with adopted_run("predict"):
-        model, model_hash = labeller.load(settings)
+        model, model_hash = models.load(
+            settings.model,
+            device=settings.device,
+            precision=None if settings.precision == "model" else settings.precision,
+        )
         listing = listing or list_photos(settings)
         if settings.fill:
             filling.columns_of(model.tasks, listing.table)

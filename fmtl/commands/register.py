@@ -1,7 +1,7 @@
 """``register``: a train run's model to a registered version and its alias."""
 
-from fmtl.commands.selection import best_run, other_groups, rank_runs
-from fmtl.commands.selection import register as register_run
+from fmtl.commands.choosing.runs import best_run, other_groups, rank_runs
+from fmtl.commands.choosing.runs import register as register_run
 from fmtl.settings.schema import RegisterSettings
 from fmtl.tracking import doctor, store
 from fmtl.tracking.run import adopted_run

@@ -10,6 +10,7 @@ from typing import Any
 
 from fmtl import hardware, interruption, machine
 from fmtl.commands import publisher
+from fmtl.commands.choosing import inherited
 from fmtl.commands.publisher import CheckpointFiles, Keeper
 from fmtl.commands.training import resuming
 from fmtl.commands.training.work import Work, check, prepare
@@ -58,6 +59,7 @@ def train_whole(settings: TrainSettings) -> tuple[str, RunFolder]:
     with machine.memory_kept():
         if settings.resume:
             return _resume(settings.resume, settings)
+        settings = inherited.settled(settings)
         with _opened(settings) as run, _told(run):
             return _train(prepare(settings), run), run.place
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from fmtl.model import cpu_depthwise, cpu_pointwise
+from fmtl.model.cpu import depthwise, pointwise
 from fmtl.model.execution import Execution
 from fmtl.model.packing import Packing
 from fmtl.model.recomputation import StatisticsOnce, recompute_blocks
@@ -57,10 +57,8 @@ class MultiTaskNet(nn.Module):
         """Move to a device and run there in this way from now on."""
         self.execution = execution
         self.to(device).to(memory_format=execution.memory_format)
-        cpu_pointwise.make_safe(self.backbone, enabled=device.type == "cpu")
-        cpu_depthwise.speed_up(
-            self.backbone, enabled=cpu_depthwise.HERE and device.type == "cpu" and not execution.compile
-        )
+        pointwise.make_safe(self.backbone, enabled=device.type == "cpu")
+        depthwise.speed_up(self.backbone, enabled=depthwise.HERE and device.type == "cpu" and not execution.compile)
         if execution.compile:
             self.backbone.compile()
         return self

@@ -65,6 +65,7 @@ class Predictor:
     """Labels images as training-time evaluation would.
 
     Attributes:
+        backbone: Its name, where it is known.
         notes: How many photos so far were turned, converted, ...; see ``images.Facts``.
     """
 
@@ -72,6 +73,7 @@ class Predictor:
     tasks: Tasks
     preprocess: Preprocess
     device: torch.device
+    backbone: str = ""
     notes: Counter[str] = field(default_factory=Counter)
 
     @torch.no_grad()
@@ -212,4 +214,4 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
     device = device or torch.device("cpu")
     execution = Execution(**description["execution"])
     net.eval().run_on(device, replace(execution, precision=precision or execution.precision))
-    return Predictor(net, tasks, preprocess, device)
+    return Predictor(net, tasks, preprocess, device, description["backbone"])

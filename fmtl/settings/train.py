@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fmtl.training.criterion import LossPlan
     from fmtl.training.setup import TrainPlan
 
+PLAIN_WEIGHTS = ("imagenet", "none", "bundled")  # others are paths or addresses
 TRIAL_BATCH = 32  # of the trial that finds the fastest way to run, where the batch size is to be found too
 
 
@@ -81,7 +82,11 @@ class TrainSettings(Settings):
     )
     mixup: float | None = Field(None, ge=0, le=10, description="Alpha of MixUp; 0: none.")
     cutmix: float | None = Field(None, ge=0, le=10, description="Alpha of CutMix; 0: none.")
-    weights: str = Field("imagenet", description="imagenet, none, bundled, or the path of a state dict.")
+    weights: str = Field(
+        "imagenet",
+        description="imagenet, none, bundled, the path of a state dict, or a model of one's own, whose heads are taken "
+        "over too: models:/NAME@ALIAS, a train run's id, or a model folder.",
+    )
     freeze: bool = Field(False, description="Train the heads only.")
     freeze_epochs: int = Field(0, ge=0, description="Train the heads only in this many first epochs.")
     cache_features: bool = Field(

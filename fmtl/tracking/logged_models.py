@@ -6,9 +6,11 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from fmtl.errors import DataError, EnvironmentFault, redacted
@@ -19,6 +21,7 @@ from fmtl.tracking.opening import reachable
 log = logging.getLogger(__name__)
 
 MOST_CACHED_BYTES = 4 << 30
+_ADDRESS = re.compile(r"models:/m-[0-9a-f]{32}")  # of a logged model, by its id
 _folders = contextlib.ExitStack()
 atexit.register(_folders.close)
 
@@ -33,17 +36,24 @@ def folder(uri: str, *, cached: bool = False) -> Path:
         DataError: There is no such model, or its files are not there.
         EnvironmentFault: The store can't be used.
     """
+    with _found(uri):
+        model_id = _model_id(uri)
+        if model_id is None:
+            return _download(uri, _until_the_end())
+        location = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
+        if (local := store.local_folder(location)) is not None:
+            if not local.is_dir():
+                raise DataError(f"model '{uri}': its files were in {local}, which is not there any more")
+            return local
+        return _kept(model_id) if cached else _download(f"models:/{model_id}", _until_the_end())
+
+
+@contextlib.contextmanager
+def _found(uri: str) -> Iterator[None]:
+    """Within it, that the store does not know a model is a DataError."""
     with reachable():
         try:
-            model_id = _model_id(uri)
-            if model_id is None:
-                return _download(uri, _until_the_end())
-            location = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
-            if (local := store.local_folder(location)) is not None:
-                if not local.is_dir():
-                    raise DataError(f"model '{uri}': its files were in {local}, which is not there any more")
-                return local
-            return _kept(model_id) if cached else _download(f"models:/{model_id}", _until_the_end())
+            yield
         except MlflowException as error:
             if error.error_code not in store.NOT_FOUND:
                 raise
@@ -51,18 +61,35 @@ def folder(uri: str, *, cached: bool = False) -> Path:
             raise DataError(f"model '{uri}': not found in {store.address()} ({message})") from error
 
 
+def lasting_address(uri: str) -> str:
+    """``models:/m-...`` of what a name with a version or an alias means now; what names no logged model stays.
+
+    Raises:
+        DataError, EnvironmentFault: As ``folder``.
+    """
+    with _found(uri):
+        model_id = _model_id(uri)
+    return f"models:/{model_id}" if model_id else uri
+
+
 def _model_id(uri: str) -> str | None:
     """Of the logged model that an address names; None where it names something older."""
     client, name = mlflow.MlflowClient(), uri.removeprefix("models:/")
     if name == uri:
         return None
-    if re.fullmatch(r"m-[0-9a-f]{32}", name):
+    if _ADDRESS.fullmatch(uri):
         return name
     if "@" in name:
         name, _, alias = name.rpartition("@")
-        return client.get_model_version_by_alias(name, alias).model_id
-    name, _, version = name.rpartition("/")
-    return client.get_model_version(name, version).model_id if version.isdecimal() else None
+        return _of_version(client.get_model_version_by_alias(name, alias))
+    name, _, number = name.rpartition("/")
+    return _of_version(client.get_model_version(name, number)) if number.isdecimal() else None
+
+
+def _of_version(version: ModelVersion) -> str | None:
+    """Some stores say it in the version's source alone."""
+    source = version.source or ""
+    return version.model_id or (source.removeprefix("models:/") if _ADDRESS.fullmatch(source) else None)
 
 
 def _download(uri: str, folder: Path) -> Path:

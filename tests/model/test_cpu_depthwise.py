@@ -5,7 +5,8 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from fmtl.model import backbones, cpu_depthwise
+from fmtl.model import backbones
+from fmtl.model.cpu import depthwise
 from fmtl.model.execution import Execution
 
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ def gradients(conv, images, *, bf16=False):
 
 def fast(conv):
     copied = copy.deepcopy(conv)
-    cpu_depthwise.speed_up(copied)
+    depthwise.speed_up(copied)
     assert "forward" in vars(copied)
     return copied
 
@@ -83,11 +84,11 @@ def test_other_convolutions_are_left_alone():
         nn.Conv2d(8, 8, 3, groups=8, dilation=2), nn.Conv2d(8, 8, 3, groups=8, padding_mode="circular", padding=1),
         nn.Conv2d(8, 8, 3, groups=8, padding="same"),
     ])  # fmt: skip
-    cpu_depthwise.speed_up(others)
+    depthwise.speed_up(others)
     assert not any("forward" in vars(conv) for conv in others)
 
 
-@pytest.mark.skipif(not cpu_depthwise.HERE, reason="another processor")
+@pytest.mark.skipif(not depthwise.HERE, reason="another processor")
 @pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "convnext_atto"])
 def test_a_network_has_the_same_gradients_with_and_without(backbone):
     torch.manual_seed(0)
@@ -102,7 +103,7 @@ def test_a_network_has_the_same_gradients_with_and_without(backbone):
     net.run_on(CPU, Execution("fp32"))
     with_fast = found()
     copied = copy.deepcopy(net)
-    cpu_depthwise.speed_up(net.backbone, enabled=False)
+    depthwise.speed_up(net.backbone, enabled=False)
     assert not any("forward" in vars(module) for module in net.modules())
     for name, expected in found().items():
         torch.testing.assert_close(with_fast[name], expected, atol=1e-4, rtol=1e-3)

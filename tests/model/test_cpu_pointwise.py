@@ -6,7 +6,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from fmtl.model import cpu_pointwise
+from fmtl.model.cpu import pointwise
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -15,7 +15,7 @@ def test_its_numbers_are_those_of_a_convolution(kind, stride, px, bias):
     torch.manual_seed(0)
     images = torch.rand(2, 3, px, px).contiguous(memory_format=torch.channels_last).requires_grad_()
     module = kind(3, 48, 1, stride=stride, bias=bias)
-    cpu_pointwise.make_safe(module)
+    pointwise.make_safe(module)
     for _ in range(3):  # what is written beyond memory shows sooner or later
         found = module(images)
         found.square().sum().backward()
@@ -33,10 +33,10 @@ def test_other_convolutions_are_left_to_torch_and_these_are_given_back():
     modules = nn.ModuleList(
         [nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, 2), nn.Conv2d(16, 8, 1, 2), nn.Conv2d(3, 8, 1, 2, 1)]
     )
-    cpu_pointwise.make_safe(modules)
+    pointwise.make_safe(modules)
     assert all("forward" not in vars(module) for module in modules)
     own = nn.Conv2d(3, 8, 1, 2)
-    cpu_pointwise.make_safe(own)
+    pointwise.make_safe(own)
     assert "forward" in vars(own)
-    cpu_pointwise.make_safe(own, enabled=False)
+    pointwise.make_safe(own, enabled=False)
     assert "forward" not in vars(own)

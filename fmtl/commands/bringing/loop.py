@@ -11,6 +11,7 @@ from torch import Tensor
 from fmtl.commands import publisher
 from fmtl.commands.bringing import trained
 from fmtl.commands.bringing.brought import Brought
+from fmtl.commands.choosing import inherited
 from fmtl.commands.publisher import CheckpointFiles, Keeper
 from fmtl.errors import DataError, EnvironmentFault
 from fmtl.loading.pacing import Paced
@@ -33,7 +34,7 @@ class NotForThisNetwork(DataError):
 
 def begin(brought: Brought) -> tuple[Setup, Training]:
     """Raises DataError where the network does not take the images' size; else as ``set_up``."""
-    settings = brought.settings
+    earlier, settings = inherited.find(brought.settings)
     assert isinstance(settings.px, int)
     setup = set_up(
         settings.resolve(brought.tasks.names, px=settings.px),
@@ -43,6 +44,8 @@ def begin(brought: Brought) -> tuple[Setup, Training]:
         counts=_counts(brought),
         criterions=brought.criterions,
     )
+    if earlier:
+        earlier.take_over(setup)
     if brought.size[0] != brought.size[1]:
         _try_size(setup, brought)
     stages = of_loaders(setup, brought.loaders)

@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmtl.commands.choosing import inherited
+from fmtl.commands.choosing.inherited import Inherited
 from fmtl.dataset.freshness import check_sources
 from fmtl.dataset.prepared import PreparedDataset, open_dataset
 from fmtl.dataset.splits import SPLITS
@@ -40,32 +42,35 @@ class Work:
 
 def check(settings: TrainSettings) -> None:
     """Raise what ``train`` would raise before its first epoch; the network is built, and let go."""
-    settings = settings.with_mode()
     choose_device(settings.device)
-    dataset, _, plan = _plan(settings)
+    earlier, settings = inherited.find(settings.with_mode())
+    dataset, _, plan = _plan(settings, earlier)
     backbones.from_plan(plan.network, dataset.tasks.num_classes)
 
 
-def _plan(settings: TrainSettings) -> tuple[PreparedDataset, InputSpec, TrainPlan]:
+def _plan(settings: TrainSettings, earlier: Inherited | None) -> tuple[PreparedDataset, InputSpec, TrainPlan]:
     """What can be said without building anything; ``plan.network.px`` is the side of the input."""
     dataset = open_dataset(Path(settings.data))
     if not settings.allow_stale and not settings.resume:
         check_sources(dataset)
     _check_splits(dataset)
-    spec = backbones.input_spec(settings.backbone)
+    spec = earlier.input_spec if earlier else backbones.input_spec(settings.backbone)
     return dataset, spec, settings.resolve(dataset.tasks.names, px=_px(settings, dataset, spec.px))
 
 
 def prepare(settings: TrainSettings) -> Work:
-    settings = settings.with_mode()
     device = choose_device(settings.device)
-    dataset, spec, plan = _plan(settings)
+    earlier, settings = inherited.find(settings.with_mode())
+    dataset, spec, plan = _plan(settings, earlier)
     px = plan.network.px
     if device.type == "cuda":
         resident_pixels(dataset, device)  # before a batch size is tried, which may take of what they leave
     counts = counts_of(dataset) if settings.class_weights else {}
     setup = set_up(plan, dataset.tasks, device=device, num_images=len(dataset.rows("train")), counts=counts)
-    found = {"px": px, "batch_size": setup.batch_size}
+    found: dict[str, object] = {"px": px, "batch_size": setup.batch_size}
+    if earlier:
+        earlier.take_over(setup)
+        found["weights"] = earlier.source
     found |= {name: getattr(setup.execution, name) for name in ("precision", "channels_last")}
     if {"auto", None} & {settings.precision, settings.channels_last, settings.batch_size}:
         layout = "channels last" if setup.execution.channels_last else "channels first"

@@ -12,9 +12,8 @@ from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, predictor
 from fmtl.model.execution import Execution
 from fmtl.model.predictor import Predictor
-from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable
-from fmtl.tracking import pyfunc, store
+from fmtl.tracking import logged_models, pyfunc, store
 from fmtl.training import checkpoints
 
 log = logging.getLogger(__name__)
@@ -22,19 +21,27 @@ log = logging.getLogger(__name__)
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def load(settings: PredictSettings) -> tuple[Predictor, str]:
-    """What ``model`` names, and the hash of all that it is.
+def load(model: str, *, device: str = "cpu", precision: str | None = None) -> tuple[Predictor, str]:
+    """What an address names, and the hash of all that it is.
+
+    Args:
+        precision: One of ``Execution``; None for the one that the model was trained and tested in.
 
     Raises:
         DataError: It is not there, or no model of fmtl.
     """
-    device = choose_device(settings.device)
-    precision = None if settings.precision == "model" else settings.precision
-    if settings.model.endswith(".pt") and Path(settings.model).is_file():
-        return _of_checkpoint(Path(settings.model), device, precision), durable.sha256(Path(settings.model))
-    folder = pyfunc.model_folder(_uri(settings.model))
+    chosen = choose_device(device)
+    if model.endswith(".pt") and Path(model).is_file():
+        return _of_checkpoint(Path(model), chosen, precision), durable.sha256(Path(model))
+    folder = pyfunc.model_folder(_uri(model))
     # The description has the hash of the weights.
-    return predictor.load(folder, device, precision), durable.sha256(folder / predictor.DESCRIPTION)
+    return predictor.load(folder, chosen, precision), durable.sha256(folder / predictor.DESCRIPTION)
+
+
+def lasting_address(model: str) -> str:
+    """One that names the same model for ever, where that of a run, an alias or a version is given."""
+    uri = _uri(model)
+    return logged_models.lasting_address(uri) if uri.startswith("models:/") else uri
 
 
 def _uri(model: str) -> str:
@@ -71,4 +78,4 @@ def _of_checkpoint(path: Path, device: torch.device, precision: str | None) -> P
     known = "bf16" if settings.get("precision") == "bf16" else "fp32"  # auto is neither
     way = Execution(precision or known, bool(settings.get("channels_last")))
     net.eval().run_on(device, way)
-    return Predictor(net, tasks, preprocess, device)
+    return Predictor(net, tasks, preprocess, device, backbone)

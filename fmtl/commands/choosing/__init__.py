@@ -1,0 +1,1 @@
+"""Which run is the best, and which model an address names."""
