@@ -17,7 +17,7 @@ from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, neu
 from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
 from fmtl.settings.reading import Given
-from fmtl.settings.train import PLAIN_WEIGHTS
+from fmtl.settings.train import is_model_address
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -160,8 +160,7 @@ def _say_first(line: str) -> None:
 def _what(settings: schema.TrainSettings) -> str:
     if settings.resume:
         return f"on from {settings.resume}"
-    begins_with_model = "backbone" not in settings.model_fields_set and settings.weights not in PLAIN_WEIGHTS
-    network = f"weights of {settings.weights}" if begins_with_model else settings.backbone
+    network = f"weights of {settings.weights}" if is_model_address(settings.weights) else settings.backbone
     return f"{network}, {settings.mode}, on {settings.data}"
 
 

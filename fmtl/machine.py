@@ -22,8 +22,12 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def num_cpus() -> int:
     """Processors this process may use: of those that it may run on, as many as its container has the time of."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = _num_allowed()
     return max(min(allowed, math.ceil(min(_quotas(), default=allowed))), 1)
+
+
+def _num_allowed() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quotas() -> Iterator[float]:
@@ -77,7 +81,7 @@ def share_processors() -> None:
     """
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
-    if any(_quotas()):  # OpenMP itself counts the processors that a process may run on
+    if num_cpus() < _num_allowed():  # which is what OpenMP itself counts
         os.environ.setdefault("OMP_NUM_THREADS", str(num_cpus()))
 
 
@@ -97,14 +101,15 @@ def free_bytes() -> int:
 def _left_by_limits() -> Iterator[int]:
     """Bytes that the control groups of this process leave; pages of files that were read only give way."""
     for group in _control_groups("memory"):
-        for most, used, files in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
+        for most, used, prefix in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),  # version 1
         ):
             limit, now = _words(group / most), _words(group / used)
             if limit and now and limit[0].isdigit():
                 stat = dict(line.split() for line in _lines(group / "memory.stat"))
-                yield max(int(limit[0]) - int(now[0]) + int(stat.get(files, 0)), 0)
+                files = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+                yield max(int(limit[0]) - int(now[0]) + files, 0)
 
 
 @contextlib.contextmanager

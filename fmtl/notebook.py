@@ -68,7 +68,7 @@ def train_and_evaluate_model(
     data_id: str | None = None,
     **settings: Any,
 ) -> TrainedModel:
-    """Train a model, keep the epoch with the lowest validation loss, and test it once.
+    """Train a model, keep the epoch with the lowest validation loss (see ``choose_by``), and test it once.
 
     The process is left as it was: its random numbers, its memory, MLflow's settings and current experiment.
 

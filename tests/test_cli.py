@@ -180,5 +180,4 @@ sys.meta_path.insert(0, Torch())
 sys.exit(cli.main({command!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.splitlines()[:1] == [said], done.stderr
-    assert "fmtl.commands.train" not in done.stderr
+    assert done.stdout.splitlines() == [said], done.stderr

@@ -99,6 +99,7 @@ def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
     """
     if len(variants) == 1:
         return [train(variants[0])]
+    variants = [inherited.settled(settings) for settings in variants]
     for settings in variants:
         check(settings)
     run_ids, failures = [], []
@@ -158,10 +159,10 @@ def _train(
     errors = _gallery(work, run, result) if settings.gallery else None
     interruption.check()
     _log_model(work, run, result)
+    interruption.check()  # also one whose error a callback has swallowed
     command = command_line("train", settings.model_dump(), _defaults(settings))
     note = run_summary.of_training(dataset, values, result, errors, command=command, run_id=run.id)
     run.set_tags({"mlflow.note.content": note})
-    interruption.check()  # a signal whose error a callback has swallowed
     average = result.test.scores[AVERAGE]
     print(
         f"test: accuracy {average['accuracy']:.3f}, F1 {average['f1']:.3f}, "
@@ -269,7 +270,7 @@ def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
         if last is None and found.source:
             return _go_on_from(resuming.find(found.source), settings, run), found.folder
         best = resuming.best_of(found, last, is_held=True) if last else None
-        work = prepare(settings.model_copy(update={"weights": "none"} if last else {}))
+        work = prepare(settings.model_copy(update={"weights": "none"} if last else {}), spec=resuming.seen_by(last))
         if found.tags.get("fmtl.data", work.dataset.digest) != work.dataset.digest:
             raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
         logged = resuming.logged_epochs(found.folder, found.record)
@@ -294,7 +295,7 @@ def _go_on_from(found: resuming.Earlier, settings: TrainSettings, run: Run) -> s
     """Take weights and history of another run over, and train on in this one."""
     source = found.whole()
     best = resuming.best_of(found, source, is_held=False)
-    work = prepare(settings.model_copy(update={"weights": "none"}))
+    work = prepare(settings.model_copy(update={"weights": "none"}), spec=resuming.seen_by(source))
     if found.tags.get("fmtl.data") != work.dataset.digest:
         raise DataError(
             f"run {found.name} was trained on another dataset than {work.dataset.folder}; epochs on other photos can't "

@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 
 from fmtl.loading.preprocess import Preprocess, constant, crop, normalise
 
-NUM_DRAWS = 10  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment, turn
+DRAWS = (9, 1)  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment; turn
+NUM_DRAWS = sum(DRAWS)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's and torchvision's greyscale
 SHAPE_ONLY = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Sharpness")
 

@@ -64,9 +64,11 @@ class Photos:
 
     def _draws(self, epoch: int) -> Tensor:
         if self._drawn is None or self._drawn[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch, 1])
-            drawn = rng.random((len(self._dataset.table), augment.NUM_DRAWS), dtype=np.float32)
-            self._drawn = (epoch, torch.from_numpy(drawn))
+            num = len(self._dataset.table)
+            # One generator for what was drawn first, another for what came to it: the first draws stay as they were.
+            drawn = [np.random.default_rng([self.seed, epoch, kind + 1]).random((num, size), dtype=np.float32)
+                     for kind, size in enumerate(augment.DRAWS)]  # fmt: skip
+            self._drawn = (epoch, torch.from_numpy(np.concatenate(drawn, axis=1)))
         return self._drawn[1]
 
 

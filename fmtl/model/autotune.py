@@ -191,6 +191,6 @@ def _rate(step: Callable[[int], float], size: int, device: torch.device) -> floa
     """Images per second; 0 where the memory does not suffice."""
     free = hardware.free_bytes(device)
     step(size)
-    if device.type == "cpu" and free - hardware.free_bytes(device) > MEMORY_SHARE * free:
+    if device.type == "cpu" and free - hardware.free_bytes(device) >= MEMORY_SHARE * free:
         return 0.0
     return size / min(step(size), step(size))

@@ -62,12 +62,12 @@ def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: in
         full: Any = _torchvision_model(backbone, px) if torchvisions else _timm_model(backbone, px)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise _wrong_px(backbone, px, error) from error
+    classifier = _last_linear(backbone, full) if torchvisions else ""
     state = {}
     if weights != "none":
         state = pretrained.fetch(full, backbone, weights, from_torchvision=torchvisions)
     with_classifier = set(full.state_dict())
     if torchvisions:
-        classifier = _last_linear(backbone, full)
         full.set_submodule(classifier, nn.Identity())
         full.pretrained_cfg = {"classifier": classifier}  # timm's name for it; its layer decay asks
     else:

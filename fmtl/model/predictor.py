@@ -184,14 +184,11 @@ def attribute_names(columns: Iterable[str], tasks: Tasks) -> dict[str, str]:
     return {column: names.get(slug, slug) + slash + rest for column, (slug, slash, rest) in parts.items()}
 
 
-def load(folder: Path, device: torch.device | None = None, precision: str | None = None) -> Predictor:
-    """Read a model folder.
-
-    Args:
-        precision: One of ``Execution``; None for the one that the model was trained and tested in.
+def describe(folder: Path) -> dict:
+    """What a model folder says of itself.
 
     Raises:
-        DataError: It is none, of another version, or its files do not belong together.
+        DataError: It is none, or of another version.
     """
     if not (folder / DESCRIPTION).is_file():
         raise DataError(f"model {folder}: not a model of fmtl (it has no {DESCRIPTION})")
@@ -201,6 +198,19 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
         raise DataError(f"model {folder}: not a model of fmtl, or not of this version ({FORMAT} version {VERSION})")
     checked(description, _FIELDS, optional={SEAL: str}, where=str(folder / DESCRIPTION))
     checked(description["execution"], _EXECUTION, where=f"{folder / DESCRIPTION}, execution")
+    return description
+
+
+def load(folder: Path, device: torch.device | None = None, precision: str | None = None) -> Predictor:
+    """Read a model folder.
+
+    Args:
+        precision: One of ``Execution``; None for the one that the model was trained and tested in.
+
+    Raises:
+        DataError: It is none, of another version, or its files do not belong together.
+    """
+    description = describe(folder)
     weights = folder / WEIGHTS
     if not weights.is_file() or durable.sha256(weights) != description["weights_sha256"]:
         raise DataError(f"model {folder}: {WEIGHTS} is missing or not the one that {DESCRIPTION} names")

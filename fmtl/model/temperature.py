@@ -14,6 +14,7 @@ from fmtl.tasks import IGNORE_INDEX
 LEAST, MOST = 0.1, 10.0  # a temperature: few images that are all right would ask for 0
 TOLERANCE, MOST_STEPS = 1e-4, 50  # of the search, relative; half of that are needed at the edges
 BLOCK = 1 << 22  # probabilities worked on at once
+ENOUGH = 1 << 25  # probabilities to fit one number to; of more, rows are taken evenly
 
 
 @dataclass(frozen=True)
@@ -39,37 +40,37 @@ def fit(probs: np.ndarray, targets: np.ndarray) -> Fit:
         probs: ``(N, K)``, softmax of the logits.
         targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
     """
-    known = targets != IGNORE_INDEX
-    if not known.any():
+    known = np.flatnonzero(targets != IGNORE_INDEX)
+    if not len(known):
         return Fit(math.nan, math.nan)
-    probs, targets = probs[known], targets[known]
+    rows = known[:: -(-len(known) * probs.shape[1] // ENOUGH)]
     low, high, scale = 1 / MOST, 1 / LEAST, 1.0
     for _ in range(MOST_STEPS):
-        _, slope, curvature = _at(probs, targets, scale)
+        _, slope, curvature = _at(probs, targets, rows, scale)
         low, high = (low, scale) if slope > 0 else (scale, high)
         newton = scale - slope / curvature if curvature > 0 else math.inf
         before, scale = scale, newton if low < newton < high else math.sqrt(low * high)
         if abs(scale - before) <= TOLERANCE * before:
             break
-    return Fit(1 / scale, _at(probs, targets, scale)[0])
+    return Fit(1 / scale, _at(probs, targets, rows, scale)[0])
 
 
-def _at(probs: np.ndarray, targets: np.ndarray, scale: float) -> tuple[float, float, float]:
-    """Mean cross-entropy of the logits times ``scale``, its first and its second derivative by ``scale``."""
-    sums, rows = np.zeros(3), max(BLOCK // probs.shape[1], 1)
-    for start in range(0, len(probs), rows):
-        logits = np.log(np.maximum(probs[start : start + rows], np.finfo(np.float32).tiny))  # but for a constant a row
+def _at(probs: np.ndarray, targets: np.ndarray, rows: np.ndarray, scale: float) -> tuple[float, float, float]:
+    """Mean cross-entropy of some rows' logits times ``scale``, its first and its second derivative by ``scale``."""
+    sums = np.zeros(3)
+    for part in np.array_split(rows, -(-len(rows) * probs.shape[1] // BLOCK)):
+        logits = np.log(np.maximum(probs[part], np.finfo(np.float32).tiny))  # but for a constant a row
         scaled = logits * scale
         scaled -= scaled.max(axis=1, keepdims=True)
         weights = np.exp(scaled)
         totals = weights.sum(axis=1, dtype=np.float64)
         first = np.einsum("nk,nk->n", weights, logits) / totals
         second = np.einsum("nk,nk,nk->n", weights, logits, logits) / totals
-        at = np.arange(len(logits)), targets[start : start + rows]
+        at = np.arange(len(logits)), targets[part]
         sums += [
             (np.log(totals) - scaled[at]).sum(dtype=np.float64),
             (first - logits[at]).sum(dtype=np.float64),
             (second - first**2).sum(dtype=np.float64),
         ]
-    loss, slope, curvature = sums / len(probs)
+    loss, slope, curvature = sums / len(rows)
     return float(loss), float(slope), float(curvature)

@@ -27,7 +27,10 @@ def read(path: Path) -> dict[str, Tensor]:
         EnvironmentFault: There is too little memory for it.
     """
     if not path.is_file():
-        raise DataError(f"weights: {path} is no file; expected imagenet, none, bundled or the path of a state dict")
+        raise DataError(
+            f"weights: {path} is no file; expected imagenet, none, bundled, the path of a "
+            "state dict, or a model's address"
+        )
     try:
         content = _content(path)
     except Exception as error:  # of a damaged file the unpickler may raise anything

@@ -211,7 +211,7 @@ class MainSettings(Settings):
     table: Place = Field("sample", description="Product table; 'sample': draw one.")
     images: Place | None = Field(None, description="Image folder [default: 'images' by the table, or its folder].")
     backbone: str = Field("tf_efficientnet_lite0", description="Backbone of both runs.")
-    weights: str = Field("bundled", description="As in train.")
+    weights: str = Field("bundled", description="imagenet, none, bundled, or the path of a state dict.")
     epochs: int = Field(14, ge=1, description="Epochs of both runs.")
     px: Px = Field(128, description="Side of the network's input.")
     data: Place | None = Field(None, description="Folder of the prepared dataset [default: data/NAME of the table].")

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from fmtl.training.criterion import LossPlan
     from fmtl.training.setup import TrainPlan
 
-PLAIN_WEIGHTS = ("imagenet", "none", "bundled")  # others are paths or addresses
+CROP_SCALE = 0.75
 TRIAL_BATCH = 32  # of the trial that finds the fastest way to run, where the batch size is to be found too
+
+
+def is_model_address(weights: str) -> bool:
+    """Whether ``weights`` names a model of a store, or a run that logged one."""
+    return weights.startswith(("models:/", "runs:/")) or bool(re.fullmatch(r"[0-9a-f]{32}", weights))
 
 
 class TrainSettings(Settings):
@@ -67,7 +72,10 @@ class TrainSettings(Settings):
     )
     augment: bool | None = Field(None, description="Random crops and mirror images.")
     crop_scale: float = Field(
-        0.75, ge=0.1, le=1, description="Smallest side of the crops over the photo's; needs augment. 1: whole photos."
+        CROP_SCALE,
+        ge=0.1,
+        le=1,
+        description="Smallest side of the crops over the photo's; needs augment. 1: whole photos.",
     )
     rotation: float = Field(0.0, ge=0, le=180, description="Largest turn in degrees; needs augment. 0: none.")
     colour_jitter: float | None = Field(
@@ -84,8 +92,8 @@ class TrainSettings(Settings):
     cutmix: float | None = Field(None, ge=0, le=10, description="Alpha of CutMix; 0: none.")
     weights: str = Field(
         "imagenet",
-        description="imagenet, none, bundled, the path of a state dict, or a model of one's own, whose heads are taken "
-        "over too: models:/NAME@ALIAS, a train run's id, or a model folder.",
+        description="imagenet, none, bundled, the path of a state dict (of a checkpoint its backbone), or a model of "
+        "one's own, whose heads are taken over too: models:/NAME@ALIAS, a train run's id, or a model folder.",
     )
     freeze: bool = Field(False, description="Train the heads only.")
     freeze_epochs: int = Field(0, ge=0, description="Train the heads only in this many first epochs.")
@@ -124,7 +132,9 @@ class TrainSettings(Settings):
         None,
         description="Folder of the run, where its artifacts are not on this disk [default: runs/ID, here].",
     )
-    offline: bool = Field(False, description="Ask no MLflow store; fmtl sync delivers the run later.")
+    offline: bool = Field(
+        False, description="Ask no MLflow store, but for a model that is the start; fmtl sync delivers the run later."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
@@ -151,9 +161,11 @@ class TrainSettings(Settings):
             UsageError: Something is asked for that the mode has no use of.
         """
         filled = self.model_copy(update={k: v for k, v in MODES[self.mode].items() if getattr(self, k) is None})
-        if not filled.augment and (filled.colour_jitter or filled.rotation or filled.policy != "none"):
+        varied = filled.crop_scale != CROP_SCALE or filled.rotation or filled.colour_jitter or filled.policy != "none"
+        if varied and not filled.augment:
             raise UsageError(
-                "rotation, colour_jitter, policy: they need augment=true, which mode=baseline has not by default"
+                "crop_scale, rotation, colour_jitter, policy: they need augment=true, which mode=baseline has not by "
+                "default"
             )
         return filled
 

@@ -14,7 +14,6 @@ from fmtl.tracking.delivery import state
 from fmtl.tracking.opening import reachable
 from fmtl.tracking.record import folder as folders
 from fmtl.tracking.record.folder import RunFolder
-from fmtl.tracking.record.journal import Journal
 from fmtl.tracking.store import RunRecord
 
 log = logging.getLogger(__name__)
@@ -86,9 +85,8 @@ def _download(record: RunRecord, folder: RunFolder, folder_id: str) -> None:
         durable.write_json(temporary / folders.RECORD / folders.ABOUT, about)
         noted = state.Delivered.to(mlflow.get_tracking_uri(), temporary / folders.RECORD)
         noted.run_id = record.run_id
-        if scores := metric_names.of_end(record.metrics):  # or a run that goes on would say them a second time
-            journal = Journal(temporary / folders.RECORD / folders.JOURNAL)
+        scores = metric_names.of_end(record.metrics)
+        if metric_names.BEST_EPOCH in scores:
             at = store.last_point(record.run_id, metric_names.BEST_EPOCH)
-            journal.append("metrics", values=scores, step=0, at=at)
-            noted.lines = journal.path.stat().st_size
+            noted.scores = {"values": scores, "at": at}
         noted.save()

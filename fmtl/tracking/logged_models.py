@@ -36,6 +36,8 @@ def folder(uri: str, *, cached: bool = False) -> Path:
         DataError: There is no such model, or its files are not there.
         EnvironmentFault: The store can't be used.
     """
+    if cached and _ADDRESS.fullmatch(uri) and _cached(uri.removeprefix("models:/")).is_dir():
+        return _kept(uri.removeprefix("models:/"))
     with _found(uri):
         model_id = _model_id(uri)
         if model_id is None:
@@ -103,10 +105,13 @@ def _until_the_end() -> Path:
     return _folders.enter_context(durable.temporary_folder())
 
 
+def _cached(model_id: str) -> Path:
+    return cache.cache_dir() / "models" / f"{model_id}-{hashlib.sha256(store.address().encode()).hexdigest()[:8]}"
+
+
 def _kept(model_id: str) -> Path:
     """From the cache, or into it: a job that labels every hour downloads a model once."""
-    models = cache.cache_dir() / "models"
-    kept = models / f"{model_id}-{hashlib.sha256(store.address().encode()).hexdigest()[:8]}"
+    kept = _cached(model_id)
     if kept.is_dir():
         with contextlib.suppress(OSError):
             os.utime(kept)
@@ -119,5 +124,5 @@ def _kept(model_id: str) -> Path:
     except EnvironmentFault as error:  # nothing can be kept here
         log.debug("no cache: %s", error)
         return _download(f"models:/{model_id}", _until_the_end())
-    cache.prune_folders(models, MOST_CACHED_BYTES)
+    cache.prune_folders(kept.parent, MOST_CACHED_BYTES)
     return kept

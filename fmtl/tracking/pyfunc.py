@@ -62,11 +62,16 @@ def model_folder(uri: str) -> Path:
     Raises:
         DataError: There is no such model, or it was not made by fmtl.
     """
-    folder = Path(uri) if Path(uri).is_dir() else logged_models.folder(uri, cached=True)
-    for candidate in (folder, folder / "artifacts" / ARTIFACT):
-        if (candidate / predictor.DESCRIPTION).is_file():
-            return candidate
+    found = model_within(uri if Path(uri).is_dir() else logged_models.folder(uri, cached=True))
+    if found:
+        return found
     raise DataError(f"model '{uri}': not a model of fmtl; loading a stranger's model would run its code")
+
+
+def model_within(folder: str | Path) -> Path | None:
+    """The model folder that a folder is, or that a logged model's holds; None where there is none."""
+    candidates = (Path(folder), Path(folder) / "artifacts" / ARTIFACT)
+    return next((path for path in candidates if (path / predictor.DESCRIPTION).is_file()), None)
 
 
 def _signature(tasks: Tasks) -> ModelSignature:

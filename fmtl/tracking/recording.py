@@ -17,7 +17,7 @@ from PIL import Image
 from fmtl.errors import EnvironmentFault, Terminated, redacted
 from fmtl.storage import durable
 from fmtl.tracking import store, system_metrics
-from fmtl.tracking.delivery import trial
+from fmtl.tracking.delivery import state, trial
 from fmtl.tracking.delivery.courier import Courier, NoAnswer
 from fmtl.tracking.delivery.limits import MAX_TAG_LENGTH
 from fmtl.tracking.delivery.starting import Started
@@ -89,8 +89,10 @@ class Run:
         scores, said = _finite(metrics), [line for line, _ in self._journal.lines()]
         if any(line["op"] == "model" and (line["epoch"], line["metrics"]) == (epoch, scores) for line in said):
             return
-        told = (line["at"] for line in said if (line["op"], line.get("step"), line.get("values")) == (*AT_END, scores))
-        at = next(told, None) or self.log_metrics(metrics)
+        told = [line for line in said if (line["op"], line.get("step")) == AT_END]
+        told += [found.scores for found in state.all_of(self.place.record)]
+        before = [line["at"] for line in told if line.get("values") == scores]
+        at = before[0] if before else self.log_metrics(metrics)
         with durable.publishing(self.place.model) as temporary:
             save(temporary)
         params = {k: v for line in said if line["op"] == "params" for k, v in line["values"].items()}

@@ -30,7 +30,7 @@ class Evaluation:
     Attributes:
         loss: Sum over tasks of ``task_losses``; a task without targets adds nothing, a nan stays nan.
         task_losses: Mean over the labelled images, by task name; nan without any.
-        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``metrics.confusions``.
+        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``confusions``.
         probs: ``(N, K)`` float32 by task name, in the loader's order.
         targets: ``(N,)`` int64 by task name.
         own: Names of the tasks that have a criterion of their own.

@@ -466,7 +466,10 @@ def test_every_part_of_a_recipe_can_be_switched_on_together(world, dataset):
         ({"task_weights": "colr=2"}, "task_weights: there is no task 'colr'; did you mean 'colour'?"),
         ({"task_weights": "colour=x"}, "task_weights: colour: expected a number from 0 on, got 'x'"),
         ({"task_weights": "colour=-1"}, "got '-1'"),
-        ({"mode": "baseline", "colour_jitter": 0.1}, "rotation, colour_jitter, policy: they need augment=true"),
+        (
+            {"mode": "baseline", "colour_jitter": 0.1},
+            "crop_scale, rotation, colour_jitter, policy: they need augment=true",
+        ),
         ({"colour_tasks": ("shade",)}, "colour_tasks: there is no task 'shade'; the tasks are"),
     ],
 )

@@ -270,7 +270,6 @@ def test_a_run_that_was_killed_is_delivered_as_interrupted(proxy):
     assert (found.info.status, found.data.tags["fmtl.outcome"]) == ("KILLED", "interrupted")
 
 
-@pytest.mark.reliability
 def test_a_run_that_is_brought_from_its_server_does_not_say_its_scores_again(proxy):
     scores = {"best/epoch": 2.0, "test/avg/f1": 0.1 + 0.2}
     with pytest.raises(KeyboardInterrupt), open_run("train", name="worker") as run:
@@ -280,6 +279,8 @@ def test_a_run_that_is_brought_from_its_server_does_not_say_its_scores_again(pro
     shutil.rmtree(run.place.root)
     client = mlflow.MlflowClient()
     brought = earlier.bring(store.get_run(run.run_id))
+    sync(SyncSettings())  # what was brought is not a run that died here
+    assert client.get_run(run.run_id).data.tags["fmtl.outcome"] == "interrupted"
     with open_run("train", resume=brought, run_id=run.run_id) as again:
         again.log_model(lambda folder: (folder / "MLmodel").write_text("flavors: {}"), epoch=2, metrics=scores)
     assert again.run_id == run.run_id
@@ -287,6 +288,7 @@ def test_a_run_that_is_brought_from_its_server_does_not_say_its_scores_again(pro
         assert [p.value for p in client.get_metric_history(run.run_id, name)] == [value]
 
 
+@pytest.mark.reliability
 def test_a_folder_is_removed_only_when_every_byte_is_in_the_store(proxy, capsys, server):
     run, waiting = work(), work(offline=True)
     there = next((server[0].folder / "artifacts").rglob(f"{run.run_id}/artifacts/epoch-3.txt"))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fmtl.commands.bringing import arguments
+from fmtl.commands.choosing import inherited
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
 from fmtl.loading.checked import Checked, GivenLoader
@@ -106,4 +107,4 @@ def _settings(chosen: dict[str, Any]) -> TrainSettings:
     if taken := sorted((OF_LOADERS - {"device"}) & set(chosen)):
         raise UsageError(f"{', '.join(taken)}: the loaders decide that, or it needs a prepared dataset (fmtl train)")
     given = {name: Given(value, name) for name, value in chosen.items() if value is not None}
-    return build(TrainSettings, given).with_mode()
+    return inherited.settled(build(TrainSettings, given)).with_mode()

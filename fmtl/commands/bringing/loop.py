@@ -1,6 +1,7 @@
 """A training on loaders that a notebook brings: how it begins, goes on, and what is left of it if it ends early."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from fmtl.training.run import Training, TrainResult
 from fmtl.training.setup import Setup, set_up
 from fmtl.training.stages import of_loaders
 
+log = logging.getLogger(__name__)
+
 Say = Callable[[str], object]
 
 
@@ -45,7 +48,8 @@ def begin(brought: Brought) -> tuple[Setup, Training]:
         criterions=brought.criterions,
     )
     if earlier:
-        earlier.take_over(setup)
+        for line in earlier.take_over(setup.net, setup.tasks):
+            log.info("%s", line)
     if brought.size[0] != brought.size[1]:
         _try_size(setup, brought)
     stages = of_loaders(setup, brought.loaders)

@@ -1,19 +1,16 @@
 """The start from a model of one's own: next season's training from this season's."""
 
-import logging
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from fmtl.commands.choosing import models
 from fmtl.errors import DataError, UsageError
-from fmtl.model import heads
+from fmtl.model import heads, predictor
 from fmtl.model.backbones import InputSpec
-from fmtl.model.predictor import DESCRIPTION, Predictor
-from fmtl.settings.train import TrainSettings
-from fmtl.training.setup import Setup
-
-log = logging.getLogger(__name__)
+from fmtl.model.network import MultiTaskNet
+from fmtl.model.predictor import Predictor
+from fmtl.settings.train import TrainSettings, is_model_address
+from fmtl.tasks import Tasks
+from fmtl.tracking import pyfunc
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class Inherited:
     """A model whose backbone and heads a training begins with.
 
     Attributes:
-        source: Its address, which names the same model for ever.
+        source: Its address.
     """
 
     source: str
@@ -32,35 +29,30 @@ class Inherited:
         how = self.model.preprocess
         return InputSpec(how.px, how.mean, how.std)
 
-    def take_over(self, setup: Setup) -> None:
-        """Put its weights into the network.
+    def take_over(self, net: MultiTaskNet, tasks: Tasks) -> list[str]:
+        """Put its weights into a network. Returns what became of each attribute.
 
         Raises:
             DataError: They do not fit.
         """
-        net, model = setup.net, self.model
         try:
-            net.backbone.load_state_dict(model.net.backbone.state_dict())
+            net.backbone.load_state_dict(self.model.net.backbone.state_dict())
         except RuntimeError as error:
+            why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
             raise DataError(
-                f"weights: {self.source} was trained on images of {model.preprocess.px} px, and its weights do not fit "
-                f"at {setup.plan.network.px}; give px={model.preprocess.px} ({str(error).splitlines()[0]})"
+                f"weights: {self.source}, trained on images of {self.model.preprocess.px} px, does not fit the network "
+                f"(with another px, few but convolutional networks do): {why}"
             ) from error
-        for line in heads.take_over(net, setup.tasks, model.net, model.tasks):
-            log.info("%s", line)
+        return heads.take_over(net, tasks, self.model.net, self.model.tasks)
 
 
 def is_meant(weights: str) -> bool:
     """Whether a setting names a model, and not weights of a backbone."""
-    return bool(
-        weights.startswith("models:/")
-        or re.fullmatch(r"[0-9a-f]{32}", weights)
-        or (Path(weights) / DESCRIPTION).is_file()
-    )
+    return is_model_address(weights) or pyfunc.model_within(weights) is not None
 
 
 def settled(settings: TrainSettings) -> TrainSettings:
-    """Where ``weights`` names a model: with an address that names it for ever, and its backbone.
+    """Where ``weights`` names a model: with an address that goes on naming it, and its backbone.
 
     Raises:
         UsageError: Another backbone is asked for.
@@ -69,7 +61,7 @@ def settled(settings: TrainSettings) -> TrainSettings:
     if not is_meant(settings.weights):
         return settings
     source = models.lasting_address(settings.weights)
-    backbone = models.load(source)[0].backbone
+    backbone = predictor.describe(pyfunc.model_folder(source))["backbone"]
     if "backbone" in settings.model_fields_set and settings.backbone != backbone:
         raise UsageError(f"weights: {settings.weights} is a {backbone}, and backbone={settings.backbone} is asked for")
     return settings.model_copy(update={"weights": source, "backbone": backbone})

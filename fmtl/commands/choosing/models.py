@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fmtl.errors import DataError
+from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
 from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, predictor
@@ -39,8 +39,17 @@ def load(model: str, *, device: str = "cpu", precision: str | None = None) -> tu
 
 
 def lasting_address(model: str) -> str:
-    """One that names the same model for ever, where that of a run, an alias or a version is given."""
+    """One that goes on naming the same model: of a run, an alias or a version its id, of a folder the whole path.
+
+    Raises:
+        UsageError: It is one that changes with each new version.
+        DataError, EnvironmentFault: There is no such model.
+    """
+    if Path(model).is_dir():
+        return str(Path(model).resolve())
     uri = _uri(model)
+    if re.fullmatch(r"models:/[^/@]+/\D.*", uri):
+        raise UsageError(f"weights: {uri} may be another model tomorrow; name an alias or the number of a version")
     return logged_models.lasting_address(uri) if uri.startswith("models:/") else uri
 
 

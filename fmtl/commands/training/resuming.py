@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fmtl.commands.choosing import inherited
 from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, UsageError
+from fmtl.loading.preprocess import Preprocess
 from fmtl.metric_names import BY_CHOICE, EPOCH, TRAIN_LOSS
+from fmtl.model.backbones import InputSpec
 from fmtl.settings.reading import build_from_file
 from fmtl.settings.train import MODES, TrainSettings
 from fmtl.storage.records import SEAL, checked, read_json
@@ -176,6 +179,7 @@ def unchanged(asked: TrainSettings, original: TrainSettings) -> TrainSettings:
         f"{name}: the run has {getattr(original, name)!r}, got {getattr(asked, name)!r}"
         for name in sorted(asked.model_fields_set - FREE)
         if getattr(asked, name) not in ("auto", getattr(original, name))
+        and not (name == "weights" and inherited.is_meant(asked.weights) and inherited.is_meant(original.weights))
     ]
     if changed:
         raise UsageError(
@@ -245,6 +249,14 @@ def first_of_fork(source: Checkpoint) -> Checkpoint:
     """What a run of its own begins with: weights and history, neither optimizer nor position."""
     training = {"updater": {}, "history": source.training["history"], "position": None, "before": source.epoch}
     return replace(source, training=training)
+
+
+def seen_by(checkpoint: Checkpoint | None) -> InputSpec | None:
+    """How photos become input of a checkpoint's network; None where it does not say."""
+    if checkpoint is None or "preprocess" not in checkpoint.settings:
+        return None
+    how = Preprocess.from_json(checkpoint.settings["preprocess"])
+    return InputSpec(how.px, how.mean, how.std)
 
 
 def take_over(setup: Setup, last: Checkpoint, best: Checkpoint | None) -> Resumed:

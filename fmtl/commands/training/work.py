@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmtl.commands.choosing import inherited
-from fmtl.commands.choosing.inherited import Inherited
 from fmtl.dataset.freshness import check_sources
 from fmtl.dataset.prepared import PreparedDataset, open_dataset
 from fmtl.dataset.splits import SPLITS
@@ -44,24 +43,31 @@ def check(settings: TrainSettings) -> None:
     """Raise what ``train`` would raise before its first epoch; the network is built, and let go."""
     choose_device(settings.device)
     earlier, settings = inherited.find(settings.with_mode())
-    dataset, _, plan = _plan(settings, earlier)
-    backbones.from_plan(plan.network, dataset.tasks.num_classes)
+    dataset, _, plan = _plan(settings, earlier.input_spec if earlier else None)
+    net = backbones.from_plan(plan.network, dataset.tasks.num_classes)
+    if earlier:
+        earlier.take_over(net, dataset.tasks)
 
 
-def _plan(settings: TrainSettings, earlier: Inherited | None) -> tuple[PreparedDataset, InputSpec, TrainPlan]:
+def _plan(settings: TrainSettings, spec: InputSpec | None) -> tuple[PreparedDataset, InputSpec, TrainPlan]:
     """What can be said without building anything; ``plan.network.px`` is the side of the input."""
     dataset = open_dataset(Path(settings.data))
     if not settings.allow_stale and not settings.resume:
         check_sources(dataset)
     _check_splits(dataset)
-    spec = earlier.input_spec if earlier else backbones.input_spec(settings.backbone)
+    spec = spec or backbones.input_spec(settings.backbone)
     return dataset, spec, settings.resolve(dataset.tasks.names, px=_px(settings, dataset, spec.px))
 
 
-def prepare(settings: TrainSettings) -> Work:
+def prepare(settings: TrainSettings, *, spec: InputSpec | None = None) -> Work:
+    """Build and check all of it.
+
+    Args:
+        spec: What the network has been trained to see, where it goes on from a checkpoint.
+    """
     device = choose_device(settings.device)
     earlier, settings = inherited.find(settings.with_mode())
-    dataset, spec, plan = _plan(settings, earlier)
+    dataset, spec, plan = _plan(settings, earlier.input_spec if earlier else spec)
     px = plan.network.px
     if device.type == "cuda":
         resident_pixels(dataset, device)  # before a batch size is tried, which may take of what they leave
@@ -69,7 +75,8 @@ def prepare(settings: TrainSettings) -> Work:
     setup = set_up(plan, dataset.tasks, device=device, num_images=len(dataset.rows("train")), counts=counts)
     found: dict[str, object] = {"px": px, "batch_size": setup.batch_size}
     if earlier:
-        earlier.take_over(setup)
+        for line in earlier.take_over(setup.net, dataset.tasks):
+            log.info("%s", line)
         found["weights"] = earlier.source
     found |= {name: getattr(setup.execution, name) for name in ("precision", "channels_last")}
     if {"auto", None} & {settings.precision, settings.channels_last, settings.batch_size}:

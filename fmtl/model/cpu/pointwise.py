@@ -7,6 +7,7 @@ stride leaves are taken first, which comes to the same. N images, C channels.
 
 from functools import partial
 
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,8 @@ FEW = 16  # channels, of a block of the largest kernels
 def make_safe(network: nn.Module, enabled: bool = True) -> None:
     """Lead a network's convolutions of this kind around the fault, or (not ``enabled``) compute them as torch does."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and _is_concerned(module):
+        # Others that are one by descent may compute with another weight than the one they hold.
+        if isinstance(module, nn.Conv2d) and type(module) in (nn.Conv2d, Conv2dSame) and _is_concerned(module):
             module.__dict__.pop("forward", None)
             if enabled:
                 module.forward = partial(_forward, module)  # type: ignore[method-assign]

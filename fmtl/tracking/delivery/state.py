@@ -23,6 +23,7 @@ class Delivered:
         refused: By path, or ``model``, why it did not take a file or the model.
         model: ``id`` of the logged model there, and ``is_whole``.
         ended: Whether the run's end is recorded there.
+        scores: Of a run that was brought from there: ``values`` and ``at`` of what it had said of its end.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Delivered:
     refused: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
+    scores: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def to(cls, store: str, record: Path) -> "Delivered":

@@ -1,0 +1,377 @@
+"""What recipes are worth on splits that nobody tuned on: many random splits of two catalogues, the same for each arm.
+
+    python benchmarks/evidence.py run FILE.json [--arms ARM ...] [--splits 3] [--catalogues fashion styles] [--jobs 1]
+    python benchmarks/evidence.py show FILE.json [--against ARM]
+
+Each training judges several heads on the same network: the epoch that was chosen (``best``), the last epoch
+(``last``), its heads refitted (``refit``), the mirror image averaged in (``mirror``), attributes decoded together
+(``decode``). What is chosen is chosen on ``val``; ``test`` is for the report. Differences are paired by split, with
+intervals over splits that are corrected for overlapping training photos. Needs ``FMTL_REAL_DATA``. Runs that the file
+holds already, of the same settings, are not repeated.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CATALOGUES = {
+    "fashion": {"table": "fashion/fashion.csv", "images": "fashion/images"},
+    "styles": {"table": "styles/styles.csv", "images": "styles/images", "preset": "kaggle-fashion"},
+}
+BASE: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "weights": "bundled", "px": 128, "epochs": 12}
+BARE = {"mode": "tuned", "label_smoothing": 0.0, "class_weights": 0.0, "augment": False}
+TURNS = {"augment": True, "crop_scale": 1.0, "rotation": 10.0, "colour_jitter": 0.1}
+# Settings of train, and of prepare under "prepare". The plain loop keeps its last epoch: look at its ``last``.
+ARMS: dict[str, dict[str, Any]] = {
+    **{
+        f"plain loop, {rate:g}": {**BARE, **TURNS, "learning_rate": 10 * rate, "prepare": {"fit": "stretch"}}
+        for rate in (1e-4, 3e-4, 1e-3)
+    },
+    "tuned": {"mode": "tuned"},
+    "tuned, stretched": {"mode": "tuned", "prepare": {"fit": "stretch"}},
+    "bare": BARE,
+    "bare, stretched": {**BARE, "prepare": {"fit": "stretch"}},
+    "bare, turns": {**BARE, **TURNS},
+    "bare, mirror": {**BARE, "augment": True, "crop_scale": 1.0},
+    "bare, class weights 0.5": {**BARE, "class_weights": 0.5},
+    "bare, class weights 0.25": {**BARE, "class_weights": 0.25},
+    "bare, smoothing 0.05": {**BARE, "label_smoothing": 0.05},
+    "bare, average 0.99": {**BARE, "ema_decay": 0.99},
+    "bare, rates x 2": {**BARE, "learning_rate": 6e-3},
+    "bare, backbone at 0.2": {**BARE, "backbone_lr_scale": 0.2},
+    "bare, 192 px": {**BARE, "px": 192},
+    "bare, turns, 192 px": {**BARE, **TURNS, "px": 192},
+    "bare, 160 px": {**BARE, "px": 160},
+    "bare, 192 px, 8 epochs": {**BARE, "px": 192, "epochs": 8},
+    "bare, lite1": {**BARE, "backbone": "tf_efficientnet_lite1"},
+    "bare, lite2": {**BARE, "backbone": "tf_efficientnet_lite2"},
+    "bare, 18 epochs": {**BARE, "epochs": 18},
+}
+STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # C of the refitted heads
+SHARES = (0.0, 0.25, 0.5, 1.0)  # of what training counts say together, in decoding
+
+
+# -- one training, in a process of its own ----------------------------------------------------------------------------
+
+
+def train_and_judge(data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds, and scores on val and test by heads. Works in the current folder."""
+    import torch
+
+    from fmtl.commands.train import train_whole
+    from fmtl.commands.training.work import prepare
+    from fmtl.settings.train import TrainSettings
+    from fmtl.training import checkpoints
+
+    chosen = TrainSettings(data=data, extra_plots=False, gallery=False, checkpoint_minutes=0, offline=True, **settings)
+    _, folder = train_whole(chosen)
+    (last,) = (folder.files / "checkpoints").glob("*_last.pt")
+    history = checkpoints.load(last).training["history"]
+    work = prepare(chosen.model_copy(update={"weights": "none"}))
+    found: dict[str, Any] = {
+        "seconds": sum(row["epoch_seconds"] for row in history),
+        "best_epoch": min(history, key=lambda row: row[_chosen_by(chosen)])["epoch"],
+        "images": {split: len(work.dataset.rows(split)) for split in ("train", "val", "test")},
+        "heads": {},
+    }
+    with torch.no_grad():
+        for which in ("best", "last"):
+            (path,) = (folder.files / "checkpoints").glob(f"*_{which}.pt")
+            work.setup.net.load_state_dict(checkpoints.load(path).model)
+            seen = _Seen(work)
+            found["heads"][which] = seen.judged(seen.logits())
+        found["heads"] |= {"mirror": seen.judged(seen.logits(mirror=True)), **seen.refitted(), **seen.decoded()}
+    return found
+
+
+def _chosen_by(settings: Any) -> str:
+    from fmtl.metric_names import BY_CHOICE
+
+    return BY_CHOICE[str(settings.with_mode().choose_by)]
+
+
+class _Seen:
+    """Features of all photos and of their mirror images, ``(rows, D)``, as a trained network sees them."""
+
+    def __init__(self, work: Any):
+        import torch
+
+        self.net, self.dataset = work.setup.net.eval(), work.dataset
+        parts, mirrored = {}, {}
+        for split in ("train", "val", "test"):
+            batches = work.data.batches(split, work.data.photos())
+            batches = batches if split != "train" else _in_order(work)
+            both = [(self.net.features(images), self.net.features(images.flip(-1))) for images, _ in batches]
+            parts[split], mirrored[split] = (torch.cat(some) for some in zip(*both, strict=True))
+        self.features, self.mirrored = parts, mirrored
+        self.targets = {split: self.dataset.targets[self.dataset.rows(split)] for split in parts}
+
+    def logits(self, *, mirror: bool = False) -> dict[str, dict[str, np.ndarray]]:
+        """By split and task name."""
+        found = {}
+        for split in ("train", "val", "test"):
+            heads = self.net.heads(self.features[split])
+            if mirror:
+                heads = (heads + self.net.heads(self.mirrored[split])) / 2
+            found[split] = {name: part.numpy() for name, part in self.net.packing.split(heads).items()}
+        return found
+
+    def judged(self, logits: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+        return {split: self.scores(logits[split], split) for split in ("val", "test")}
+
+    def scores(self, logits: dict[str, np.ndarray], split: str) -> dict[str, float]:
+        """Means over tasks: accuracy, macro-F1, and what is left of the loss under the best temperatures."""
+        import torch
+        from scipy.special import softmax
+
+        from fmtl.model import temperature
+        from fmtl.training import evaluating, metrics
+
+        predicted = torch.stack([torch.from_numpy(part.argmax(axis=1)) for part in logits.values()], dim=1)
+        targets = torch.from_numpy(self.targets[split])
+        counts = evaluating.confusions(predicted, targets, self.net.num_classes)
+        average = metrics.all_metrics(counts)["avg"]
+        left = [
+            temperature.fit(softmax(part, axis=1), self.targets[split][:, t]).loss
+            for t, part in enumerate(logits.values())
+        ]
+        return {"accuracy": average["accuracy"], "f1": average["f1"], "refined_loss": float(np.nansum(left))}
+
+    def refitted(self) -> dict[str, Any]:
+        """Multinomial logistic regression per task on photos and mirror images, its C chosen on val."""
+        from sklearn.linear_model import LogisticRegression
+
+        from fmtl.tasks import IGNORE_INDEX
+
+        train = np.concatenate([self.features["train"].numpy(), self.mirrored["train"].numpy()])
+        mean, spread = train.mean(axis=0), train.std(axis=0) + 1e-6
+        by_weight: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        for name, power in (("refit", 0.0), ("refit, rare weighted", 0.5)):
+            by_weight[name] = {split: {} for split in ("val", "test")}
+            for t, (task, size) in enumerate(self.net.num_classes.items()):
+                targets = np.tile(self.targets["train"][:, t], 2)
+                known = targets != IGNORE_INDEX
+                count = np.bincount(targets[known], minlength=size)
+                weights = {k: float(n) ** -power for k, n in enumerate(count) if n}
+                mean_weight = sum(weights[k] * count[k] for k in weights) / known.sum()
+                weights = {k: w / mean_weight for k, w in weights.items()}
+                best: tuple[float, dict[str, np.ndarray]] | None = None
+                for strength in STRENGTHS:
+                    model = LogisticRegression(C=strength, class_weight=weights, max_iter=200)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # of iterations
+                        model.fit((train[known] - mean) / spread, targets[known])
+                    split_logits = {}
+                    for split in ("val", "test"):
+                        logits = np.full((len(self.features[split]), size), -1e4, np.float32)
+                        found = model.decision_function((self.features[split].numpy() - mean) / spread)
+                        if found.ndim == 1:
+                            found = np.stack([-found / 2, found / 2], axis=1)
+                        logits[:, model.classes_] = found
+                        split_logits[split] = logits
+                    score = self._task_score(split_logits["val"], t)
+                    if best is None or score > best[0]:
+                        best = (score, split_logits)
+                assert best
+                for split in ("val", "test"):
+                    by_weight[name][split][task] = best[1][split]
+        return {name: self.judged(logits) for name, logits in by_weight.items()}
+
+    def _task_score(self, logits: np.ndarray, t: int) -> float:
+        """Accuracy and macro-F1 of a task on val, in equal parts."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        from fmtl.tasks import IGNORE_INDEX
+
+        known = self.targets["val"][:, t] != IGNORE_INDEX
+        if not known.any():
+            return 0.0
+        want, said = self.targets["val"][known, t], logits[known].argmax(axis=1)
+        return float(accuracy_score(want, said) + f1_score(want, said, average="macro"))
+
+    def decoded(self) -> dict[str, Any]:
+        """Other attributes' log P(class | likeliest class of the attribute with the most classes), its share by val."""
+        from scipy.special import log_softmax
+
+        logits, sizes = self.logits(), self.net.num_classes
+        names = list(sizes)
+        anchor = max(names, key=lambda name: sizes[name] if self._decides(name) else 0)
+        tables = {name: self._together(anchor, name) for name in names if name != anchor}
+        tried = []
+        for share in SHARES:
+            found: dict[str, dict[str, np.ndarray]] = {}
+            for split in ("val", "test"):
+                likeliest = logits[split][anchor].argmax(axis=1)
+                found[split] = {
+                    name: part if name == anchor else log_softmax(part, axis=1) + share * tables[name][likeliest]
+                    for name, part in logits[split].items()
+                }
+            scores = self.judged(found)
+            tried.append((scores["val"]["accuracy"] + scores["val"]["f1"], scores))
+        return {"decode": max(tried, key=lambda item: item[0])[1]}
+
+    def _decides(self, name: str) -> bool:
+        return "colour" not in name.casefold()
+
+    def _together(self, anchor: str, name: str) -> np.ndarray:
+        """log P(class of a task | class of the anchor), smoothed by one photo spread as in all of training."""
+        from fmtl.tasks import IGNORE_INDEX
+
+        names, sizes = list(self.net.num_classes), self.net.num_classes
+        a, b = (self.targets["train"][:, names.index(task)] for task in (anchor, name))
+        known = (a != IGNORE_INDEX) & (b != IGNORE_INDEX)
+        counts = np.zeros((sizes[anchor], sizes[name]))
+        np.add.at(counts, (a[known], b[known]), 1)
+        prior = (counts.sum(axis=0) + 1) / (counts.sum() + sizes[name])
+        return np.log((counts + prior) / (counts.sum(axis=1, keepdims=True) + 1))
+
+
+def _in_order(work: Any) -> Any:
+    from fmtl.loading.batches import Batches
+
+    dataset, setup = work.dataset, work.setup
+    return Batches(
+        work.data.photos(), dataset.targets, dataset.rows("train"), tasks=dataset.tasks, batch_size=setup.batch_size
+    )
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+class Results:
+    """By catalogue, arm and split; written after each run."""
+
+    def __init__(self, file: Path):
+        self.file, self._writing = file, threading.Lock()
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self.runs: dict[str, dict[str, dict[str, Any]]] = kept
+
+    def get(self, catalogue: str, arm: str, split: int) -> dict[str, Any] | None:
+        found = self.runs.get(catalogue, {}).get(arm, {}).get(str(split))
+        return found if found and found["settings"] == _settings(arm) else None
+
+    def put(self, catalogue: str, arm: str, split: int, found: dict[str, Any]) -> None:
+        with self._writing:
+            self.runs.setdefault(catalogue, {}).setdefault(arm, {})[str(split)] = found
+            self.file.write_text(json.dumps(self.runs, indent=1, sort_keys=True) + "\n")
+
+
+def _settings(arm: str) -> dict[str, Any]:
+    return {**BASE, **ARMS[arm]}
+
+
+def prepared(root: Path, catalogue: str, split: int, how: dict[str, Any]) -> str:
+    """A split of a catalogue, made once."""
+    from fmtl.commands.prepare import build_dataset
+    from fmtl.settings.schema import PrepareSettings
+
+    name = "-".join([catalogue, str(split), *(f"{k}={v}" for k, v in sorted(how.items()))])
+    folder = root / name
+    if not folder.is_dir():
+        data = Path(os.environ["FMTL_REAL_DATA"]).resolve()
+        source = {k: str(data / v) if k != "preset" else v for k, v in CATALOGUES[catalogue].items()}
+        build_dataset(PrepareSettings(**source, out=str(folder), seed=split, **how))
+    return str(folder)
+
+
+def run(options: argparse.Namespace) -> None:
+    results, making = Results(options.file), threading.Lock()
+    threads = max((os.cpu_count() or 1) // options.jobs, 1)
+    todo = [
+        (catalogue, split, arm)
+        for split in range(options.splits)
+        for arm in options.arms
+        for catalogue in options.catalogues
+        if results.get(catalogue, arm, split) is None
+    ]
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
+
+        def one(what: tuple[str, int, str]) -> None:
+            catalogue, split, arm = what
+            settings = _settings(arm)
+            how = {k: v for k, v in settings.items() if k != "prepare"}
+            with making:
+                data = prepared(Path(temporary), catalogue, split, settings.get("prepare", {}))
+            with tempfile.TemporaryDirectory(dir=temporary) as here:
+                environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
+                done = subprocess.run(
+                    [sys.executable, str(Path(__file__).resolve()), "one", data, json.dumps(how | {"seed": split})],
+                    cwd=here, env=environment, capture_output=True, text=True, check=False,
+                )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
+            found = json.loads(done.stdout.splitlines()[-1]) | {"settings": settings, "threads": threads}
+            results.put(catalogue, arm, split, found)
+            said = "  ".join(
+                f"{k} {v['test']['accuracy']:.3f}/{v['test']['f1']:.3f}" for k, v in found["heads"].items()
+            )
+            print(
+                f"{catalogue} {split} {arm}: {found['seconds']:.0f} s, epoch {found['best_epoch']}: {said}", flush=True
+            )
+
+        list(pool.map(one, todo))
+
+
+def show(options: argparse.Namespace) -> None:
+    """A row for each arm and kind of heads: means, and differences to the arm that is named, paired by split."""
+    from fmtl.evaluation.statistics import over_splits
+
+    for catalogue, arms in Results(options.file).runs.items():
+        against = _column(arms.get(options.against, {}), "last")
+        print(f"\n{catalogue}, against '{options.against}', its last epoch\n")
+        print("| recipe | heads | splits | val | accuracy | macro-F1 | accuracy more | macro-F1 more | seconds |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for arm, runs in arms.items():
+            for which in next(iter(runs.values()))["heads"]:
+                found = _column(runs, which)
+                common = sorted(set(found) & set(against), key=int)
+                images = next(iter(runs.values()))["images"]
+                share = images["test"] / (images["train"] + images["val"])
+                kinds = [(split, metric) for split in ("val", "test") for metric in ("accuracy", "f1")]
+                means = [np.mean([scores[s][m] for scores in found.values()]) for s, m in kinds]
+                more = []
+                for metric in ("accuracy", "f1"):
+                    gains = [found[split]["test"][metric] - against[split]["test"][metric] for split in common]
+                    more.append(str(over_splits(gains, test_share=share)) if len(gains) > 1 else "")
+                seconds = np.mean([r["seconds"] for r in runs.values()])
+                print(f"| {arm} | {which} | {len(found)} | {means[0]:.3f}/{means[1]:.3f} | {means[2]:.3f} | "
+                      f"{means[3]:.3f} | {more[0]} | {more[1]} | {seconds:.0f} |")  # fmt: skip
+
+
+def _column(runs: dict[str, Any], which: str) -> dict[str, Any]:
+    return {split: found["heads"][which] for split, found in runs.items() if which in found["heads"]}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["one"]:
+        print(json.dumps(train_and_judge(sys.argv[2], json.loads(sys.argv[3]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "show"])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--catalogues", nargs="+", default=list(CATALOGUES), choices=list(CATALOGUES))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, which share the processors")
+    parser.add_argument("--against", default="plain loop, 0.0003")
+    options = parser.parse_args()
+    if options.what == "show":
+        show(options)
+    elif "FMTL_REAL_DATA" not in os.environ:
+        print("benchmarks/evidence.py: skipped, FMTL_REAL_DATA is not set")
+    else:
+        run(options)
+
+
+if __name__ == "__main__":
+    main()
