@@ -84,3 +84,24 @@ def test_a_study_repeats_no_run_and_forgets_those_of_other_settings(monkeypatch,
             results.make("tuned", seed, {"epochs": epochs, "mode": "tuned"}, "folder")
     assert [(found["epochs"], found["seed"]) for found in made] == [(2, 0), (2, 1), (3, 1)]
     assert results.by_seed("tuned", "test/avg/f1") == {"1": 0.5}
+
+
+def test_what_is_judged_on_a_trained_network_is_what_its_run_says(monkeypatch, dataset, store):
+    evidence = load("evidence", monkeypatch)
+    monkeypatch.setattr(evidence, "STRENGTHS", (0.1,))
+    settings = {"backbone": "test_efficientnet", "weights": "none", "px": 32, "epochs": 2, "batch_size": 128,
+                "precision": "fp32", "channels_last": False}  # fmt: skip
+    found = evidence.train_and_judge(str(dataset.folder), settings)
+    (journal,) = store.glob("runs/*/record/journal.jsonl")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    (said,) = [line["values"] for line in lines if line["op"] == "metrics" and line["step"] == 0]
+    heads = found["heads"]
+    assert set(heads) == {"best", "last", "mirror", "refit", "refit, rare weighted", "decode"}
+    for split, prefix in (("val", "best/val"), ("test", "test")):
+        for name in ("accuracy", "f1"):
+            assert heads["best"][split][name] == pytest.approx(said[f"{prefix}/avg/{name}"], abs=1e-6)
+    assert heads["best"]["val"]["refined_loss"] == pytest.approx(said["best/val/refined_loss"], rel=1e-3)
+    assert found["best_epoch"] == said["best/epoch"] and found["images"]["test"] == len(dataset.rows("test"))
+    score = lambda which: heads[which]["val"]["accuracy"] + heads[which]["val"]["f1"]  # noqa: E731
+    assert score("decode") >= score("last")  # the share is chosen on val, and 0 is among them
+    assert json.loads(json.dumps(found)) == found
