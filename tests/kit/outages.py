@@ -66,7 +66,8 @@ class Proxy:
 
     Attributes:
         mode: ``healthy``, ``hang``, ``reset``, ``flaky`` (a quarter of all requests is answered by 503), a status that
-            answers everything (``401``), ``413`` (uploads above ``most_bytes``), or ``version 2``.
+            answers everything (``401``), ``413`` (uploads above ``most_bytes``), ``slow`` (a tenth of a second for each
+            upload), or ``version 2``.
     """
 
     def __init__(self, upstream: int, seed: int = 0):
@@ -141,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self._body()
+        if mode == "slow" and self.command == "PUT":
+            time.sleep(0.1)
         if self.proxy.refuses(self):
             self._answer(413, b"<html>413 Request Entity Too Large</html>")
         elif mode == "flaky" and self.proxy.random.random() < 0.25:

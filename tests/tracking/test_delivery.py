@@ -211,6 +211,21 @@ def test_a_model_that_is_refused_keeps_nothing_else_back_and_the_end_is_near(pro
     assert "has all of it" in capsys.readouterr().out
 
 
+def test_a_server_that_takes_its_time_for_each_of_many_small_files_is_waited_for(proxy):
+    """It takes several times as long as one without any progress is waited for."""
+    with open_run("train") as run:
+        proxy.mode = "slow"
+        run.log_model(save_model, epoch=1, metrics={"f1": 0.5})
+        began = time.monotonic()
+    assert time.monotonic() - began > 3 * courier.PATIENCE_SECONDS
+    found = mlflow.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    model = found.data.tags["fmtl.model_id"]
+    assert mlflow.MlflowClient().get_logged_model(model).status == "READY"
+    sent = [line for line in proxy.requests if line.startswith("PUT") and f"{model}/" in line]
+    assert len(sent) == len(set(sent)) > 150
+
+
 @pytest.mark.parametrize(
     ("mode", "says"),
     [("away", "nothing listens"), ("hang", "does not answer"), ("401", "MLFLOW_TRACKING_USERNAME"),

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, RunTag
@@ -56,7 +57,7 @@ def send_model(
             _move(copy, target)
             known["location"] = str(target)
         else:
-            client.log_model_artifacts(known["id"], str(copy))
+            _send_files(copy, client, known, note)
     client.finalize_logged_model(known["id"], LoggedModelStatus.READY)
     points = [
         Metric(name, value, line["at"], 0, model_id=known["id"], run_id=run_id)
@@ -67,9 +68,27 @@ def send_model(
     tags = [RunTag(store.MODEL_TAG, known["id"]), RunTag(store.MANIFEST_TAG, known["manifest"])]
     client.log_batch(run_id, tags=tags)
     known["is_whole"] = True
+    known.pop("files", None)
     note()
     if folder.model.parent == folder.record and "location" in known:
         shutil.rmtree(folder.model, ignore_errors=True)  # the store on this disk has it now
+
+
+def _send_files(folder: Path, client: mlflow.MlflowClient, known: dict[str, Any], note: Callable[[], None]) -> None:
+    """One by one: each is progress, and what a server took is not sent again. The largest first: it may refuse them.
+
+    Args:
+        known: Of the model; its ``files`` are hashes by path of what the server has.
+    """
+    sent = known.setdefault("files", {})
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(paths, key=lambda path: -path.stat().st_size):
+        name, digest = path.relative_to(folder), durable.sha256(path)
+        if sent.get(name.as_posix()) != digest:
+            within = None if name.parent == Path() else name.parent.as_posix()
+            client.log_model_artifact(known["id"], str(path), within)
+            sent[name.as_posix()] = digest
+            note()
 
 
 def _model_here(folder: RunFolder) -> Path:
