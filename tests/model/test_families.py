@@ -18,7 +18,7 @@ MANY = [
     "hiera_tiny_224", "inception_next_atto", "maxvit_tiny_tf_224", "mixer_s32_224", "mobilenetv3_small_050",
     "mobilenetv4_conv_small", "mobileone_s0", "mobilevitv2_050", "mvitv2_tiny", "nf_resnet26", "nfnet_f0",
     "poolformer_s12", "pvt_v2_b0", "regnetx_002", "repghostnet_050", "rexnetr_200", "starnet_s1",
-    "swin_tiny_patch4_window7_224", "tiny_vit_5m_224", "twins_svt_small", "vgg11_bn", "xcit_nano_12_p16_224",
+    "swin_tiny_patch4_window7_224", "tiny_vit_5m_224", "twins_svt_small", "selecsls42", "xcit_nano_12_p16_224",
 ]  # fmt: skip
 TASKS = make_tasks({"a": ["x", "y"], "b": ["x", "y", "z"]})
 
