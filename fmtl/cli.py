@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ CONTEXT = {
 }
 
 
+STARTED = time.monotonic()
 SHELLS = ("bash", "sh", "dash")
 _MOVES = re.compile("[\r\n]*(\x1b\\[A)*")  # of a cursor, by progress bars
 
@@ -161,6 +163,8 @@ def _what(settings: schema.TrainSettings) -> str:
     if settings.resume:
         return f"on from {settings.resume}"
     network = f"weights of {settings.weights}" if is_model_address(settings.weights) else settings.backbone
+    if settings.budget and not {"backbone", "weights"} & settings.model_fields_set:
+        network = "a bundled network"
     return f"{network}, {settings.mode}, on {settings.data}"
 
 
@@ -186,7 +190,7 @@ def train(*variants: schema.TrainSettings) -> None:
     _say_first(f"train: {_what(*variants) if len(variants) == 1 else f'{len(variants)} variants'}")
     from fmtl.commands.train import train_variants
 
-    train_variants(variants)
+    train_variants(variants, since=STARTED)
 
 
 @command(schema.CompareSettings)

@@ -32,7 +32,7 @@ def test_both_spellings_of_an_option_are_the_same(capsys):
 def test_booleans_take_a_value_or_none(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr("fmtl.commands.train.train_variants", seen.append)
+    monkeypatch.setattr("fmtl.commands.train.train_variants", lambda variants, since: seen.append(variants))
     for argv in (["--freeze"], ["--freeze", "true"], ["--freeze=false"], ["--freeze", "--epochs", "3"]):
         assert cli.main(["train", *argv]) == 0
     assert [(v[0].freeze, v[0].epochs) for v in seen] == [(True, 12), (True, 12), (False, 12), (True, 3)]
@@ -44,7 +44,7 @@ def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypa
     path = tmp_path / "c.yaml"
     path.write_text("epochs: 5\nbatch_size: 7\n")
     seen = []
-    monkeypatch.setattr("fmtl.commands.train.train_variants", seen.append)
+    monkeypatch.setattr("fmtl.commands.train.train_variants", lambda variants, since: seen.append(variants))
     assert cli.main(["train", "--config", str(path), "--epochs", "9"]) == 0
     assert (seen[0][0].epochs, seen[0][0].batch_size, seen[0][0].accumulate) == (9, 7, 1)
 
@@ -77,7 +77,7 @@ def test_what_a_user_can_mend_is_one_message_and_its_exit_code(store, capsys, ar
 def test_memory_that_ran_out_is_an_environment_fault(capsys, monkeypatch):
     import torch
 
-    monkeypatch.setattr("fmtl.commands.train.train_variants", lambda variants: torch.empty(10**15))
+    monkeypatch.setattr("fmtl.commands.train.train_variants", lambda variants, since: torch.empty(10**15))
     code, _, err = run(capsys, "train")
     assert (
         code == 4
@@ -105,7 +105,7 @@ def test_signals_have_their_exit_codes(sig, code, tmp_path):
     script = (
         "import signal, sys, time; from fmtl import cli; import fmtl.commands.train as t\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts with it ignored
-        "t.train_variants = lambda v: (print('up', flush=True), time.sleep(60))\n"
+        "t.train_variants = lambda v, since: (print('up', flush=True), time.sleep(60))\n"
         "sys.exit(cli.main(['train']))"
     )
     process = subprocess.Popen(

@@ -39,6 +39,7 @@ def publish(
     *,
     keeper: "Keeper | None" = None,
     on_skip: Callable[[SkippedStep], SkippedStep] = lambda step: step,
+    ends_after: Callable[[EpochRecord], bool] = lambda record: False,
 ) -> None:
     """Train to the end, under progress bars, and hand each epoch to every publisher.
 
@@ -47,6 +48,7 @@ def publish(
     Args:
         keeper: Writes checkpoints, before anything else is done with an epoch.
         on_skip: Takes every step that is not taken.
+        ends_after: Whether an epoch is to be the last, though more were planned.
     """
     at_step = keeper.at_step if keeper else interruption.check
     takers = [keeper.keep, *publishers] if keeper else list(publishers)
@@ -55,6 +57,8 @@ def publish(
             for take in takers:
                 take(record)
             interruption.check()
+            if ends_after(record):
+                break
 
 
 @dataclass(frozen=True)

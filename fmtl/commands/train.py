@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from fmtl import hardware, interruption, machine
 from fmtl.commands import publisher
 from fmtl.commands.choosing import inherited
 from fmtl.commands.publisher import CheckpointFiles, Keeper
-from fmtl.commands.training import resuming
+from fmtl.commands.training import budget, resuming
+from fmtl.commands.training.budget import Limit
 from fmtl.commands.training.work import Work, check, prepare
 from fmtl.dataset.prepared import GROUP, PreparedDataset
 from fmtl.errors import DataError, EnvironmentFault, FmtlError, Terminated
@@ -46,22 +48,27 @@ NOT_LOGGED = (
 )  # of where a run lies, not of what it is
 
 
-def train(settings: TrainSettings) -> str:
-    """Run the whole command. Returns the run's id: of its folder where no store has it yet."""
-    return train_whole(settings)[0]
+def train(settings: TrainSettings, *, since: float | None = None) -> str:
+    """Run the whole command. Returns the run's id: of its folder where no store has it yet.
+
+    Args:
+        since: When it began, by the monotonic clock; now if not given.
+    """
+    return train_whole(settings, since=since)[0]
 
 
-def train_whole(settings: TrainSettings) -> tuple[str, RunFolder]:
+def train_whole(settings: TrainSettings, *, since: float | None = None) -> tuple[str, RunFolder]:
     """``train``, which also returns the run's folder."""
+    since = time.monotonic() if since is None else since
     durable.sweep()
     if not settings.offline:
         doctor.mend_dead()
     with machine.memory_kept():
         if settings.resume:
             return _resume(settings.resume, settings)
-        settings = inherited.settled(settings)
+        settings, limit = budget.settled(inherited.settled(settings), since=since)
         with _opened(settings) as run, _told(run):
-            return _train(prepare(settings), run), run.place
+            return _train(prepare(settings), run, limit=limit), run.place
 
 
 @contextlib.contextmanager
@@ -91,14 +98,17 @@ def _values(settings: TrainSettings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=resuming.BEGINNING)
 
 
-def train_variants(variants: Sequence[TrainSettings]) -> list[str]:
+def train_variants(variants: Sequence[TrainSettings], *, since: float | None = None) -> list[str]:
     """One run per variant. All are checked first, so that a late one can't spoil a long comparison.
+
+    Args:
+        since: When the command began, by the monotonic clock; now if not given.
 
     Raises:
         FmtlError: Of the first variant that failed; the others were trained nevertheless.
     """
     if len(variants) == 1:
-        return [train(variants[0])]
+        return [train(variants[0], since=since)]
     variants = [inherited.settled(settings) for settings in variants]
     for settings in variants:
         check(settings)
@@ -128,17 +138,19 @@ def _train(
     last: Checkpoint | None = None,
     best: Checkpoint | None = None,
     recorded: Collection[int] = (),
+    limit: Limit | None = None,
 ) -> str:
     """Train, and write all that belongs to the run.
 
     Args:
+        limit: When it is to be over.
         last, best: Checkpoints of an earlier attempt, or of the run that this one goes on from.
         recorded: Epochs whose metrics are recorded already.
     """
     settings, dataset = work.settings, work.dataset
     values = _values(settings)
     files = _files(work, run)
-    _log_settings(run, values, dataset, is_new=last is None)
+    _log_settings(run, values, dataset, is_new=last is None, budget=limit.budget if limit else None)
     training = _training(work, last, best)
     keeper = None
     if settings.save_checkpoints:
@@ -149,7 +161,10 @@ def _train(
     if settings.extra_plots:
         publishers.append(publisher.frames_to(run, dataset.tasks))
     publishers.append(publisher.lines_to(log.info, settings.epochs, training.history.chosen_by))
-    publisher.publish(training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"))
+    publisher.publish(
+        training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"),
+        ends_after=limit.ends_after if limit else lambda record: False,
+    )  # fmt: skip
     files.settle()
     result = training.finish(work.data.test(), watch)
     interruption.check()
@@ -217,9 +232,11 @@ def _training(work: Work, last: Checkpoint | None, best: Checkpoint | None) -> T
     )  # fmt: skip
 
 
-def _log_settings(run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool) -> None:
+def _log_settings(
+    run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool, budget: float | None
+) -> None:
     durable.write_text(run.folder / "config.yaml", to_yaml(values))
-    run.log_params({k: v for k, v in values.items() if k not in NOT_LOGGED})
+    run.log_params({k: v for k, v in values.items() if k not in NOT_LOGGED} | {"budget": budget})
     run.set_tags({"fmtl.data": dataset.digest})
     if is_new:
         source = str(dataset.folder.resolve())

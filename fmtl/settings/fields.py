@@ -1,6 +1,7 @@
 """What all settings share: their base, the kinds of their values, and the way to plans."""
 
 import csv
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -8,6 +9,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 P = TypeVar("P")
+
+UNITS = {"h": 3600, "min": 60, "m": 60, "s": 1, "": 1}  # in seconds
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|$)")
 
 
 def _split_list(value: Any) -> Any:
@@ -30,12 +34,23 @@ def _as_mlflow_allows(name: str) -> str:
     return name
 
 
+def _in_seconds(value: Any) -> Any:
+    """'1h30m' as people write times, or a number of seconds."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(_TIME, value)
+    if not parts or re.sub(_TIME, "", value).strip() or (len(parts) > 1 and not all(unit for _, unit in parts)):
+        raise ValueError("a time such as 90s, 10m or 1h30m")
+    return sum(float(number) * UNITS[unit] for number, unit in parts)
+
+
 Place = Annotated[str, BeforeValidator(_from_home)]  # of a file or folder
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
 ModelName = Annotated[str, Field(max_length=250), AfterValidator(_as_mlflow_allows)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=30 * 24 * 3600)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fmtl.errors import UsageError
-from fmtl.settings.fields import Device, Names, Place, Px, Seed, Settings, by_name
+from fmtl.settings.fields import Device, Names, Place, Px, Seconds, Seed, Settings, by_name
 from fmtl.tasks import check_name
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class TrainSettings(Settings):
         "baseline: Adam at one constant rate.",
     )
     epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training images.")
+    budget: Seconds | None = Field(
+        None,
+        description="Instead of epochs: the longest time of the whole run, such as 90s, 10m or 1h30m; epochs, px and "
+        "the bundled network are chosen for it, as far as they are not given.",
+    )
     batch_size: Annotated[int, Field(ge=2, le=65_536)] | Literal["auto"] = Field(
         32, description="Images per batch, 2 at least for BatchNorm; auto: found by trial."
     )
@@ -145,6 +150,8 @@ class TrainSettings(Settings):
                 f"freeze_epochs: expected fewer than the {self.epochs} epochs, got {self.freeze_epochs}; "
                 "freeze=true trains the heads only in all of them"
             )
+        if self.budget is not None and self.resume:
+            raise ValueError("budget: a run that goes on has its number of epochs; --extend-to gives it more")
         if (self.fork or self.extend_to is not None) and not self.resume:
             raise ValueError("fork, extend_to: they go on from a run; name it: --resume RUN, or --resume last")
         return self

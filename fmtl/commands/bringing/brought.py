@@ -21,7 +21,7 @@ from fmtl.training.criterion import Criterion
 # The loaders decide these, or they need a prepared dataset.
 OF_LOADERS = {
     "data", "allow_stale", "batch_size", "augment", "crop_scale", "rotation", "colour_jitter", "colour_tasks", "policy",
-    "px", "cache_features", "gallery", "resume", "device",
+    "px", "cache_features", "gallery", "resume", "device", "budget",
 }  # fmt: skip
 OF_OUR_LOSS = {"class_weights", "label_smoothing"}  # without a say where every task has a criterion of its own
 
