@@ -74,6 +74,7 @@ def train_and_judge(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     from fmtl.commands.training.work import prepare
     from fmtl.settings.train import TrainSettings
     from fmtl.training import checkpoints
+    from fmtl.training.history import best_by
 
     chosen = TrainSettings(data=data, extra_plots=False, gallery=False, checkpoint_minutes=0, offline=True, **settings)
     begun = time.process_time()
@@ -85,7 +86,7 @@ def train_and_judge(data: str, settings: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seconds": sum(row["epoch_seconds"] for row in history),
         "core_seconds": core_seconds,
-        "best_epoch": min(history, key=lambda row: row[_chosen_by(chosen)])["epoch"],
+        "best_epoch": best_by(history, _chosen_by(chosen))["epoch"],
         "images": {split: len(work.dataset.rows(split)) for split in ("train", "val", "test")},
         "heads": {},
     }

@@ -11,17 +11,11 @@ from fmtl.tasks import AVERAGE, Task
 SCORES = ("accuracy", "f1", "precision", "recall")
 EPOCH, TRAIN_LOSS, VAL_LOSS = "epoch", "train/loss", "val/loss"
 REFINED_LOSS = "val/refined_loss"  # what is left of val/loss under the best temperature of each task
-BY_CHOICE = {"loss": VAL_LOSS, "refined_loss": REFINED_LOSS}  # what an epoch can be chosen by
 SKIPPED_STEPS = "train/skipped_steps"  # of an epoch, where there were any: their loss or gradient was not finite
 BEST, BEST_EPOCH = "best/", "best/epoch"
 LEARNING_RATE = "learning_rate/"
 PACE = ("images_per_second", "data_share", "epoch_seconds")  # of an epoch: they tell of the machine, not the network
 CHOSEN_BY = "best/val/avg/f1"  # runs are ranked by it: chosen on validation, reported on test
-
-
-def in_words(chosen_by: str) -> str:
-    """What an epoch is chosen by."""
-    return "refined validation loss" if chosen_by == REFINED_LOSS else "validation loss"
 
 
 def loss(split: str, task: Task | None = None) -> str:
@@ -32,6 +26,41 @@ def loss(split: str, task: Task | None = None) -> str:
 def score(split: str, task: Task | None, name: str) -> str:
     """A task's score, or (None) the average over tasks."""
     return f"{split}/{task.slug if task else AVERAGE}/{name}"
+
+
+# What an epoch can be chosen by: the metric of a choice, and what people call it.
+BY_CHOICE = {
+    "loss": VAL_LOSS,
+    "refined_loss": REFINED_LOSS,
+    "f1": score("val", None, "f1"),
+    "accuracy": score("val", None, "accuracy"),
+}
+_IN_WORDS = {
+    BY_CHOICE["loss"]: "validation loss",
+    BY_CHOICE["refined_loss"]: "refined validation loss",
+    BY_CHOICE["f1"]: "validation macro-F1",
+    BY_CHOICE["accuracy"]: "validation accuracy",
+}
+
+
+def called(chosen_by: str) -> str:
+    """What people call a metric that an epoch can be chosen by."""
+    return _IN_WORDS[chosen_by]
+
+
+def in_words(chosen_by: str, *, more: bool = False) -> str:
+    """What the best epoch has, such as ``lowest validation loss``.
+
+    Args:
+        more: What a better one would have: ``lower validation loss``.
+    """
+    ends = ("lower", "higher") if more else ("lowest", "highest")
+    return f"{ends[not is_loss(chosen_by)]} {called(chosen_by)}"
+
+
+def cost(metrics: Mapping[str, float], chosen_by: str) -> float:
+    """What the best epoch has the lowest of: a loss, or a score with its sign turned."""
+    return metrics[chosen_by] if is_loss(chosen_by) else -metrics[chosen_by]
 
 
 def temperature(task: Task) -> str:

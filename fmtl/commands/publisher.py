@@ -208,13 +208,13 @@ def lines_to(say: Callable[[str], object], num_epochs: int, chosen_by: str) -> P
     """Says each epoch in a line, and that the patience ran out.
 
     Args:
-        chosen_by: Name of the metric that the best epoch has the lowest of.
+        chosen_by: Name of the metric that the best epoch is chosen by.
     """
 
     def tell(record: EpochRecord) -> None:
         say(_line(record, num_epochs, chosen_by))
         if record.stopped_after:
-            say(f"stopped: no lower {in_words(chosen_by)} in {record.stopped_after} epochs")
+            say(f"stopped: no {in_words(chosen_by, more=True)} in {record.stopped_after} epochs")
 
     return tell
 

@@ -246,7 +246,8 @@ def _log_settings(
 def _defaults(settings: TrainSettings) -> dict[str, Any]:
     """What needs no option when the run is repeated. What was found by trial has one: elsewhere it might differ."""
     of_the_run = {name: getattr(settings, name) for name in resuming.BEGINNING}
-    return TrainSettings(mode=settings.mode).with_mode().model_dump() | of_the_run | {"mode": "tuned"}
+    asked = TrainSettings(mode=settings.mode, objective=settings.objective)
+    return asked.with_mode().model_dump() | of_the_run | {"mode": "tuned", "objective": "both"}
 
 
 def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:

@@ -8,12 +8,13 @@ import numpy as np
 
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import baselines
-from fmtl.metric_names import in_words
+from fmtl.metric_names import BY_CHOICE, EPOCH, called, in_words, is_loss, score
 from fmtl.reports import markdown
 from fmtl.reports.error_gallery import Gallery
 from fmtl.storage.tables import number_text
 from fmtl.tasks import AVERAGE
 from fmtl.training import metrics
+from fmtl.training.history import best_by
 from fmtl.training.run import TrainResult
 
 MAX_TASKS = 12  # in the table
@@ -49,6 +50,7 @@ def of_training(
             f"{_what(settings)}, trained on {counts['train']} photos of {markdown.code(source)}.",
             _how_good(result),
             _table(result, without_photo),
+            _others(result),
             _wrong(faults),
             f"Repeat it: {markdown.code(command)}  \nRegister it: `fmtl register --run {run_id}`  \n"
             f"Use it: `fmtl predict --model {run_id} --images FOLDER`",
@@ -63,6 +65,7 @@ def of_loaders(settings: Mapping[str, Any], result: TrainResult) -> str:
             f"{_what(settings)}, trained in a notebook on loaders of its own.",
             _how_good(result),
             _table(result, {}),
+            _others(result),
             _wrong(_faults(result)),
         ]
     )
@@ -80,10 +83,23 @@ def _how_good(result: TrainResult) -> str:
     average = result.test.scores[AVERAGE]
     return (
         f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)} "
-        f"(lowest {in_words(result.chosen_by)}): "
+        f"({in_words(result.chosen_by)}): "
         f"average accuracy **{average['accuracy']:.3f}**, average macro-F1 **{average['f1']:.3f}**, "
         f"{markdown.text(averaged(result), most=400)}."
     )
+
+
+def _others(result: TrainResult) -> str:
+    """Which epochs other choices would have kept, with their scores on validation, on which they are chosen."""
+    told = []
+    for choice, metric in BY_CHOICE.items():
+        if not all(metric in row for row in result.history):
+            continue  # of an older version, from which the run goes on
+        row = best_by(result.history, metric)
+        accuracy, f1 = (row[score("val", None, name)] for name in ("accuracy", "f1"))
+        mark = " (the choice of this run)" * (metric == result.chosen_by)
+        told.append(f"`{choice}` epoch {row[EPOCH]}: {accuracy:.3f} and {f1:.3f}{mark}")
+    return f"Accuracy and macro-F1 on validation of the epoch that `choose_by` keeps: {'; '.join(told)}."
 
 
 def _wrong(faults: Sequence[str]) -> str:
@@ -128,8 +144,8 @@ def _faults(result: TrainResult) -> list[str]:
         found.append(worst)
     if result.best_epoch == len(result.history):
         found.append("the last epoch was the best, so more epochs may help")
-    elif result.history[-1][result.chosen_by] > 1.1 * result.best[result.chosen_by]:
-        found.append(f"{in_words(result.chosen_by)} rose after epoch {result.best_epoch}: it overfits from there on")
+    elif is_loss(result.chosen_by) and result.history[-1][result.chosen_by] > 1.1 * result.best[result.chosen_by]:
+        found.append(f"{called(result.chosen_by)} rose after epoch {result.best_epoch}: it overfits from there on")
     return found
 
 

@@ -62,10 +62,15 @@ class TrainSettings(Settings):
     ema_decay: float | None = Field(
         None, ge=0, lt=1, description="Moving average of the weights, which is what is evaluated and kept; 0: none."
     )
-    choose_by: Literal["refined_loss", "loss"] | None = Field(
+    objective: Literal["both", "f1", "accuracy"] = Field(
+        "both",
+        description="What tuned is for: f1 counts rare classes more, accuracy none; each also chooses the epoch by "
+        "itself.",
+    )
+    choose_by: Literal["refined_loss", "loss", "f1", "accuracy"] | None = Field(
         None,
         description="The best epoch has the lowest validation loss, as it is (loss) or after one temperature per "
-        "attribute has taken over-confidence out of it (refined_loss).",
+        "attribute has taken over-confidence out of it (refined_loss); or the highest macro-F1 or accuracy there.",
     )
     patience: int = Field(0, ge=0, description="Epochs without a better one before stopping; 0: never.")
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="Share of a target spread over all classes.")
@@ -167,7 +172,8 @@ class TrainSettings(Settings):
         Raises:
             UsageError: Something is asked for that the mode has no use of.
         """
-        filled = self.model_copy(update={k: v for k, v in MODES[self.mode].items() if getattr(self, k) is None})
+        defaults = MODES[self.mode] | (OBJECTIVES[self.objective] if self.mode == "tuned" else {})
+        filled = self.model_copy(update={k: v for k, v in defaults.items() if getattr(self, k) is None})
         varied = filled.crop_scale != CROP_SCALE or filled.rotation or filled.colour_jitter or filled.policy != "none"
         if varied and not filled.augment:
             raise UsageError(
@@ -288,4 +294,11 @@ MODES: dict[str, dict[str, Any]] = {
         "mixup": 0.0,
         "cutmix": 0.0,
     },
+}
+
+# What an objective makes of mode=tuned.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "both": {},
+    "f1": {"class_weights": 0.5, "choose_by": "f1"},
+    "accuracy": {"class_weights": 0.0, "choose_by": "accuracy"},
 }

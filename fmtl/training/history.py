@@ -23,7 +23,7 @@ class History:
 
     Args:
         num_epochs: Of all stages.
-        chosen_by: Name of the metric that the best epoch has the lowest of.
+        chosen_by: Name of the metric that the best epoch is chosen by.
         rows: Of an earlier attempt.
     """
 
@@ -45,20 +45,19 @@ class History:
 
     def add(self, row: Row) -> bool:
         """Returns whether it is the best so far."""
-        is_best = all(row[self.chosen_by] < earlier[self.chosen_by] for earlier in self.rows)
         self.rows.append(row)
-        return is_best
+        return self.best is row
 
     @property
     def best(self) -> Row:
-        return min(self.rows, key=lambda row: row[self.chosen_by])
+        """The first of the best ones."""
+        return best_by(self.rows, self.chosen_by)
 
     def is_over(self, patience: int) -> bool:
         """Whether no epoch was better in so many of this stage; never with a patience of 0."""
         if not patience or not self.rows:
             return False
-        losses = [row[self.chosen_by] for row in self.rows]
-        return len(losses) - max(self.start, losses.index(min(losses)) + 1) >= patience
+        return len(self.rows) - max(self.start, self.best[EPOCH]) >= patience
 
     @property
     def seconds_left(self) -> float:
@@ -67,6 +66,11 @@ class History:
         if not done:
             return float("nan")
         return (time.monotonic() - self._begun) / done * (self.num_epochs - len(self.rows))
+
+
+def best_by(rows: Sequence[Mapping[str, Any]], metric: str) -> Any:
+    """The first of those epochs that are best by a metric (``metric_names.BY_CHOICE``)."""
+    return min(rows, key=lambda row: metric_names.cost(row, metric))
 
 
 def epoch_metrics(result: EpochResult, tasks: Tasks) -> Row:

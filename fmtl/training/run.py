@@ -10,7 +10,7 @@ from torch import Tensor
 from fmtl import interruption
 from fmtl.errors import DataError
 from fmtl.loading.pacing import Loader
-from fmtl.metric_names import BEST_EPOCH, BY_CHOICE, EPOCH, best, in_words, of_val
+from fmtl.metric_names import BEST_EPOCH, BY_CHOICE, EPOCH, best, called, of_val
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
 from fmtl.training import engine, evaluating
@@ -72,7 +72,7 @@ class TrainResult:
         best: Those of the best epoch.
         test: Evaluation of the test split by that epoch's weights.
         tasks: In the order of the network's heads.
-        chosen_by: Name of the metric that the best epoch has the lowest of.
+        chosen_by: Name of the metric that the best epoch was chosen by.
     """
 
     history: list[Row]
@@ -117,7 +117,7 @@ class Training:
         tasks: In the order of the network's heads.
         stages: One after the other.
         loss: What is minimised.
-        choose_by: Which validation loss the best epoch has the lowest of; see ``metric_names.BY_CHOICE``.
+        choose_by: What the best epoch is chosen by; see ``metric_names.BY_CHOICE``.
         resumed: Of an earlier attempt.
         before: Epochs of another training that this one goes on from: they belong to no stage.
     """
@@ -269,9 +269,6 @@ class Training:
         if not self.history.rows:
             return ""
         chosen_by = self.history.chosen_by
-        last, lowest = self.history.rows[-1][chosen_by], self.history.best[chosen_by]
-        return ", ".join(
-            filter(
-                None, (f"{in_words(chosen_by)} {last:.3f} (best {lowest:.3f})", time_left(self.history.seconds_left))
-            )
-        )
+        last, chosen = self.history.rows[-1][chosen_by], self.history.best[chosen_by]
+        told = f"{called(chosen_by)} {last:.3f} (best {chosen:.3f})"
+        return ", ".join(filter(None, (told, time_left(self.history.seconds_left))))

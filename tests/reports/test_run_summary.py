@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -32,3 +33,16 @@ def test_names_are_neither_html_nor_markdown():
 def test_only_the_first_of_many_tasks_without_labels_are_named():
     found = run_summary.averaged(result_of({f"t{k}": math.nan for k in range(40)}))
     assert "t5, and 34 more)" in found and "t6" not in found
+
+
+def test_the_note_says_which_epochs_other_choices_would_have_kept():
+    def row(epoch, loss, refined, accuracy, f1):
+        scores = {"val/avg/accuracy": accuracy, "val/avg/f1": f1}
+        return {"epoch": epoch, "val/loss": loss, "val/refined_loss": refined, **scores}
+
+    rows = [row(1, 1.0, 0.9, 0.5, 0.1), row(2, 2.0, 0.8, 0.6, 0.2), row(3, 3.0, 0.85, 0.7, 0.15)]
+    found = dataclasses.replace(result_of({"a": 1.0}), history=rows, best=rows[1], chosen_by="val/refined_loss")
+    told = run_summary.of_loaders({"backbone": "b", "mode": "tuned", "weights": "none", "px": 32}, found)
+    assert "`loss` epoch 1: 0.500 and 0.100; `refined_loss` epoch 2: 0.600 and 0.200 (the choice of this run)" in told
+    assert "`f1` epoch 2: 0.600 and 0.200; `accuracy` epoch 3: 0.700 and 0.150." in told
+    assert "(lowest refined validation loss)" in told

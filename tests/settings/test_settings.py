@@ -92,6 +92,15 @@ def test_what_is_given_wins_over_the_mode():
     assert (settings.clip_norm, settings.weight_decay, settings.schedule) == (0.5, 0.1, "constant")
 
 
+def test_an_objective_weighs_tuned_alone_and_less_than_what_is_given():
+    f1, accuracy, both = (TrainSettings(objective=what).with_mode() for what in ("f1", "accuracy", "both"))
+    assert f1.class_weights > accuracy.class_weights == 0
+    assert accuracy.class_weights <= both.class_weights <= f1.class_weights
+    assert (f1.choose_by, accuracy.choose_by, both.choose_by) == ("f1", "accuracy", "refined_loss")
+    assert TrainSettings(objective="f1", mode="baseline").with_mode().class_weights == 0
+    assert TrainSettings(objective="f1", choose_by="loss").with_mode().choose_by == "loss"
+
+
 def test_settings_survive_their_own_yaml(tmp_path):
     settings = TrainSettings(learning_rate=3e-5, px=96, mode="baseline", weights="none").with_mode()
     assert from_yaml(tmp_path, to_yaml(settings.model_dump(mode="json"))) == [settings]

@@ -62,6 +62,14 @@ def test_over_confidence_decides_on_no_epoch_and_on_no_patience_where_it_is_left
     assert by_loss.best["epoch"] == 1 and by_loss.is_over(1)
 
 
+def test_a_score_chooses_the_first_of_the_highest():
+    scores = [0.5, 0.7, 0.6, 0.7]
+    history = History(4, "val/avg/f1")
+    history.begin_stage(4)
+    assert [history.add({"epoch": n, "val/avg/f1": f1}) for n, f1 in enumerate(scores, 1)] == [True, True, False, False]
+    assert history.best["epoch"] == 2 and history.is_over(2) and not history.is_over(3)
+
+
 def test_who_stops_iterating_stops_the_training():
     net, batches = make_net(), Counted(make_batches())
     stage = Stage(net=net, train=batches, val=make_batches(), recipe=recipe(epochs=9))

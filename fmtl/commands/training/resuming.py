@@ -24,6 +24,7 @@ from fmtl.tracking.recording import Run
 from fmtl.tracking.store import RunRecord
 from fmtl.training import checkpoints
 from fmtl.training.checkpoints import Checkpoint
+from fmtl.training.history import best_by
 from fmtl.training.run import Resumed
 from fmtl.training.setup import Setup
 
@@ -231,7 +232,7 @@ def best_of(found: Earlier, last: Checkpoint, *, is_held: bool) -> Checkpoint | 
     if not history:
         return None
     chosen_by, files = BY_CHOICE[str(found.settings.choose_by)], found.files
-    epoch = min(history, key=lambda row: row[chosen_by])[EPOCH]
+    epoch = best_by(history, chosen_by)[EPOCH]
     for file, kept in files.generations("best"):
         if kept.epoch == epoch:
             if file != files.path("best") and is_held:
