@@ -57,7 +57,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "bare, lite2": {**BARE, "backbone": "tf_efficientnet_lite2"},
     "bare, 18 epochs": {**BARE, "epochs": 18},
 }
-STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # C of the refitted heads
+STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the refitted heads
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of what training counts say together, in decoding
 
 
@@ -113,13 +113,16 @@ class _Seen:
         import torch
 
         self.net, self.dataset = work.setup.net.eval(), work.dataset
-        parts, mirrored = {}, {}
+        parts, mirrored, colours = {}, {}, {}
         for split in ("train", "val", "test"):
             batches = work.data.batches(split, work.data.photos())
             batches = batches if split != "train" else _in_order(work)
-            both = [(self.net.features(images), self.net.features(images.flip(-1))) for images, _ in batches]
-            parts[split], mirrored[split] = (torch.cat(some) for some in zip(*both, strict=True))
-        self.features, self.mirrored = parts, mirrored
+            found = [
+                (self.net.features(images), self.net.features(images.flip(-1)), _colours(images, work.data.preprocess))
+                for images, _ in batches
+            ]
+            parts[split], mirrored[split], colours[split] = (torch.cat(some) for some in zip(*found, strict=True))
+        self.features, self.mirrored, self.colours = parts, mirrored, colours
         self.targets = {split: self.dataset.targets[self.dataset.rows(split)] for split in parts}
 
     def logits(self, *, mirror: bool = False) -> dict[str, dict[str, np.ndarray]]:
@@ -155,43 +158,51 @@ class _Seen:
 
     def refitted(self) -> dict[str, Any]:
         """Multinomial logistic regression per task on photos and mirror images, its C chosen on val."""
+        found = {}
+        for name, power, has_colours in (
+            ("refit", 0.0, False), ("refit, rare weighted", 0.5, False), ("refit, rare weighted, colours", 0.5, True)
+        ):  # fmt: skip
+            rows = {"train": np.concatenate([self._rows("train", self.features, has_colours),
+                                             self._rows("train", self.mirrored, has_colours)])}  # fmt: skip
+            rows |= {split: self._rows(split, self.features, has_colours) for split in ("val", "test")}
+            mean, spread = rows["train"].mean(axis=0), rows["train"].std(axis=0) + 1e-6
+            rows = {split: (values - mean) / spread for split, values in rows.items()}
+            logits: dict[str, dict[str, np.ndarray]] = {split: {} for split in ("val", "test")}
+            for t, (task, size) in enumerate(self.net.num_classes.items()):
+                tried = [self._regression(rows, t, size, power, strength) for strength in STRENGTHS]
+                best = max(tried, key=lambda logits_of: self._task_score(logits_of["val"], t))
+                for split, by_task in logits.items():
+                    by_task[task] = best[split]
+            found[name] = self.judged(logits)
+        return found
+
+    def _rows(self, split: str, features: dict[str, Any], has_colours: bool) -> np.ndarray:
+        return np.concatenate([features[split], self.colours[split]][: 1 + has_colours], axis=1)
+
+    def _regression(
+        self, rows: dict[str, np.ndarray], t: int, size: int, power: float, strength: float
+    ) -> dict[str, np.ndarray]:
+        """Logits of a task on val and test."""
         from sklearn.linear_model import LogisticRegression
 
         from fmtl.tasks import IGNORE_INDEX
 
-        train = np.concatenate([self.features["train"].numpy(), self.mirrored["train"].numpy()])
-        mean, spread = train.mean(axis=0), train.std(axis=0) + 1e-6
-        by_weight: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-        for name, power in (("refit", 0.0), ("refit, rare weighted", 0.5)):
-            by_weight[name] = {split: {} for split in ("val", "test")}
-            for t, (task, size) in enumerate(self.net.num_classes.items()):
-                targets = np.tile(self.targets["train"][:, t], 2)
-                known = targets != IGNORE_INDEX
-                count = np.bincount(targets[known], minlength=size)
-                weights = {k: float(n) ** -power for k, n in enumerate(count) if n}
-                mean_weight = sum(weights[k] * count[k] for k in weights) / known.sum()
-                weights = {k: w / mean_weight for k, w in weights.items()}
-                best: tuple[float, dict[str, np.ndarray]] | None = None
-                for strength in STRENGTHS:
-                    model = LogisticRegression(C=strength, class_weight=weights, max_iter=200)
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")  # of iterations
-                        model.fit((train[known] - mean) / spread, targets[known])
-                    split_logits = {}
-                    for split in ("val", "test"):
-                        logits = np.full((len(self.features[split]), size), -1e4, np.float32)
-                        found = model.decision_function((self.features[split].numpy() - mean) / spread)
-                        if found.ndim == 1:
-                            found = np.stack([-found / 2, found / 2], axis=1)
-                        logits[:, model.classes_] = found
-                        split_logits[split] = logits
-                    score = self._task_score(split_logits["val"], t)
-                    if best is None or score > best[0]:
-                        best = (score, split_logits)
-                assert best
-                for split in ("val", "test"):
-                    by_weight[name][split][task] = best[1][split]
-        return {name: self.judged(logits) for name, logits in by_weight.items()}
+        targets = np.tile(self.targets["train"][:, t], 2)
+        known = targets != IGNORE_INDEX
+        count = np.bincount(targets[known], minlength=size)
+        weights = {k: float(n) ** -power for k, n in enumerate(count) if n}
+        mean_weight = sum(weights[k] * count[k] for k in weights) / known.sum()
+        weights = {k: w / mean_weight for k, w in weights.items()}
+        model = LogisticRegression(C=strength, class_weight=weights, max_iter=100)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of iterations
+            model.fit(rows["train"][known], targets[known])
+        logits = {}
+        for split in ("val", "test"):
+            logits[split] = np.full((len(rows[split]), size), -1e4, np.float32)
+            found = model.decision_function(rows[split])
+            logits[split][:, model.classes_] = np.stack([-found / 2, found / 2], axis=1) if found.ndim == 1 else found
+        return logits
 
     def _task_score(self, logits: np.ndarray, t: int) -> float:
         """Accuracy and macro-F1 of a task on val, in equal parts."""
@@ -240,6 +251,30 @@ class _Seen:
         np.add.at(counts, (a[known], b[known]), 1)
         prior = (counts.sum(axis=0) + 1) / (counts.sum() + sizes[name])
         return np.log((counts + prior) / (counts.sum(axis=1, keepdims=True) + 1))
+
+
+BINS = (5, 9, 9)  # of L, a and b
+
+
+def _colours(images: Any, preprocess: Any) -> Any:
+    """Roots of the shares of colours in each photo but for its white ground, ``(N, bins)``, in CIE Lab."""
+    import torch
+    from torch.nn import functional
+
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (preprocess.mean, preprocess.std))
+    small = functional.interpolate((images * std + mean).clamp(0, 1), size=(48, 48), mode="area").flatten(2).mT
+    linear = torch.where(small > 0.04045, ((small + 0.055) / 1.055) ** 2.4, small / 12.92)
+    xyz = linear @ torch.tensor([[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]])
+    ratio = xyz / torch.tensor([0.9505, 1.0, 1.089])
+    f = torch.where(ratio > 216 / 24389, ratio.clamp(min=1e-6) ** (1 / 3), (24389 / 27 * ratio + 16) / 116)
+    lab = torch.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], dim=-1)
+    low, high, bins = torch.tensor([0.0, -50, -50]), torch.tensor([100.0, 60, 60]), torch.tensor(BINS)
+    cells = ((lab - low) / (high - low) * bins).long().clamp(min=0).minimum(bins - 1)
+    index = (cells[..., 0] * BINS[1] + cells[..., 1]) * BINS[2] + cells[..., 2]
+    is_ground = (lab[..., 0] > 96) & (lab[..., 1:].abs().amax(dim=-1) < 4)
+    counts = torch.zeros(len(images), BINS[0] * BINS[1] * BINS[2])
+    counts.scatter_add_(1, index, (~is_ground).float())
+    return (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).sqrt()
 
 
 def _in_order(work: Any) -> Any:

@@ -19,10 +19,12 @@ import sysconfig
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -241,6 +243,7 @@ class Clock:
 
     images: int
     images_per_second: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)  # seconds to the first batch, where they are known
     started: float = 0.0
 
     def start(self) -> None:
@@ -249,10 +252,23 @@ class Clock:
     def stop(self) -> None:
         self.images_per_second.append(self.images / (time.perf_counter() - self.started))
 
+    def batches(self, loader: DataLoader) -> Iterator[Any]:
+        """Those of an epoch, the first of which comes when the loader's processes have started."""
+        for number, batch in enumerate(loader):
+            if number == 0:
+                self.starts.append(time.perf_counter() - self.started)
+            yield batch
+
 
 def result(clock: Clock, scores: dict[str, float], *packages: str, **more: int) -> dict:
     versions = {name: version(name) for name in ("torch", "torchvision", *packages)}
-    return {"images_per_second": clock.images_per_second, **scores, "versions": versions, **more}
+    return {
+        "images_per_second": clock.images_per_second,
+        "starts": clock.starts,
+        **scores,
+        "versions": versions,
+        **more,
+    }
 
 
 def notebook(work: Work, lane: str) -> dict:
@@ -266,7 +282,7 @@ def notebook(work: Work, lane: str) -> dict:
         model.train()
         running_loss, answers = 0.0, Answers()
         clock.start()
-        for images, targets in train_batches:
+        for images, targets in clock.batches(train_batches):
             optimizer.zero_grad()
             with work.autocast():
                 logits = model(work.ordered(images))

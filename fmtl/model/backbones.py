@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from fmtl.errors import UsageError, did_you_mean
+from fmtl.loading.preprocess import Preprocess
 from fmtl.model import pretrained
 from fmtl.model.network import MultiTaskNet
 
@@ -21,6 +22,11 @@ class InputSpec:
     px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, preprocess: Preprocess) -> "InputSpec":
+        """What a network has been trained to see whose photos became input in this way."""
+        return cls(preprocess.px, preprocess.mean, preprocess.std)
 
 
 def input_spec(backbone: str) -> InputSpec:

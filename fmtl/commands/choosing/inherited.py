@@ -26,8 +26,7 @@ class Inherited:
 
     @property
     def input_spec(self) -> InputSpec:
-        how = self.model.preprocess
-        return InputSpec(how.px, how.mean, how.std)
+        return InputSpec.of(self.model.preprocess)
 
     def take_over(self, net: MultiTaskNet, tasks: Tasks) -> list[str]:
         """Put its weights into a network. Returns what became of each attribute.

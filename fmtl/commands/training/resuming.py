@@ -256,8 +256,7 @@ def seen_by(checkpoint: Checkpoint | None) -> InputSpec | None:
     """How photos become input of a checkpoint's network; None where it does not say."""
     if checkpoint is None or "preprocess" not in checkpoint.settings:
         return None
-    how = Preprocess.from_json(checkpoint.settings["preprocess"])
-    return InputSpec(how.px, how.mean, how.std)
+    return InputSpec.of(Preprocess.from_json(checkpoint.settings["preprocess"]))
 
 
 def take_over(setup: Setup, last: Checkpoint, best: Checkpoint | None) -> Resumed:
