@@ -27,7 +27,6 @@ CONTEXT = {
 }
 
 
-STARTED = time.monotonic()
 SHELLS = ("bash", "sh", "dash")
 _MOVES = re.compile("[\r\n]*(\x1b\\[A)*")  # of a cursor, by progress bars
 
@@ -190,7 +189,7 @@ def train(*variants: schema.TrainSettings) -> None:
     _say_first(f"train: {_what(*variants) if len(variants) == 1 else f'{len(variants)} variants'}")
     from fmtl.commands.train import train_variants
 
-    train_variants(variants, since=STARTED)
+    train_variants(variants, since=click.get_current_context().obj)
 
 
 @command(schema.CompareSettings)
@@ -261,7 +260,7 @@ def _main_heard(argv: list[str]) -> int:
     _go_to_caller()
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # of models that others logged
     try:
-        cli.main(argv, prog_name="fmtl", standalone_mode=False)
+        cli.main(argv, prog_name="fmtl", standalone_mode=False, obj=time.monotonic())  # when it began
     except click.ClickException as error:
         error.show()
         _tell_project_run(argv, error.format_message())

@@ -45,6 +45,7 @@ NOT_LOGGED = (
     "offline",
     "run_folder",
     "checkpoint_minutes",
+    "budget",
 )  # of where a run lies, not of what it is
 
 
@@ -111,7 +112,7 @@ def train_variants(variants: Sequence[TrainSettings], *, since: float | None = N
         return [train(variants[0], since=since)]
     variants = [inherited.settled(settings) for settings in variants]
     for settings in variants:
-        check(settings)
+        check(budget.fastest(settings))
     run_ids, failures = [], []
     for number, settings in enumerate(variants, 1):
         name = _run_name(settings)
@@ -150,7 +151,7 @@ def _train(
     settings, dataset = work.settings, work.dataset
     values = _values(settings)
     files = _files(work, run)
-    _log_settings(run, values, dataset, is_new=last is None, budget=limit.budget if limit else None)
+    _log_settings(run, values, dataset, is_new=last is None, limit=limit)
     training = _training(work, last, best)
     keeper = None
     if settings.save_checkpoints:
@@ -233,10 +234,12 @@ def _training(work: Work, last: Checkpoint | None, best: Checkpoint | None) -> T
 
 
 def _log_settings(
-    run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool, budget: float | None
+    run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool, limit: Limit | None
 ) -> None:
     durable.write_text(run.folder / "config.yaml", to_yaml(values))
-    run.log_params({k: v for k, v in values.items() if k not in NOT_LOGGED} | {"budget": budget})
+    run.log_params(
+        {k: v for k, v in values.items() if k not in NOT_LOGGED} | ({"budget": limit.budget} if limit else {})
+    )
     run.set_tags({"fmtl.data": dataset.digest})
     if is_new:
         source = str(dataset.folder.resolve())

@@ -66,6 +66,16 @@ def folds(groups: np.ndarray, *, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).permutation(len(unique)) % FOLDS)[which]
 
 
+def num_steps(rows: int) -> int:
+    """How many of so many rows are taken in all."""
+    num_batches = max(-(-rows * (FOLDS - 1) // (FOLDS * BATCH_SIZE)), 1)
+    return FOLDS * num_batches * _epochs(num_batches)
+
+
+def _epochs(num_batches: int) -> int:
+    return max(LEAST_EPOCHS, -(-LEAST_STEPS // num_batches))
+
+
 def _predict(
     features: Tensor, targets: np.ndarray, tasks: Tasks, rest: np.ndarray, held: np.ndarray, *, seed: int
 ) -> Mapping[str, np.ndarray]:
@@ -80,7 +90,7 @@ def _predict(
         return Batches(source, targets, rows, tasks=tasks, batch_size=BATCH_SIZE, shuffle=shuffle, seed=seed)
 
     batches = batches_of(rest, shuffle=True)
-    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // len(batches)))
+    epochs = _epochs(len(batches))
     recipe = Recipe(
         epochs=epochs, learning_rate=RATE, backbone_lr_scale=1.0, optimizer="adamw", weight_decay=WEIGHT_DECAY,
         schedule="onecycle", clip_norm=0.0, seed=seed,

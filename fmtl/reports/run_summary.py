@@ -48,7 +48,7 @@ def of_training(
     return "\n\n".join(
         [
             f"{_what(settings)}, trained on {counts['train']} photos of {markdown.code(source)}.",
-            _how_good(result),
+            _how_good(result, settings),
             _table(result, without_photo),
             _others(result),
             _wrong(faults),
@@ -63,7 +63,7 @@ def of_loaders(settings: Mapping[str, Any], result: TrainResult) -> str:
     return "\n\n".join(
         [
             f"{_what(settings)}, trained in a notebook on loaders of its own.",
-            _how_good(result),
+            _how_good(result, settings),
             _table(result, {}),
             _others(result),
             _wrong(_faults(result)),
@@ -78,11 +78,12 @@ def _what(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _how_good(result: TrainResult) -> str:
+def _how_good(result: TrainResult, settings: Mapping[str, Any]) -> str:
     num_images = len(next(iter(result.test.targets.values())))
-    average = result.test.scores[AVERAGE]
+    average, planned = result.test.scores[AVERAGE], settings.get("epochs", 0)
+    early = f", {planned} were planned" * (len(result.history) < planned)
     return (
-        f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)} "
+        f"On {num_images} test photos, with the weights of epoch {result.best_epoch} of {len(result.history)}{early} "
         f"({in_words(result.chosen_by)}): "
         f"average accuracy **{average['accuracy']:.3f}**, average macro-F1 **{average['f1']:.3f}**, "
         f"{markdown.text(averaged(result), most=400)}."

@@ -64,8 +64,7 @@ class TrainSettings(Settings):
     )
     objective: Literal["both", "f1", "accuracy"] = Field(
         "both",
-        description="What tuned is for: f1 counts rare classes more, accuracy none; each also chooses the epoch by "
-        "itself.",
+        description="What mode=tuned is for: with accuracy no class is weighed; f1 and accuracy also choose the epoch.",
     )
     choose_by: Literal["refined_loss", "loss", "f1", "accuracy"] | None = Field(
         None,
@@ -155,6 +154,10 @@ class TrainSettings(Settings):
                 f"freeze_epochs: expected fewer than the {self.epochs} epochs, got {self.freeze_epochs}; "
                 "freeze=true trains the heads only in all of them"
             )
+        if self.budget is not None and "epochs" in self.model_fields_set:
+            raise ValueError("budget, epochs: give one of them; the budget decides how many epochs there are")
+        if self.budget is not None and self.num_frozen:
+            raise ValueError("budget: it is for trainings of the whole network; leave freeze and freeze_epochs out")
         if self.budget is not None and self.resume:
             raise ValueError("budget: a run that goes on has its number of epochs; --extend-to gives it more")
         if (self.fork or self.extend_to is not None) and not self.resume:
@@ -166,14 +169,20 @@ class TrainSettings(Settings):
         """Epochs that train the heads only: the first ones, or all."""
         return self.epochs if self.freeze else self.freeze_epochs
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Of what depends on mode and objective."""
+        return MODES[self.mode] | (OBJECTIVES[self.objective] if self.mode == "tuned" else {})
+
     def with_mode(self) -> "TrainSettings":
         """The same with every default that depends on ``mode`` filled in.
 
         Raises:
             UsageError: Something is asked for that the mode has no use of.
         """
-        defaults = MODES[self.mode] | (OBJECTIVES[self.objective] if self.mode == "tuned" else {})
-        filled = self.model_copy(update={k: v for k, v in defaults.items() if getattr(self, k) is None})
+        filled = self.model_copy(update={k: v for k, v in self.defaults.items() if getattr(self, k) is None})
+        if self.objective != "both" and self.mode == "baseline":
+            raise UsageError("objective: mode=baseline is the same whatever counts; choose_by says what its epoch has")
         varied = filled.crop_scale != CROP_SCALE or filled.rotation or filled.colour_jitter or filled.policy != "none"
         if varied and not filled.augment:
             raise UsageError(

@@ -97,7 +97,8 @@ def test_an_objective_weighs_tuned_alone_and_less_than_what_is_given():
     assert f1.class_weights > accuracy.class_weights == 0
     assert accuracy.class_weights <= both.class_weights <= f1.class_weights
     assert (f1.choose_by, accuracy.choose_by, both.choose_by) == ("f1", "accuracy", "refined_loss")
-    assert TrainSettings(objective="f1", mode="baseline").with_mode().class_weights == 0
+    with pytest.raises(UsageError, match="objective: mode=baseline is the same"):
+        TrainSettings(objective="f1", mode="baseline").with_mode()
     assert TrainSettings(objective="f1", choose_by="loss").with_mode().choose_by == "loss"
 
 

@@ -1,9 +1,10 @@
 """What fits into a time: epochs, side and network of a training that has a budget of seconds.
 
 A larger side is worth more than more epochs, once there are enough of them, and a larger network more than still more
-of either (``docs/recipe.md``). So a ladder is climbed as far as a real trial says that enough epochs fit.
+of either (``docs/recipe.md``). So a ladder is climbed as far as real trials say that enough epochs fit.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +12,18 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
+from fmtl.commands.choosing import inherited
 from fmtl.commands.training.pace import Pace, measure
-from fmtl.commands.training.work import prepare
+from fmtl.commands.training.work import prepare, side
 from fmtl.dataset.prepared import open_dataset
 from fmtl.dataset.splits import SPLITS
-from fmtl.errors import UsageError
+from fmtl.errors import DataError, EnvironmentFault, UsageError
+from fmtl.evaluation import label_issues
 from fmtl.model import backbones
 from fmtl.model.pretrained import BUNDLED
 from fmtl.settings.train import TrainSettings
-from fmtl.training.progress import duration
 from fmtl.training.run import EpochRecord
 
 log = logging.getLogger(__name__)
@@ -27,9 +31,13 @@ log = logging.getLogger(__name__)
 ENOUGH_EPOCHS, MOST_EPOCHS = 10, 60
 SIDES = (64, 96, 128, 160, 192, 224, 256)
 FIRST_PX = 128  # of the first trial
+TRIAL_SHARE = 0.15  # of the budget, after which no further rung is tried
+COSTS = dict(zip(BUNDLED, (1.0, 1.5, 2.0), strict=True))  # of a photo, to begin with; a trial tells
 AIM = 0.95  # of the budget: what is timed in advance varies
-FIGURES, FIGURES_OF_TASK = 5, 5  # of the run's page; see run_page
-ENDING = 1.0  # times the start: what a run does at its end besides figures and photos
+# Of the end of a run, in figures, whose time is measured: drawn, and what takes as long as so many.
+FIGURES, FIGURES_OF_TASK = 5, 5
+ENDING, GALLERY, SUSPECT_STEPS = 12, 12, 0.012
+NOT_HERE = (UsageError, DataError, EnvironmentFault, torch.OutOfMemoryError)  # a network that takes no such side, ...
 
 
 @dataclass(frozen=True)
@@ -47,20 +55,22 @@ class Limit:
     Attributes:
         budget: Seconds that it may take.
         end: By the monotonic clock.
-        rest: Seconds that it takes after its last epoch.
+        kept: Seconds that an epoch takes besides training and validation.
+        rest: Seconds after the last epoch.
     """
 
     budget: float
     end: float
+    kept: float
     rest: float
 
     def ends_after(self, record: EpochRecord) -> bool:
-        """Whether there is no time for an epoch like this one; then says so."""
+        """Whether there is no time for another epoch like this one; then says so."""
         left = self.end - time.monotonic() - self.rest
-        is_short = bool(record.seconds_left) and record.metrics["epoch_seconds"] > left
-        if is_short:
+        is_short = left < record.metrics["epoch_seconds"] + self.kept
+        if is_short := is_short and record.seconds_left > 0 and not record.stopped_after:
             log.warning(
-                "budget: epochs take longer than in the trial: to be over in time the training ends after epoch %d, "
+                "budget: it took longer than the trial said; to be over in time the training ends after epoch %d, "
                 "with rates that have not come down yet", record.epoch,
             )  # fmt: skip
         return is_short
@@ -73,31 +83,50 @@ def settled(settings: TrainSettings, *, since: float) -> tuple[TrainSettings, Li
         since: When the run began, by the monotonic clock.
 
     Raises:
-        UsageError: The budget is too small, or a setting does not go with it.
+        UsageError: The budget is too small.
+        DataError, EnvironmentFault: As ``prepare``.
     """
     if settings.budget is None:
         return settings, None
-    if "epochs" in settings.model_fields_set:
-        raise UsageError("budget, epochs: give one of them; the budget decides how many epochs there are")
-    if settings.num_frozen:
-        raise UsageError("budget: it is for trainings of the whole network; leave freeze and freeze_epochs out")
     trial = _Trial(settings, since=since)
-    rungs = ladder(settings, trial.dataset.px)
-    trial.time(min(rungs, key=lambda rung: abs(rung.px - FIRST_PX)))
-    while not trial.has_timed((found := climb(rungs, trial.epochs))[0]):
-        trial.time(found[0])
-    rung, epochs = found
+    rungs = trial.rungs
+    while rungs and not trial.has_timed(rung := climb(rungs, trial.epochs)[0]):
+        if trial.is_long:
+            rungs = [rung for rung in rungs if trial.has_timed(rung)]
+        elif not trial.time(rung):
+            rungs = [other for other in rungs if other != rung]
+    rung, epochs = climb(rungs, trial.epochs)
     if not epochs:
         raise UsageError(
-            f"budget: {duration(settings.budget)} is too little: an epoch of {rung.backbone} at {rung.px} px takes "
+            f"budget: {_in_words(settings.budget)} are too little: an epoch of {rung.backbone} at {rung.px} px takes "
             f"{trial.epoch_seconds(rung):.0f} s here, start and end of the run {trial.around(rung):.0f} s"
         )
     log.info(
-        "budget of %s: %d epochs of %s at %d px, about %.1f s each, and %.0f s after them; epochs, px and backbone, "
-        "instead of a budget, say it otherwise",
-        duration(settings.budget), epochs, rung.backbone, rung.px, trial.epoch_seconds(rung), trial.rest(rung),
+        "budget of %s: %d epochs%s of %s at %d px, about %.1f s each, and %.0f s after them (what is given is not "
+        "chosen: px, or backbone and weights, or epochs instead of a budget)",
+        _in_words(settings.budget), epochs, ", the most there are," * (epochs == MOST_EPOCHS), rung.backbone, rung.px,
+        trial.epoch_seconds(rung), trial.rest(rung),
     )  # fmt: skip
-    return trial.chosen(rung, epochs), Limit(settings.budget, since + settings.budget, trial.rest(rung))
+    return trial.chosen(rung, epochs)
+
+
+def fastest(settings: TrainSettings) -> TrainSettings:
+    """The first that ``settled`` may come to; the settings as they are where there is no budget."""
+    if settings.budget is None:
+        return settings
+    first = ladder(settings, open_dataset(Path(settings.data)).px)[0]
+    return _on(first, settings)
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:g} seconds" if seconds < 60 else f"{seconds / 60:g} minutes"
+
+
+def _on(rung: Rung, settings: TrainSettings) -> TrainSettings:
+    update: dict[str, object] = {"px": rung.px, "backbone": rung.backbone}
+    if rung.backbone != settings.backbone:
+        update["weights"] = "bundled"
+    return settings.model_copy(update=update)
 
 
 def ladder(settings: TrainSettings, stored_px: int) -> list[Rung]:
@@ -128,26 +157,67 @@ class _Trial:
     """Times rungs of the ladder as they are asked for; what was not timed is guessed from what was."""
 
     def __init__(self, settings: TrainSettings, *, since: float):
-        assert settings.budget is not None
-        self._settings, self._since = settings, since
-        self._start, self._end = time.monotonic() - since, since + AIM * settings.budget
+        self._budget = settings.budget or 0.0
         self.dataset = open_dataset(Path(settings.data))
+        own = inherited.find(settings)[0]
+        own_px = own.input_spec.px if own else backbones.input_spec(settings.backbone).px
+        if settings.px == "auto":
+            settings = settings.model_copy(update={"px": side(settings, self.dataset, own_px)})
+        self._settings, self._since = settings, since
+        self._begun, self._end = time.monotonic(), since + AIM * self._budget
         self._num = {split: len(self.dataset.rows(split)) for split in SPLITS}
         self._paces: dict[Rung, Pace] = {}
         self._found: dict[Rung, TrainSettings] = {}  # with what was found out about the machine
+        self._start: dict[Rung, float] = {}  # seconds until its network is there
+        self._fault: Exception | None = None
+
+    @property
+    def rungs(self) -> list[Rung]:
+        """All of them.
+
+        Raises:
+            UsageError, DataError, EnvironmentFault: None of them can be trained here.
+        """
+        rungs = ladder(self._settings, self.dataset.px)
+        while rungs:
+            first = min(rungs, key=lambda rung: abs(rung.px - FIRST_PX))
+            if self.time(first):
+                return rungs
+            rungs = [rung for rung in rungs if rung != first]
+        assert self._fault
+        raise self._fault
+
+    @property
+    def is_long(self) -> bool:
+        return time.monotonic() - self._begun > TRIAL_SHARE * self._budget
 
     def has_timed(self, rung: Rung) -> bool:
         return rung in self._paces
 
-    def time(self, rung: Rung) -> None:
-        work = prepare(self._settings_of(rung))
-        self._found[rung] = work.settings
-        self._paces[rung] = measure(work)
+    def time(self, rung: Rung) -> bool:
+        """Returns whether the network takes such images here."""
+        log.info("budget: timing %s at %d px", rung.backbone, rung.px)
+        try:
+            self._time(rung)
+        except NOT_HERE as error:
+            self._fault = error
+            log.info("budget: not at %d px: %s", rung.px, error)
+            return False
+        finally:
+            gc.collect()  # networks are in circles with what trains them, and memory counts
         log.debug("%s at %d px: %s", rung.backbone, rung.px, self._paces[rung])
+        return True
+
+    def _time(self, rung: Rung) -> None:
+        found = prepare(_on(rung, self._settings), quietly=True).settings  # with the trial of precision and layout
+        started = time.monotonic()
+        work = prepare(found, quietly=True)
+        self._start[rung], self._found[rung] = time.monotonic() - started, found
+        self._paces[rung] = measure(work)
 
     def epochs(self, rung: Rung) -> int:
         """How many fit into what is left of the budget."""
-        left = self._end - time.monotonic() - self.rest(rung)
+        left = self._end - time.monotonic() - self._start.get(rung, 0) - self.rest(rung)
         return max(int(left / self.epoch_seconds(rung)), 0)
 
     def epoch_seconds(self, rung: Rung) -> float:
@@ -156,32 +226,29 @@ class _Trial:
     def rest(self, rung: Rung) -> float:
         """Seconds after the last epoch."""
         pace, settings = self._pace(rung), self._settings
-        seconds = pace.evaluated * self._num["test"] + ENDING * self._start
+        figures, num_evaluated = float(ENDING), self._num["test"]
         if settings.extra_plots:
-            seconds += pace.figure * (FIGURES + FIGURES_OF_TASK * len(self.dataset.tasks))
+            figures += FIGURES + FIGURES_OF_TASK * len(self.dataset.tasks)
         if settings.gallery:
-            seconds += pace.evaluated * len(self.dataset.targets) + ENDING * self._start
-        return seconds
+            num_evaluated += len(self.dataset.targets)
+            figures += GALLERY + SUSPECT_STEPS * label_issues.num_steps(len(self.dataset.targets))
+        return pace.evaluated * num_evaluated + pace.figure * figures
 
     def around(self, rung: Rung) -> float:
         """Seconds without any epoch."""
         return time.monotonic() - self._since + self.rest(rung)
 
-    def chosen(self, rung: Rung, epochs: int) -> TrainSettings:
-        """The settings of a rung that was timed, and that are complete without the budget."""
+    def chosen(self, rung: Rung, epochs: int) -> tuple[TrainSettings, Limit]:
+        """The settings of a rung that was timed, complete without the budget."""
         found = self._found[rung]
         ways = {name: getattr(found, name) for name in ("precision", "channels_last", "batch_size")}
-        return self._settings_of(rung).model_copy(update={**ways, "epochs": epochs, "budget": None})
-
-    def _settings_of(self, rung: Rung) -> TrainSettings:
-        update: dict[str, object] = {"px": rung.px, "backbone": rung.backbone}
-        if rung.backbone != self._settings.backbone:
-            update["weights"] = "bundled"
-        return self._settings.model_copy(update=update)
+        settings = _on(rung, self._settings).model_copy(update={**ways, "epochs": epochs, "budget": None})
+        return settings, Limit(self._budget, self._since + self._budget, self._paces[rung].kept, self.rest(rung))
 
     def _pace(self, rung: Rung) -> Pace:
         if rung in self._paces:
             return self._paces[rung]
         of_network = [timed for timed in self._paces if timed.backbone == rung.backbone]
         nearest = min(of_network or self._paces, key=lambda timed: abs(timed.px - rung.px))
-        return self._paces[nearest].at(rung.px, nearest.px)
+        more = COSTS.get(rung.backbone, 1.0) / COSTS.get(nearest.backbone, 1.0)
+        return self._paces[nearest].times((rung.px / nearest.px) ** 2 * more)

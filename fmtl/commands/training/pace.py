@@ -1,26 +1,27 @@
 """How long the parts of a training take on this machine, by doing a few of each."""
 
+import contextlib
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from itertools import count, islice
 from typing import TypeVar
 
 from fmtl.commands.publisher import MOST_IN_FRAMES
 from fmtl.commands.training.work import Work
+from fmtl.errors import EnvironmentFault
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Paced
 from fmtl.reports import plots
 from fmtl.reports.plots import ConfusionFrames
+from fmtl.storage import durable
 from fmtl.training import checkpoints, engine, evaluating
 from fmtl.training.evaluating import Evaluation
+from fmtl.training.history import split_metrics
 from fmtl.training.metrics import Confusion
 from fmtl.training.optim import Updater
-from fmtl.training.run import Stage
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Pace:
     Attributes:
         trained: Of an image in training, with its loading.
         evaluated: Of an image without gradients.
-        kept: Of the checkpoints and pictures of an epoch.
+        kept: Of what is written and drawn of an epoch.
         figure: Of one of the pictures at the end.
     """
 
@@ -48,38 +49,41 @@ class Pace:
     def epoch(self, num_trained: int, num_evaluated: int) -> float:
         return self.trained * num_trained + self.evaluated * num_evaluated + self.kept
 
-    def at(self, px: int, of: int) -> "Pace":
-        """A guess for another side of the input: what a network does goes by the area.
-
-        Args:
-            of: Side that was timed.
-        """
-        area = (px / of) ** 2
-        return replace(self, trained=self.trained * area, evaluated=self.evaluated * area)
+    def times(self, factor: float) -> "Pace":
+        """Of a network whose photos take so many times as long."""
+        return replace(self, trained=self.trained * factor, evaluated=self.evaluated * factor)
 
 
 def measure(work: Work) -> Pace:
     """Time real steps. The network's weights are other ones afterwards."""
     stage = work.data.stages()[-1]
-    updater = Updater(stage.net, work.setup.loss, stage.recipe, num_batches=len(stage.train))
-    _train(work, stage, updater, islice(stage.train, FIRST_BATCHES))
+    recipe, loss = replace(stage.recipe, accumulate=1), work.setup.loss.to(work.setup.device)
+    updater = Updater(stage.net, loss, recipe, num_batches=len(stage.train))
+
+    def train(batches: Iterable[Batch]) -> None:  # returns when the device is done: the mean loss was read
+        engine.train_one_epoch(
+            stage.net, Paced(batches), recipe=recipe, updater=updater, loss=loss, device=work.setup.device
+        )
+
+    def evaluate(num_batches: int) -> Evaluation:
+        found = evaluating.evaluate(
+            updater.evaluated, islice(stage.val, num_batches), loss=loss, device=work.setup.device
+        )
+        split_metrics("val", found, work.dataset.tasks)
+        return found
+
+    train(islice(stage.train, FIRST_BATCHES))
     timed = _Timed(stage.train)
-    _train(work, stage, updater, timed)
+    train(timed)
     trained = timed.seconds / timed.num_images
-    _evaluate(work, stage, 1)
-    evaluated, found = _seconds(lambda: _evaluate(work, stage, EVALUATED_BATCHES))
+    evaluate(1)
+    evaluated, found = _seconds(lambda: evaluate(EVALUATED_BATCHES))
+    refined, _ = _seconds(lambda: found.refined_loss)
     num_evaluated = len(next(iter(found.targets.values())))
-    kept, figure = _seconds(lambda: _save(work, updater))[0], 0.0
+    kept = _seconds(lambda: _save(work, updater))[0] + refined * len(stage.val) / EVALUATED_BATCHES
     if work.settings.extra_plots:
-        kept, figure = kept + _frames(work, found), _figure(work, found)
-    return Pace(trained, evaluated / num_evaluated, kept, figure)
-
-
-def _train(work: Work, stage: Stage, updater: Updater, batches: Iterable[Batch]) -> None:
-    """Returns when the device is done: the mean loss was read."""
-    engine.train_one_epoch(
-        stage.net, Paced(batches), recipe=stage.recipe, updater=updater, loss=work.setup.loss, device=work.setup.device
-    )
+        kept += _frames(work, found)
+    return Pace(trained, evaluated / num_evaluated, kept, _figure(work, found))
 
 
 class _Timed:
@@ -90,8 +94,11 @@ class _Timed:
 
     def __iter__(self) -> Iterator[Batch]:
         self._started = time.monotonic()
-        for number, batch in enumerate(self._batches):
+        batches = iter(self._batches)
+        for number in count():
             if number >= LEAST_BATCHES and self.seconds >= LEAST_SECONDS:
+                return
+            if (batch := next(batches, None)) is None:
                 return
             self.num_images += len(batch[0])
             yield batch
@@ -101,20 +108,14 @@ class _Timed:
         return time.monotonic() - self._started
 
 
-def _evaluate(work: Work, stage: Stage, num_batches: int) -> Evaluation:
-    return evaluating.evaluate(
-        stage.net, islice(stage.val, num_batches), loss=work.setup.loss, device=work.setup.device
-    )
-
-
 def _save(work: Work, updater: Updater) -> None:
     """What an epoch that is the best so far has written."""
     if not work.settings.save_checkpoints:
         return
-    with TemporaryDirectory() as folder:
+    with contextlib.suppress(OSError, EnvironmentFault), durable.temporary_folder() as folder:
         for name, state in (("best", None), ("last", {"updater": updater.state_dict()})):
             checkpoints.save(
-                Path(folder) / f"{name}.pt", model=work.setup.net.state_dict(), tasks=work.setup.tasks, settings={},
+                folder / f"{name}.pt", model=work.setup.net.state_dict(), tasks=work.setup.tasks, settings={},
                 epoch=1, metrics={}, training=state,
             )  # fmt: skip
 
@@ -135,12 +136,9 @@ def _frame(frames: ConfusionFrames, counts: Confusion) -> None:
 def _figure(work: Work, found: Evaluation) -> float:
     """Seconds of one of the middling ones."""
     task = sorted(work.dataset.tasks, key=lambda task: task.num_classes)[len(work.dataset.tasks) // 2]
-    with TemporaryDirectory() as folder:
-        return _second(
-            lambda: plots.save(
-                Path(folder) / "figure.png", plots.confusion(found.confusion[task.name], task.classes, title="")
-            )
-        )
+    counts = found.confusion[task.name]
+    with durable.temporary_folder() as folder:
+        return _second(lambda: plots.save(folder / "figure.png", plots.confusion(counts, task.classes, title="")))
 
 
 def _second(do: Callable[[], object]) -> float:

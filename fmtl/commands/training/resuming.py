@@ -12,7 +12,7 @@ from fmtl.loading.preprocess import Preprocess
 from fmtl.metric_names import BY_CHOICE, EPOCH, TRAIN_LOSS
 from fmtl.model.backbones import InputSpec
 from fmtl.settings.reading import build_from_file
-from fmtl.settings.train import MODES, TrainSettings
+from fmtl.settings.train import MODES, OBJECTIVES, TrainSettings
 from fmtl.storage.records import SEAL, checked, read_json
 from fmtl.tasks import Tasks
 from fmtl.tracking import earlier, store
@@ -155,7 +155,7 @@ def _settings(folder: RunFolder, which: str) -> TrainSettings:
         raise DataError(f"run {which}: nothing of it was kept, not even its settings; train it anew", where="resume")
     (settings,) = build_from_file(TrainSettings, {}, places[0])
     # Older versions, which did not write it down, had no other.
-    default = MODES[settings.mode]["choose_by"] if "choose_by" in settings.model_fields_set else "loss"
+    default = settings.defaults["choose_by"] if "choose_by" in settings.model_fields_set else "loss"
     return settings.model_copy(update={"choose_by": settings.choose_by or default})
 
 
@@ -209,6 +209,8 @@ def of_fork(asked: TrainSettings, original: TrainSettings, *, done: int) -> Trai
     kept = original.model_dump()
     if given.get("mode", original.mode) != original.mode:  # what depends on the mode comes from the new one
         kept = {name: value for name, value in kept.items() if name not in MODES[original.mode]}
+    if given.get("objective", original.objective) != original.objective:
+        kept = {name: value for name, value in kept.items() if name not in OBJECTIVES["f1"]}
     name = original.run_name or f"{original.backbone}-{original.mode}"
     kept |= {"run_name": f"{name}-{'extended' if not asked.fork else 'fork'}", "run_folder": None, "offline": False}
     settings = TrainSettings.model_validate(kept | given)

@@ -56,16 +56,17 @@ def _plan(settings: TrainSettings, spec: InputSpec | None) -> tuple[PreparedData
         check_sources(dataset)
     _check_splits(dataset)
     spec = spec or backbones.input_spec(settings.backbone)
-    return dataset, spec, settings.resolve(dataset.tasks.names, px=_px(settings, dataset, spec.px))
+    return dataset, spec, settings.resolve(dataset.tasks.names, px=side(settings, dataset, spec.px))
 
 
-def prepare(settings: TrainSettings, *, spec: InputSpec | None = None) -> Work:
+def prepare(settings: TrainSettings, *, spec: InputSpec | None = None, quietly: bool = False) -> Work:
     """Build and check all of it.
 
     Args:
+        quietly: It is not what will be trained, and nothing is said of it.
         spec: What the network has been trained to see, where it goes on from a checkpoint.
     """
-    device = choose_device(settings.device)
+    device, say = choose_device(settings.device), log.debug if quietly else log.info
     earlier, settings = inherited.find(settings.with_mode())
     dataset, spec, plan = _plan(settings, earlier.input_spec if earlier else spec)
     px = plan.network.px
@@ -76,12 +77,12 @@ def prepare(settings: TrainSettings, *, spec: InputSpec | None = None) -> Work:
     found: dict[str, object] = {"px": px, "batch_size": setup.batch_size}
     if earlier:
         for line in earlier.take_over(setup.net, dataset.tasks):
-            log.info("%s", line)
+            say("%s", line)
         found["weights"] = earlier.source
     found |= {name: getattr(setup.execution, name) for name in ("precision", "channels_last")}
     if {"auto", None} & {settings.precision, settings.channels_last, settings.batch_size}:
         layout = "channels last" if setup.execution.channels_last else "channels first"
-        log.info("%s: %s, %s, batches of %d", device.type, setup.execution.precision, layout, setup.batch_size)
+        say("%s: %s, %s, batches of %d", device.type, setup.execution.precision, layout, setup.batch_size)
     image = dataset.manifest["image"]
     preprocess = Preprocess(
         dataset.px, image["fit"], image["background"], px, spec.mean, spec.std, image.get("profiles", False)
@@ -102,8 +103,8 @@ def _check_splits(dataset: PreparedDataset) -> None:
         raise DataError("1 training image; BatchNorm needs 2 at least", where=where)
 
 
-def _px(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> int:
-    """Side of the input. ``auto``: the median side of the photos, rounded up to a multiple of 32."""
+def side(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> int:
+    """Of the input, in pixels. ``auto``: the median side of the photos, rounded up to a multiple of 32."""
     most = min(dataset.px, weights_px)
     if settings.px == "auto":
         return min(most, -(-dataset.source_px // 32) * 32)
