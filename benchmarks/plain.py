@@ -6,7 +6,7 @@
 The loop is what people write: AdamW at two rates (3e-4 for the backbone, ten times that for the heads), OneCycleLR,
 clipping at 1.0, photos stretched to 128 px, mirrored, turned by up to 10 degrees, jittered by 0.1; 12 epochs, the last
 of which is kept. ``race``: on each split the loop, then trainings by ``fmtl train --mode tuned`` of more and more
-epochs, until accuracy and macro-F1 on test are at least the loop's; seconds of training and validation, the ratio, in turn.
+epochs, until accuracy and macro-F1 on test are at least the loop's; seconds of training and validation, in turn.
 ``equal``: the loop against its recipe in fmtl's engine (the arm ``plain loop, 0.0003`` of ``evidence.py``). Needs
 ``FMTL_REAL_DATA``.
 """
