@@ -28,15 +28,17 @@ from fmtl.training.run import EpochRecord
 
 log = logging.getLogger(__name__)
 
-ENOUGH_EPOCHS, MOST_EPOCHS = 10, 60
+ENOUGH_EPOCHS, MOST_EPOCHS = 8, 60
 SIDES = (64, 96, 128, 160, 192, 224, 256)
 FIRST_PX = 128  # of the first trial
 TRIAL_SHARE = 0.15  # of the budget, after which no further rung is tried
 COSTS = dict(zip(BUNDLED, (1.0, 1.5, 2.0), strict=True))  # of a photo, to begin with; a trial tells
-AIM = 0.95  # of the budget: what is timed in advance varies
+AIM = 0.92  # of the budget: what is timed in advance varies
+UP, DOWN = 2.0, 1.5  # power of the side that a step's time is guessed by: a small one has much that does not shrink
 # Of the end of a run, in figures, whose time is measured: drawn, and what takes as long as so many.
-FIGURES, FIGURES_OF_TASK = 5, 5
-ENDING, GALLERY, SUSPECT_STEPS = 12, 12, 0.012
+FIGURES, FIGURES_OF_TASK = 5, 3
+ENDING, GALLERY, SUSPECT_STEPS = 14, 5, 0.012
+WAYS = ("precision", "channels_last", "batch_size")  # what is found by trial
 NOT_HERE = (UsageError, DataError, EnvironmentFault, torch.OutOfMemoryError)  # a network that takes no such side, ...
 
 
@@ -90,12 +92,12 @@ def settled(settings: TrainSettings, *, since: float) -> tuple[TrainSettings, Li
         return settings, None
     trial = _Trial(settings, since=since)
     rungs = trial.rungs
-    while rungs and not trial.has_timed(rung := climb(rungs, trial.epochs)[0]):
-        if trial.is_long:
-            rungs = [rung for rung in rungs if trial.has_timed(rung)]
-        elif not trial.time(rung):
+    while True:
+        rung, epochs = climb(rungs, trial.epochs)
+        if trial.has_timed(rung) or trial.is_long:
+            break
+        if not trial.time(rung):
             rungs = [other for other in rungs if other != rung]
-    rung, epochs = climb(rungs, trial.epochs)
     if not epochs:
         raise UsageError(
             f"budget: {_in_words(settings.budget)} are too little: an epoch of {rung.backbone} at {rung.px} px takes "
@@ -209,11 +211,21 @@ class _Trial:
         return True
 
     def _time(self, rung: Rung) -> None:
-        found = prepare(_on(rung, self._settings), quietly=True).settings  # with the trial of precision and layout
+        settings = self.settings_of(rung)
+        if rung.backbone not in {timed.backbone for timed in self._paces}:
+            settings = prepare(settings, quietly=True).settings  # with the trial of precision, layout and batch
         started = time.monotonic()
-        work = prepare(found, quietly=True)
-        self._start[rung], self._found[rung] = time.monotonic() - started, found
+        work = prepare(settings, quietly=True)
+        self._start[rung], self._found[rung] = time.monotonic() - started, work.settings
         self._paces[rung] = measure(work)
+
+    def settings_of(self, rung: Rung) -> TrainSettings:
+        """What is asked for, on this rung, and run as its network was found to be fastest."""
+        settings, nearest = _on(rung, self._settings), self._nearest(rung)
+        if nearest is None or nearest.backbone != rung.backbone:
+            return settings
+        found = self._found[nearest]
+        return settings.model_copy(update={name: getattr(found, name) for name in WAYS})
 
     def epochs(self, rung: Rung) -> int:
         """How many fit into what is left of the budget."""
@@ -239,16 +251,18 @@ class _Trial:
         return time.monotonic() - self._since + self.rest(rung)
 
     def chosen(self, rung: Rung, epochs: int) -> tuple[TrainSettings, Limit]:
-        """The settings of a rung that was timed, complete without the budget."""
-        found = self._found[rung]
-        ways = {name: getattr(found, name) for name in ("precision", "channels_last", "batch_size")}
-        settings = _on(rung, self._settings).model_copy(update={**ways, "epochs": epochs, "budget": None})
-        return settings, Limit(self._budget, self._since + self._budget, self._paces[rung].kept, self.rest(rung))
+        """Its settings, complete without the budget."""
+        settings = self.settings_of(rung).model_copy(update={"epochs": epochs, "budget": None})
+        return settings, Limit(self._budget, self._since + self._budget, self._pace(rung).kept, self.rest(rung))
+
+    def _nearest(self, rung: Rung) -> Rung | None:
+        """Of those that were timed; of the same network, if there is one."""
+        of_network = [timed for timed in self._paces if timed.backbone == rung.backbone]
+        return min(of_network or self._paces, key=lambda timed: abs(timed.px - rung.px), default=None)
 
     def _pace(self, rung: Rung) -> Pace:
-        if rung in self._paces:
-            return self._paces[rung]
-        of_network = [timed for timed in self._paces if timed.backbone == rung.backbone]
-        nearest = min(of_network or self._paces, key=lambda timed: abs(timed.px - rung.px))
+        nearest = self._nearest(rung)
+        assert nearest is not None
         more = COSTS.get(rung.backbone, 1.0) / COSTS.get(nearest.backbone, 1.0)
-        return self._paces[nearest].times((rung.px / nearest.px) ** 2 * more)
+        ratio = rung.px / nearest.px
+        return self._paces[nearest].times(ratio ** (UP if ratio > 1 else DOWN) * more)
