@@ -162,7 +162,7 @@ def _what(settings: schema.TrainSettings) -> str:
     if settings.resume:
         return f"on from {settings.resume}"
     network = f"weights of {settings.weights}" if is_model_address(settings.weights) else settings.backbone
-    if settings.budget and not {"backbone", "weights"} & settings.model_fields_set:
+    if settings.budget and settings.leaves_network_open:
         network = "a bundled network"
     return f"{network}, {settings.mode}, on {settings.data}"
 

@@ -39,7 +39,7 @@ def publish(
     *,
     keeper: "Keeper | None" = None,
     on_skip: Callable[[SkippedStep], SkippedStep] = lambda step: step,
-    ends_after: Callable[[EpochRecord], bool] = lambda record: False,
+    ends_after: Callable[[EpochRecord], bool] | None = None,
 ) -> None:
     """Train to the end, under progress bars, and hand each epoch to every publisher.
 
@@ -57,7 +57,7 @@ def publish(
             for take in takers:
                 take(record)
             interruption.check()
-            if ends_after(record):
+            if ends_after and ends_after(record):
                 break
 
 

@@ -164,7 +164,7 @@ def _train(
     publishers.append(publisher.lines_to(log.info, settings.epochs, training.history.chosen_by))
     publisher.publish(
         training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"),
-        ends_after=limit.ends_after if limit else lambda record: False,
+        ends_after=limit.ends_after if limit else None,
     )  # fmt: skip
     files.settle()
     result = training.finish(work.data.test(), watch)

@@ -170,6 +170,11 @@ class TrainSettings(Settings):
         return self.epochs if self.freeze else self.freeze_epochs
 
     @property
+    def leaves_network_open(self) -> bool:
+        """Whether no network was asked for, so that a budget may choose one."""
+        return not {"backbone", "weights"} & self.model_fields_set
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """Of what depends on mode and objective."""
         return MODES[self.mode] | (OBJECTIVES[self.objective] if self.mode == "tuned" else {})

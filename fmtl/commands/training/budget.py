@@ -1,7 +1,7 @@
 """What fits into a time: epochs, side and network of a training that has a budget of seconds.
 
-A larger side is worth more than more epochs, once there are enough of them, and a larger network more than still more
-of either (``docs/recipe.md``). So a ladder is climbed as far as real trials say that enough epochs fit.
+A larger side is taken to be worth more than more epochs, once there are enough of them, and a larger network more than
+still more of either: a rule of thumb. So a ladder is climbed as far as real trials say that enough epochs fit.
 """
 
 import gc
@@ -91,13 +91,7 @@ def settled(settings: TrainSettings, *, since: float) -> tuple[TrainSettings, Li
     if settings.budget is None:
         return settings, None
     trial = _Trial(settings, since=since)
-    rungs = trial.rungs
-    while True:
-        rung, epochs = climb(rungs, trial.epochs)
-        if trial.has_timed(rung) or trial.is_long:
-            break
-        if not trial.time(rung):
-            rungs = [other for other in rungs if other != rung]
+    rung, epochs = trial.settle()
     if not epochs:
         raise UsageError(
             f"budget: {_in_words(settings.budget)} are too little: an epoch of {rung.backbone} at {rung.px} px takes "
@@ -134,7 +128,7 @@ def _on(rung: Rung, settings: TrainSettings) -> TrainSettings:
 def ladder(settings: TrainSettings, stored_px: int) -> list[Rung]:
     """What may be chosen, from the fastest on: sides where none is given, bundled networks where none is."""
     names = [settings.backbone]
-    if not {"backbone", "weights"} & settings.model_fields_set:
+    if settings.leaves_network_open:
         names = [name for name, package in BUNDLED.items() if find_spec(package)] or names
     rungs = []
     for name in names:
@@ -161,9 +155,9 @@ class _Trial:
     def __init__(self, settings: TrainSettings, *, since: float):
         self._budget = settings.budget or 0.0
         self.dataset = open_dataset(Path(settings.data))
-        own = inherited.find(settings)[0]
-        own_px = own.input_spec.px if own else backbones.input_spec(settings.backbone).px
         if settings.px == "auto":
+            own = inherited.find(settings)[0]
+            own_px = own.input_spec.px if own else backbones.input_spec(settings.backbone).px
             settings = settings.model_copy(update={"px": side(settings, self.dataset, own_px)})
         self._settings, self._since = settings, since
         self._begun, self._end = time.monotonic(), since + AIM * self._budget
@@ -173,28 +167,28 @@ class _Trial:
         self._start: dict[Rung, float] = {}  # seconds until its network is there
         self._fault: Exception | None = None
 
-    @property
-    def rungs(self) -> list[Rung]:
-        """All of them.
+    def settle(self) -> tuple[Rung, int]:
+        """The rung that there is time for, one that was timed unless the trials themselves took long; and its epochs.
 
         Raises:
             UsageError, DataError, EnvironmentFault: None of them can be trained here.
         """
         rungs = ladder(self._settings, self.dataset.px)
         while rungs:
-            first = min(rungs, key=lambda rung: abs(rung.px - FIRST_PX))
-            if self.time(first):
-                return rungs
-            rungs = [rung for rung in rungs if rung != first]
+            if not self._paces:
+                rung = min(rungs, key=lambda rung: abs(rung.px - FIRST_PX))
+            else:
+                rung, epochs = climb(rungs, self.epochs)
+                if rung in self._paces or self._is_long:
+                    return rung, epochs
+            if not self.time(rung):
+                rungs = [other for other in rungs if other != rung]
         assert self._fault
         raise self._fault
 
     @property
-    def is_long(self) -> bool:
+    def _is_long(self) -> bool:
         return time.monotonic() - self._begun > TRIAL_SHARE * self._budget
-
-    def has_timed(self, rung: Rung) -> bool:
-        return rung in self._paces
 
     def time(self, rung: Rung) -> bool:
         """Returns whether the network takes such images here."""
