@@ -51,6 +51,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "bare, backbone at 0.2": {**BARE, "backbone_lr_scale": 0.2},
     "bare, 192 px": {**BARE, "px": 192},
     "bare, turns, 192 px": {**BARE, **TURNS, "px": 192},
+    "bare, class weights 0.25, 192 px": {**BARE, "class_weights": 0.25, "px": 192},
+    "bare, 224 px, 9 epochs": {**BARE, "px": 224, "epochs": 9},
     "bare, 160 px": {**BARE, "px": 160},
     "bare, 192 px, 8 epochs": {**BARE, "px": 192, "epochs": 8},
     "bare, lite1": {**BARE, "backbone": "tf_efficientnet_lite1"},
