@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fmtl.tasks import AVERAGE, Task
 
 SCORES = ("accuracy", "f1", "precision", "recall")
+SET_SCORES = ("micro_f1", "jaccard")  # that sets have besides
 EPOCH, TRAIN_LOSS, VAL_LOSS = "epoch", "train/loss", "val/loss"
 REFINED_LOSS = "val/refined_loss"  # what is left of val/loss under the best temperature of each task
 SKIPPED_STEPS = "train/skipped_steps"  # of an epoch, where there were any: their loss or gradient was not finite

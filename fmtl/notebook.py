@@ -16,7 +16,7 @@ import torch
 
 from fmtl import machine
 from fmtl.commands.bringing import loop, trained
-from fmtl.commands.bringing.brought import Brought, check
+from fmtl.commands.bringing.brought import Asked, Brought, check
 from fmtl.commands.bringing.trained import TrainedModel
 from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, Diverged, UsageError
@@ -66,6 +66,7 @@ def train_and_evaluate_model(
     classes: Mapping[str, Sequence[str]] | None = None,
     preprocess: Preprocess | None = None,
     data_id: str | None = None,
+    set_cols: Sequence[str] = (),
     **settings: Any,
 ) -> TrainedModel:
     """Train a model, keep the epoch with the lowest validation loss (see ``choose_by``), and test it once.
@@ -76,7 +77,8 @@ def train_and_evaluate_model(
         model_name: A torchvision or timm classification model.
         num_classes_dict: K by task name, or the K labels.
         train_loader, val_loader, test_loader: Of ``(images, targets)``: ``(N, 3, H, W)`` float32, normalised, and a
-            dict of ``(N,)`` int64 by task name, -100 where unknown. Their order and augmentation are theirs.
+            dict of ``(N,)`` int64 by task name, -100 where unknown; of a set ``(N, K)`` float, 1 where an image has the
+            value. Their order and augmentation are theirs.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or N.
         criterions: A loss by task name, or one for all, called with the logits ``(n, K)`` and targets ``(n,)`` of the
             rows that have the label; the other tasks use cross-entropy, classes weighed and labels smoothed as the
@@ -89,6 +91,7 @@ def train_and_evaluate_model(
         mlflow: Log a train run.
         classes: The K labels by task name: in index order, by index, or with their index; numbers if not given.
         preprocess: How images become network input.
+        set_cols: The tasks that are sets: an image has any number of their values.
         data_id: Names the photos and their split. With it, ``classes`` and ``preprocess`` the model is logged and can
             be registered, and runs with the same one are ranked together.
         settings: Of ``fmtl train``, by their own names, such as ``mode="baseline"`` or ``weights="none"``.
@@ -110,7 +113,7 @@ def train_and_evaluate_model(
     loaders = {"train": train_loader, "val": val_loader, "test": test_loader}
     with _random_numbers_kept():
         brought = check(
-            chosen | settings, num_classes=num_classes_dict, label_cols=label_cols, loaders=loaders, device=device,
+            chosen | settings, asked=Asked(num_classes_dict, label_cols, set_cols), loaders=loaders, device=device,
             criterions=criterions, classes=classes, preprocess=preprocess, say=_say,
         )  # fmt: skip
         folder = Path(checkpoint_folder)

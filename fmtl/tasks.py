@@ -1,13 +1,20 @@
 """Tasks: the learning problem of one attribute, and its labels as targets."""
 
+import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from fmtl.errors import DataError, UsageError, did_you_mean
 
 IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
+SINGLE, SET = "single", "set"  # kinds of tasks: one class of each image, or any number of them
+SEPARATOR = "|"  # between the values of a set in one cell
+Label = str | tuple[str, ...]  # of a set its values, in the order of the classes
+
+Table = TypeVar("Table", bound=Any)  # a numpy array or a tensor
 
 AVERAGE = "avg"  # stands beside task names in dicts of scores
 # Words that stand where a task's slug stands in metric names, file names or table columns.
@@ -24,21 +31,55 @@ class Task:
     Attributes:
         name: The attribute as the catalogue spells it; the key of every dict by task.
         slug: The name made safe for metrics, files and columns; unique within a list of tasks.
-        classes: The labels in index order.
+        classes: The labels in index order; of a set its values.
+        kind: ``single``: an image has one class. ``set``: it has any number of them, or none.
     """
 
     name: str
     slug: str
     classes: tuple[str, ...]
+    kind: str = SINGLE
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def targets(self, labels: Iterable[str | None]) -> list[int]:
-        """Index of each label; ``IGNORE_INDEX`` where it is None or not one of the classes."""
-        index = {label: i for i, label in enumerate(self.classes)}
-        return [IGNORE_INDEX if label is None else index.get(label, IGNORE_INDEX) for label in labels]
+    @property
+    def is_set(self) -> bool:
+        return self.kind == SET
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of its columns of targets: one, or one for each value of a set."""
+        return [f"{self.slug}/{value}" for value in self.classes] if self.is_set else [self.slug]
+
+    def targets(self, labels: Iterable[Label | None]) -> list[list[int]]:
+        """A row per label, ``(N, columns)``: its index, or of a set 1 for each value that it has and 0 for the others.
+
+        ``IGNORE_INDEX`` where the label is None, or no class. What a set has besides its classes is left out.
+        """
+        index: dict[Label, int] = {label: i for i, label in enumerate(self.classes)}
+        if not self.is_set:
+            return [[IGNORE_INDEX if label is None else index.get(label, IGNORE_INDEX)] for label in labels]
+        unknown = [IGNORE_INDEX] * self.num_classes
+        return [unknown if label is None else [int(value in label) for value in self.classes] for label in labels]
+
+    def label(self, target: Sequence[int]) -> Label | None:
+        """What a row of ``targets`` means; None where it is unknown. What is unknown of a set is left out of it."""
+        if all(value == IGNORE_INDEX for value in target):
+            return None
+        if self.is_set:
+            return tuple(value for value, has in zip(self.classes, target, strict=True) if has == 1)
+        return self.classes[target[0]]
+
+    def text(self, target: Sequence[int]) -> str:
+        """``label`` as one text, empty where it is unknown."""
+        label = self.label(target)
+        return "" if label is None else as_text(label)
+
+    def texts(self, targets: Table) -> list[str]:
+        """``text`` of an array ``(N,)`` of indices, or of a set ``(N, values)``."""
+        return [self.text(target) for target in targets.reshape(len(targets), len(self.columns)).tolist()]
 
 
 class Tasks(tuple[Task, ...]):
@@ -55,8 +96,38 @@ class Tasks(tuple[Task, ...]):
         """K by task name."""
         return {task.name: task.num_classes for task in self}
 
-    def to_json(self) -> list[dict]:
-        return [{"name": t.name, "slug": t.slug, "classes": list(t.classes)} for t in self]
+    @property
+    def sets(self) -> frozenset[str]:
+        """Names of those that are sets."""
+        return frozenset(task.name for task in self if task.is_set)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns of targets."""
+        return [column for task in self for column in task.columns]
+
+    def places(self) -> Iterator[tuple[Task, slice]]:
+        """Each task, and where its columns of targets lie."""
+        start = 0
+        for task in self:
+            end = start + len(task.columns)
+            yield task, slice(start, end)
+            start = end
+
+    def by_name(self, targets: Table) -> dict[str, Table]:
+        """Columns of targets, an array or tensor ``(N, columns)``, to ``(N,)``, of a set ``(N, values)``, by name."""
+        return {task.name: targets[:, at if task.is_set else at.start] for task, at in self.places()}
+
+    def task_of(self, column: int) -> Task:
+        """Whose column of targets it is."""
+        return next(task for task, place in self.places() if place.start <= column < place.stop)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A task of one class per image is written as it was before there were others."""
+        return [
+            {"name": t.name, "slug": t.slug, "classes": list(t.classes)} | ({"kind": t.kind} if t.is_set else {})
+            for t in self
+        ]
 
     @classmethod
     def from_json(cls, items: object, *, where: str = "tasks") -> "Tasks":
@@ -75,11 +146,13 @@ class Tasks(tuple[Task, ...]):
 def _task(item: object, where: str) -> Task:
     if (
         not isinstance(item, Mapping)
-        or set(item) != {"name", "slug", "classes"}
+        or set(item) - {"kind"} != {"name", "slug", "classes"}
         or not isinstance(item["classes"], list)
     ):
         raise DataError("expected of each task its name, slug and classes", where=where)
-    task = Task(item["name"], item["slug"], tuple(item["classes"]))
+    task = Task(item["name"], item["slug"], tuple(item["classes"]), item.get("kind", SINGLE))
+    if task.kind not in (SINGLE, SET):
+        raise DataError(f"a task is of kind {SINGLE} or {SET}, got {str(task.kind)[:80]!r}", where=where)
     if not all(isinstance(text, str) for text in (task.name, task.slug, *task.classes)):
         raise DataError("names, slugs and classes of tasks are text", where=where)
     if not _SLUG.fullmatch(task.slug) or not task.slug.strip("."):
@@ -87,8 +160,21 @@ def _task(item: object, where: str) -> Task:
     return task
 
 
-def make_tasks(classes: Mapping[str, Sequence[str]]) -> Tasks:
+def as_text(label: Label) -> str:
+    """A label in one cell: the values of a set with bars between them, or as a JSON list where that would be read
+    otherwise."""
+    if isinstance(label, str):
+        return label
+    plain = SEPARATOR.join(label)
+    is_plain = label and not any(SEPARATOR in value or value.startswith("[") for value in label)
+    return plain if is_plain else json.dumps(list(label), ensure_ascii=False)
+
+
+def make_tasks(classes: Mapping[str, Sequence[str]], sets: Collection[str] = ()) -> Tasks:
     """Tasks with unique slugs from the classes of each attribute, in the order given.
+
+    Args:
+        sets: Names of those that are sets.
 
     Raises:
         DataError: An attribute has the name under which averages are kept.
@@ -96,7 +182,10 @@ def make_tasks(classes: Mapping[str, Sequence[str]]) -> Tasks:
     if AVERAGE in classes:
         raise DataError(f"attribute '{AVERAGE}': the averages over attributes have that name; rename the column")
     slugs = make_slugs(list(classes))
-    return Tasks(Task(name, slug, tuple(classes[name])) for name, slug in zip(classes, slugs, strict=True))
+    return Tasks(
+        Task(name, slug, tuple(classes[name]), SET if name in sets else SINGLE)
+        for name, slug in zip(classes, slugs, strict=True)
+    )
 
 
 def make_slugs(names: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ def test_imports_point_down_and_libraries_have_one_door():
     [
         ("dataset/decode.py", "import torch", "Preparing needs no torch"),
         ("dataset/duplicates.py", "def late():\n    import torch", "Preparing needs no torch"),
-        ("catalogue/labels.py", "from fmtl.model import network", "imports only point down"),
+        ("catalogue/table.py", "from fmtl.model import network", "imports only point down"),
         ("training/engine.py", "from fmtl.reports import plots", "imports only point down"),
         ("commands/train.py", "import mlflow", "MLflow: tracking"),
     ],

@@ -321,8 +321,8 @@ def test_labels_that_are_listed_and_others_that_are_named_come_together(store):
 
     batches = [(torch.rand(4, 3, 32, 32), {"colour": torch.arange(4) % 2, "shape": torch.arange(4) % 2})]
     found = brought.check(
-        {"backbone": "resnet18", "weights": "none"}, num_classes={"colour": ["red", "blue"], "shape": 2},
-        label_cols=None, loaders=dict.fromkeys(("train", "val", "test"), batches), device="cpu", criterions=None,
+        {"backbone": "resnet18", "weights": "none"}, asked=brought.Asked({"colour": ["red", "blue"], "shape": 2}),
+        loaders=dict.fromkeys(("train", "val", "test"), batches), device="cpu", criterions=None,
         classes={"shape": ["round", "flat"]}, preprocess=None, say=print,
     )  # fmt: skip
     assert [task.classes for task in found.tasks] == [("red", "blue"), ("round", "flat")] and found.named

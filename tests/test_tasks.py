@@ -8,7 +8,7 @@ from fmtl.tasks import IGNORE_INDEX, RESERVED_SLUGS, Tasks, make_slugs, make_tas
 
 def test_a_label_becomes_its_index_and_an_unknown_one_is_ignored():
     (task,) = make_tasks({"season": ["Fall", "Summer"]})
-    assert task.targets(["Summer", None, "Fall", "Monsoon"]) == [1, IGNORE_INDEX, 0, IGNORE_INDEX]
+    assert task.targets(["Summer", None, "Fall", "Monsoon"]) == [[1], [IGNORE_INDEX], [0], [IGNORE_INDEX]]
 
 
 def test_slugs_are_safe_unique_and_never_reserved():

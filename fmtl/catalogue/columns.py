@@ -1,31 +1,21 @@
 """Which column of a table plays which part; what is not named is found, with a reason for each."""
 
-import logging
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from fmtl.catalogue import roles
+from fmtl.catalogue import label_columns, roles
+from fmtl.catalogue.label_columns import Several
 from fmtl.catalogue.names import ID_NAMES
-from fmtl.catalogue.notes import Note, warning
+from fmtl.catalogue.notes import Note
 from fmtl.catalogue.photos.column import image_column
 from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.roles import NONE
 from fmtl.catalogue.table import require
-from fmtl.catalogue.values import NUMBERS, separator_of, what_they_are
-from fmtl.errors import TABLE, DataError, first_ten
-
-log = logging.getLogger(__name__)
-
-MIN_CLASSES, MAX_CLASSES = 2, 500  # of a column that is found to be a label
-MAX_NAMED_CLASSES = 10_000  # of one that was named
-_LABEL_WORDS = re.compile(
-    r"(class|label|target|categor(y|ies)|attribute)s?([_ -]?(id|idx|index|no|nr|code))?", re.IGNORECASE
-)
-MAX_LABEL_LENGTH = 500  # characters
+from fmtl.catalogue.values.sets import SetCells, of_columns
+from fmtl.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -40,6 +30,7 @@ class Columns:
         split: The column that says train, val or test; None: they are drawn.
         groups: By what they are called, values that keep rows together where they are equal.
         separators: By label column, what stands between several values of one cell, the first of which is taken.
+        sets: By label column, or the name of a set that several columns tell, where its values are.
     """
 
     labels: list[str]
@@ -49,6 +40,7 @@ class Columns:
     split: str | None = None
     groups: Mapping[str, pd.Series] = field(default_factory=dict)
     separators: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, SetCells] = field(default_factory=dict)
 
 
 def choose_columns(
@@ -60,7 +52,7 @@ def choose_columns(
     image_template: str | None = None,
     group_col: str | None = None,
     split_col: str | None = None,
-    first_value: Sequence[str] = (),
+    several: Several | None = None,
     others: Sequence[str] = (),
     finders: Sequence[Finder] = (),
 ) -> Columns:
@@ -68,7 +60,7 @@ def choose_columns(
 
     Args:
         group_col, split_col: ``none``: no column plays that part.
-        first_value: Columns of several values in a cell, of which the first is the label.
+        several: What becomes of columns with several values.
         others: Columns that are no labels unless named as such: free text, checksums.
         finders: One per folder where the photos may be.
 
@@ -76,7 +68,10 @@ def choose_columns(
         DataError: A named column is missing, no image column is found, or no column can be a label.
     """
     named = [c for c in (id_col, image_col, group_col, split_col) if c and c != NONE]
-    require(frame, [*label_cols, *named, *others, *first_value])
+    several = several or Several()
+    joined = of_columns(frame, list(frame))
+    whole = [c for c in (*label_cols, *several.sets) if c not in joined]
+    require(frame, [*whole, *named, *others, *several.first_value])
     notes: list[Note] = []
     id_col = id_col or next((c for c in frame if c.casefold() in ID_NAMES), None)
     template_cols, paths, said = photo_paths(frame, image_col, image_template, finders=finders)
@@ -91,11 +86,18 @@ def choose_columns(
     groups, said = _groups(frame, [c for c in free if c not in taken], id_col, group_col, label_cols, paths)
     notes += said
     taken |= set(groups) - set(label_cols)
-    labels, separators, said = _choose_labels(
-        frame.drop(columns=[c for c in taken if c in frame]), label_cols, first_value
-    )
+    chosen = label_columns.choose(frame.drop(columns=[c for c in taken if c in frame]), label_cols, several, joined)
     parts = Note(_parts_told(image_template, template_cols, id_col))
-    return Columns(labels, id_col, paths, [parts, *notes, *said], None if split == NONE else split, groups, separators)
+    return Columns(
+        labels=chosen.labels,
+        id=id_col,
+        image_paths=paths,
+        notes=[parts, *notes, *chosen.notes],
+        split=None if split == NONE else split,
+        groups=groups,
+        separators=chosen.separators,
+        sets=chosen.sets,
+    )
 
 
 def photo_paths(
@@ -176,90 +178,3 @@ def _path_maker(template: str | None, columns: list[str]) -> Callable[[pd.DataFr
         return made
 
     return lambda frame: [path(*cells) for cells in zip(*(frame[column] for column in columns), strict=True)]
-
-
-def _choose_labels(
-    frame: pd.DataFrame, named: Sequence[str], first_value: Sequence[str]
-) -> tuple[list[str], dict[str, str], list[Note]]:
-    """The label columns, what separates several values in their cells, and why others are none."""
-    notes: list[Note] = []
-    labels: list[str] = []
-    separators: dict[str, str] = {}
-    for column in named or frame.columns:
-        values = frame[column].dropna()
-        separator = separator_of(values) if len(values) else None
-        if separator and column in first_value:
-            separators[column] = separator
-            labels.append(column)
-            told = f"column '{column}' has several values in a cell, separated by {_shown(separator)}: the first counts"
-            notes.append(Note(told))
-            continue
-        reason = _why_not_a_label(values)
-        if (
-            reason == NUMBERS
-            and _LABEL_WORDS.fullmatch(column)
-            and values.nunique() <= min(MAX_CLASSES, len(values) / 2)
-        ):
-            notes.append(Note(f"column '{column}' is taken for classes by its name, though they are numbers"))
-            reason = None
-        reason = reason or (_several_told(column, values, separator) if separator else None)
-        if not named and reason:
-            notes.append(Note(f"column '{column}' left out: {reason}", is_warning=separator is not None))
-            continue
-        if values.empty:
-            raise DataError(
-                f"label column '{column}' has no value in any row; leave it out of --label-cols", where=TABLE
-            )
-        if reason:
-            notes.append(warning(f"column '{column}' was named and is kept, though: {reason}"))
-        _check_limits(column, values)
-        labels.append(column)
-    if not labels:
-        for note in notes:  # without a dataset there is no summary that would say it
-            log.info("%s", note)
-        named_by = "; --label-cols names those that are all the same"
-        raise DataError(f"no column can be a label{named_by}:\n" + first_ten([n.text for n in notes]), where=TABLE)
-    return labels, separators, notes
-
-
-def _several_told(column: str, values: pd.Series, separator: str) -> str:
-    return (
-        f"several values in a cell, separated by {_shown(separator)}, such as {values.iloc[0]!r}; "
-        f"--first-value {shlex.quote(column)} takes the first of each"
-    )
-
-
-def _shown(separator: str) -> str:
-    return "the commas of a list" if separator == "[]" else repr(separator)
-
-
-def _why_not_a_label(values: pd.Series) -> str | None:
-    num_classes = values.nunique()
-    if num_classes < MIN_CLASSES:
-        return f"constant ({values.iloc[0]!r})" if num_classes else "blank in every row"
-    if told := what_they_are(values):
-        return told
-    longest = int(values.str.len().max())
-    if longest > MAX_LABEL_LENGTH:
-        return f"free text of up to {longest} characters"
-    if num_classes > MAX_CLASSES:
-        return f"{num_classes} values, more than {MAX_CLASSES}"
-    if num_classes > len(values) / 2:
-        return f"{num_classes} values in {len(values)} rows: an id or free text"
-    return None
-
-
-def _check_limits(column: str, values: pd.Series) -> None:
-    lengths = values.str.len()
-    if lengths.max() > MAX_LABEL_LENGTH:
-        raise DataError(
-            f"line {lengths.idxmax()}: the label in column '{column}' has {lengths.max()} characters, more than "
-            f"{MAX_LABEL_LENGTH}; is it free text? Leave the column out of --label-cols",
-            where=TABLE,
-        )
-    if values.nunique() > MAX_NAMED_CLASSES:
-        raise DataError(
-            f"column '{column}' has {values.nunique()} classes, more than {MAX_NAMED_CLASSES}; is it an id? "
-            "Leave it out of --label-cols",
-            where=TABLE,
-        )

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fmtl.catalogue.names import without_image_suffix
 from fmtl.catalogue.notes import Note, warning
-from fmtl.catalogue.values import DATES, IDENTIFIERS, like_codes, what_they_are
+from fmtl.catalogue.values.kinds import DATES, IDENTIFIERS, like_codes, what_they_are
 
 NONE = "none"  # named as a column: none plays that part
 SPLIT_NAMES = frozenset(("split", "set", "fold", "subset", "partition", "phase", "dataset"))

@@ -51,8 +51,9 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         names = _column_names(model, settings)
         own = listing.own_columns(["image", *names.values()]) if settings.keep_columns else None
         numbers = [name for name in names.values() if name.endswith("/confidence")]
+        lists = [names[task.slug] for task in model.tasks if task.is_set]
         key = _key(settings, model_hash, listing)
-        rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers)
+        rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers, lists=lists)
         there = rows.begin(resume=settings.resume)
         try:
             with machine.memory_kept():

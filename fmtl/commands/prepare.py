@@ -68,11 +68,12 @@ def _summary(dataset: PreparedDataset) -> list[str]:
         f"near duplicates: {counts['near_images']} images in {counts['near_groups']} groups"
         + ("" if dataset.manifest["settings"]["group_near_duplicates"] else ", not kept together"),
     ]
-    for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
-        missing = int((dataset.table[task.slug] == IGNORE_INDEX).sum())
+    for (task, place), table in zip(dataset.tasks.places(), class_counts(dataset).values(), strict=True):
+        missing = int((dataset.targets[:, place] == IGNORE_INDEX).all(axis=1).sum())
         absent = int((table["test"] == 0).sum())
         rare = f"; {absent} of them not in test" if absent else ""
-        lines.append(f"task {task.name}: {task.num_classes} classes{rare}; {missing} images without the label")
+        kind = f"set of {task.num_classes} values" if task.is_set else f"{task.num_classes} classes"
+        lines.append(f"task {task.name}: {kind}{rare}; {missing} images without the label")
     lines += dataset.manifest["notes"]
     lines += [f"dataset: {dataset.folder} (digest {dataset.digest[:8]})", f"report: {dataset.folder / REPORT}"]
     if counts["rejected"]:

@@ -191,9 +191,10 @@ def log_epochs(run: Recorded, history: Iterable[Row]) -> None:
 def frames_to(run: Recorded, tasks: Tasks) -> Publisher:
     """Logs the validation's confusion matrices as a series of pictures per task, each epoch a step.
 
-    Not of tasks with more than ``MOST_IN_FRAMES`` classes, where nothing could be told apart.
+    Not of sets, which have none, and of tasks with more than ``MOST_IN_FRAMES`` classes, where nothing could be told
+    apart.
     """
-    drawn = [task for task in tasks if task.num_classes <= MOST_IN_FRAMES]
+    drawn = [task for task in tasks if not task.is_set and task.num_classes <= MOST_IN_FRAMES]
     frames = {task.name: ConfusionFrames(task.name, task.classes) for task in drawn}
 
     def draw(record: EpochRecord) -> None:

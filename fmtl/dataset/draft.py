@@ -33,6 +33,8 @@ class PreparePlan:
     image_template: str | None
     label_cols: tuple[str, ...]
     first_value: tuple[str, ...]
+    set_cols: tuple[str, ...]
+    sets: str
     preset: str | None
     missing: tuple[str, ...]
     encoding: str | None
@@ -79,8 +81,8 @@ class Draft:
             and ``path``, and gains ``sha256`` of the file; ``identical``, ``near`` and ``together``, where equal
             numbers mean the same stored pixels, the same look, and one split; ``pinned``, whether it must be in train;
             and ``split``.
-        labels: The same rows' labels, a column per attribute, None where blank.
-        targets: The same as indices, ``(N, T)`` int64 in the order of ``tasks``.
+        labels: The same rows' labels, a column per attribute, None where blank; of sets tuples of their values.
+        targets: The same as indices, ``(N, columns)`` int64 in the order of ``tasks``.
         rejects: The rows that were left out.
         notes: What the user should know.
     """

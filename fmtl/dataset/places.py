@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fmtl.catalogue.columns import Columns, choose_columns
+from fmtl.catalogue.label_columns import Several
 from fmtl.catalogue.photos.finding import Finder, finders_of
 from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.reading import EXPECTED, fingerprint, photo_template, read_as
@@ -120,7 +121,7 @@ def read_tables(plan: PreparePlan, finders: Sequence[Finder]) -> tuple[Catalogue
             image_template=template,
             group_col=plan.group_col,
             split_col=split_col,
-            first_value=plan.first_value,
+            several=Several(plan.set_cols, plan.first_value, every_set=plan.sets == "auto"),
             others=[*free, *others],
             finders=[] if table.image_cells else finders,
         )

@@ -96,7 +96,7 @@ class PreparedDataset:
         folder: Where it lies.
         manifest: Content of ``manifest.json``.
         tasks: One per attribute.
-        table: A row per product photo: id, path, split, duplicate group, and a target column per task slug.
+        table: A row per product photo: id, path, split, duplicate group, and the columns of targets of each task.
     """
 
     folder: Path
@@ -130,8 +130,8 @@ class PreparedDataset:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """``(N, T)`` int64 in the order of ``tasks``, ``IGNORE_INDEX`` where unknown."""
-        return self.table[[task.slug for task in self.tasks]].to_numpy(dtype=np.int64, copy=True)
+        """``(N, columns)`` int64 in the order of ``tasks``, ``IGNORE_INDEX`` where unknown."""
+        return self.table[self.tasks.columns].to_numpy(dtype=np.int64, copy=True)
 
     @cached_property
     def _pixels(self) -> PixelStore:
@@ -197,13 +197,14 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
 def _check_targets(dataset: PreparedDataset) -> None:
     """Raises DataError where the table has not the tasks that the manifest names, or other classes."""
     where, again = str(dataset.folder / TABLE), "run 'fmtl prepare' again"
-    absent = [task.slug for task in dataset.tasks if task.slug not in dataset.table]
+    absent = [column for column in dataset.tasks.columns if column not in dataset.table]
     if absent:
         raise DataError(f"has no column '{absent[0]}', which {MANIFEST} names; {again}", where=where)
-    for task, column in zip(dataset.tasks, dataset.targets.T, strict=True):
-        bad = np.flatnonzero((column != IGNORE_INDEX) & ((column < 0) | (column >= task.num_classes)))
+    for task, place in dataset.tasks.places():
+        columns, most = dataset.targets[:, place], 2 if task.is_set else task.num_classes
+        bad, at = np.nonzero((columns != IGNORE_INDEX) & ((columns < 0) | (columns >= most)))
         if len(bad):
-            told = f"row {bad[0]}, '{task.slug}': class number {column[bad[0]]}, of {task.num_classes} classes"
+            told = f"row {bad[0]}, '{task.columns[at[0]]}': class number {columns[bad[0], at[0]]}, of {most} classes"
             raise DataError(f"{told}; {again}", where=where)
 
 
@@ -230,10 +231,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def class_counts(dataset: PreparedDataset) -> dict[str, pd.DataFrame]:
-    """Per task: a row per class, a column per split with the number of images."""
+    """Per task: a row per class, a column per split with the number of images that are of it, or have it."""
     tables = {}
-    for t, task in enumerate(dataset.tasks):
-        columns = {split: dataset.targets[dataset.rows(split), t] for split in SPLITS}
-        counts = {split: np.bincount(c[c >= 0], minlength=task.num_classes) for split, c in columns.items()}
+    for task, place in dataset.tasks.places():
+        columns = {split: dataset.targets[dataset.rows(split), place] for split in SPLITS}
+        counts = {
+            split: (c == 1).sum(axis=0) if task.is_set else np.bincount(c[c >= 0], minlength=task.num_classes)
+            for split, c in columns.items()
+        }
         tables[task.name] = pd.DataFrame(counts, index=list(task.classes))
     return tables

@@ -1,6 +1,6 @@
 """The steps from a catalogue to a dataset that touch no disk. Each takes a draft and returns the next one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -11,12 +11,13 @@ import pandas as pd
 
 from fmtl.catalogue import rows
 from fmtl.catalogue.columns import Columns
-from fmtl.catalogue.labels import OTHER, clean_labels, rare_classes
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue, Reject
-from fmtl.catalogue.values import as_number, first_value
+from fmtl.catalogue.values import sets
+from fmtl.catalogue.values.kinds import as_number
+from fmtl.catalogue.values.labels import OTHER, clean_labels, clean_sets, is_set, rare_classes
 from fmtl.dataset import duplicates
 from fmtl.dataset.decode import Decoded
 from fmtl.dataset.draft import Draft, some
@@ -24,19 +25,28 @@ from fmtl.dataset.prepared import GROUP
 from fmtl.dataset.splits.stratified import split_groups
 from fmtl.errors import TABLE, DataError, first_ten
 from fmtl.storage import tables
-from fmtl.tasks import IGNORE_INDEX, Task, make_tasks
+from fmtl.tasks import IGNORE_INDEX, SET, Label, Task, Tasks, make_tasks
 
 
 def begin(catalogue: Catalogue, columns: Columns, *, casefold: bool) -> Draft:
     """Clean the labels and choose the rows that are worth decoding."""
     frame = catalogue.frame
     for column, separator in columns.separators.items():
-        first = partial(first_value, separator=separator)
+        first = partial(sets.first_value, separator=separator)
         frame = frame.assign(**{column: tables.map_cells(frame[[column]], first)[column]})
-    labels, label_notes = clean_labels(frame, columns.labels, casefold=casefold)
+    labels, label_notes = _cleaned(frame, columns, casefold=casefold)
     table, rejects = rows.candidates(frame, columns, labels)
     notes = [*catalogue.notes, *columns.notes, *_blanks(catalogue, columns), *label_notes]
     return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes)
+
+
+def _cleaned(frame: pd.DataFrame, columns: Columns, *, casefold: bool) -> tuple[pd.DataFrame, list[Note]]:
+    """The labels, a column per attribute; those of sets are tuples of their values, cleaned like labels."""
+    labels, notes = clean_labels(frame, [c for c in columns.labels if c not in columns.sets], casefold=casefold)
+    for name, cells in columns.sets.items():
+        labels[name], said = clean_sets(name, sets.read(frame, name, cells), casefold=casefold)
+        notes += said
+    return labels[columns.labels], notes
 
 
 def take(draft: Draft, limit: int, *, also: Iterable[pd.Series], seed: int) -> Draft:
@@ -48,8 +58,7 @@ def take(draft: Draft, limit: int, *, also: Iterable[pd.Series], seed: int) -> D
     num = len(draft.table)
     if num <= limit:
         return draft
-    codes = [pd.factorize(draft.labels[column])[0] for column in draft.labels]
-    targets = np.where(np.stack(codes, 1) < 0, IGNORE_INDEX, np.stack(codes, 1)).astype(np.int64)
+    targets = np.concatenate([_codes(draft.labels[column]) for column in draft.labels], axis=1)
     share = limit / num
     groups = duplicates.together(num, *(duplicates.same_value(values.loc[draft.lines]) for values in also))
     chosen = split_groups(targets, groups.tolist(), fractions=(share, 1 - share, 0), seed=seed) == 0
@@ -64,6 +73,19 @@ def take(draft: Draft, limit: int, *, also: Iterable[pd.Series], seed: int) -> D
         rejects=[*draft.rejects, *rejects],
         notes=[*draft.notes, note],
     )
+
+
+def _codes(labels: pd.Series) -> np.ndarray:
+    """Targets ``(N, columns)`` before the classes are decided on."""
+    if is_set(labels):
+        values = tuple(dict.fromkeys(value for cell in labels if cell for value in cell))
+        return _targets(Task("", "", values, SET), labels)
+    codes = pd.factorize(labels)[0]
+    return np.where(codes < 0, IGNORE_INDEX, codes).astype(np.int64)[:, None]
+
+
+def _targets(task: Task, labels: pd.Series) -> np.ndarray:
+    return np.array(task.targets(labels), dtype=np.int64).reshape(len(labels), len(task.columns))
 
 
 def find_photos(draft: Draft, finder: Finder) -> tuple[Draft, dict[int, tuple[Reason, str]]]:
@@ -138,13 +160,15 @@ def treat_rare(draft: Draft, *, policy: str, least: int, say: bool = True) -> Dr
     labels, pinned, notes = draft.labels.copy(), np.zeros(len(draft.labels), bool), []
     fate = {"train_only": "stay in train", "other": f"became '{OTHER}'", "drop": "have no label now"}[policy]
     for column, classes in rare.items():
-        hit = labels[column].isin(list(classes)).to_numpy()
+        of_set = is_set(labels[column])
+        hit = np.array([not {*cell}.isdisjoint(classes) for cell in labels[column].map(_values)])
         few = f"{len(classes)} classes with fewer than {least} distinct images"
         notes.append(Note(f"column '{column}': {few} {fate}: {some(list(classes))}"))
         if policy == "train_only":
             pinned |= hit
         else:
-            labels.loc[hit, column] = OTHER if policy == "other" else None
+            new = OTHER if policy == "other" else None
+            labels[column] = _replaced(labels[column], classes, new) if of_set else labels[column].mask(hit, new)
     return replace(draft.with_columns(*(notes if say else ()), pinned=pinned), labels=labels)
 
 
@@ -157,8 +181,9 @@ def make_classes(draft: Draft, *, named: bool) -> Draft:
     notes: list[Note] = []
     classes: dict[str, list[str]] = {}
     for column in draft.labels:
-        values = sorted(draft.labels[column].dropna().unique(), key=_in_order)
-        if len(values) == 0 or (len(values) == 1 and not named):
+        values = sorted({value for cell in draft.labels[column] for value in _values(cell)}, key=_in_order)
+        enough = 1 if named or is_set(draft.labels[column]) else 2
+        if len(values) < enough:
             notes.append(Note(f"column '{column}' left out: {len(values)} classes among the rows kept"))
         else:
             classes[column] = values
@@ -168,9 +193,26 @@ def make_classes(draft: Draft, *, named: bool) -> Draft:
             + first_ten([str(note) for note in notes]),
             where=TABLE,
         )
-    tasks = make_tasks(classes)
-    targets = np.array([task.targets(draft.labels[task.name]) for task in tasks], dtype=np.int64).T
+    tasks = make_tasks(classes, [column for column in classes if is_set(draft.labels[column])])
+    targets = np.concatenate([_targets(task, draft.labels[task.name]) for task in tasks], axis=1)
     return replace(draft, tasks=tasks, targets=targets, notes=[*draft.notes, *notes])
+
+
+def _values(cell: Label | None) -> tuple[str, ...]:
+    """The classes of a cell: one, those of a set, or none."""
+    return () if cell is None else (cell,) if isinstance(cell, str) else cell
+
+
+def _replaced(labels: pd.Series, values: Collection[str], new: str | None) -> pd.Series:
+    """Sets with some of their values replaced by another, or left out."""
+
+    def changed(cell: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if cell is None or set(cell).isdisjoint(values):
+            return cell
+        kept = {value for value in cell if value not in values}
+        return tuple(sorted(kept | ({new} if new else set())))
+
+    return pd.Series([changed(cell) for cell in labels], index=labels.index, dtype=object)
 
 
 def _in_order(label: str) -> tuple[bool, Decimal, str]:
@@ -190,7 +232,7 @@ def dataset_table(draft: Draft) -> pd.DataFrame:
             GROUP: table["together"].to_numpy(),
         }
     )
-    targets = pd.DataFrame(draft.targets, columns=[task.slug for task in draft.tasks])
+    targets = pd.DataFrame(draft.targets, columns=draft.tasks.columns)
     return pd.concat([frame, targets], axis=1)
 
 
@@ -215,12 +257,12 @@ def list_twins(draft: Draft) -> pd.DataFrame:
         part: dict[str, Any] = {"kind": kind, "group": groups[chosen], "line": table.index.tolist()}
         part |= {name: table[name].to_numpy() for name in ("id", "path", "split")}
         part |= {"conflict": conflict, "row": chosen}
-        for t, task in enumerate(draft.tasks):
-            part[f"label/{task.name}"] = [task.classes[k] if k >= 0 else "" for k in draft.targets[chosen, t]]
+        for task, place in draft.tasks.places():
+            part[f"label/{task.name}"] = [task.text(target) for target in draft.targets[chosen, place].tolist()]
         parts.append(pd.DataFrame(part).sort_values(["group", "row"], kind="stable"))
     # Where one kind has no rows, pandas takes whole numbers for decimal ones.
     return pd.concat(parts, ignore_index=True).astype({"group": "int64", "line": "int64", "row": "int64"})
 
 
-def _names(tasks: Sequence[Task], positions: Sequence[int]) -> str:
-    return ", ".join(tasks[t].name for t in positions)
+def _names(tasks: Tasks, columns: Iterable[int]) -> str:
+    return ", ".join(dict.fromkeys(tasks.task_of(column).name for column in columns))

@@ -3,36 +3,55 @@
 import numpy as np
 
 from fmtl.dataset.prepared import PreparedDataset
+from fmtl.tasks import IGNORE_INDEX
 
 MOST_PAIRS = 25_000_000  # of classes of two tasks; beyond, a look-up table has 200 MB
 
 
 def majority(dataset: PreparedDataset, split: str = "test") -> dict[str, float]:
-    """Accuracy per task of always answering with train's most frequent class; nan where the split has no label."""
-    train, there = (dataset.targets[dataset.rows(name)] for name in ("train", split))
+    """Accuracy per task of always answering with train's most frequent class, or whole set; nan where the split has no
+    label."""
+    train, there = dataset.rows("train"), dataset.rows(split)
     return {
-        task.name: _accuracy(np.full(len(there), _most_frequent(train[:, t], task.num_classes)), there[:, t])
-        for t, task in enumerate(dataset.tasks)
+        task.name: _accuracy(np.full(len(there), _most_frequent(codes[train], num)), codes[there])
+        for task, (codes, num) in zip(dataset.tasks, label_codes(dataset), strict=True)
     }
 
 
 def lookup(dataset: PreparedDataset, split: str = "test") -> np.ndarray:
     """Accuracy of naming one attribute when another is known, ``(T, T)``: from the row's task to the column's.
 
-    The answer is the most frequent class in train beside the known label, else train's most frequent class;
+    The answer is the most frequent class, or whole set, in train beside the known label, else train's most frequent;
     nan where the split has no label, or two tasks have too many classes for a table.
     """
-    train, there = (dataset.targets[dataset.rows(name)] for name in ("train", split))
+    train, there = dataset.rows("train"), dataset.rows(split)
     num_tasks = len(dataset.tasks)
     found = np.full((num_tasks, num_tasks), np.nan)
-    for a, known in enumerate(dataset.tasks):
-        for b, asked in enumerate(dataset.tasks):
-            if a != b and known.num_classes * asked.num_classes <= MOST_PAIRS:
-                table = cooccurrence(train[:, a], train[:, b], known.num_classes, asked.num_classes)
-                most_frequent = _most_frequent(train[:, b], asked.num_classes)
+    for a, (known, num_known) in enumerate(label_codes(dataset)):
+        for b, (asked, num_asked) in enumerate(label_codes(dataset)):
+            if a != b and num_known * num_asked <= MOST_PAIRS:
+                table = cooccurrence(known[train], asked[train], num_known, num_asked)
+                most_frequent = _most_frequent(asked[train], num_asked)
                 best = np.where(table.any(axis=1), table.argmax(axis=1), most_frequent)
-                answers = np.where(there[:, a] >= 0, best[there[:, a].clip(0)], most_frequent)
-                found[a, b] = _accuracy(answers, there[:, b])
+                answers = np.where(known[there] >= 0, best[known[there].clip(0)], most_frequent)
+                found[a, b] = _accuracy(answers, asked[there])
+    return found
+
+
+def label_codes(dataset: PreparedDataset) -> list[tuple[np.ndarray, int]]:
+    """A number for the label of each row, ``(N,)`` int64, negative where unknown, and how many there are; by task.
+
+    Of a set each combination of values that occurs has one.
+    """
+    found = []
+    for task, place in dataset.tasks.places():
+        targets = dataset.targets[:, place]
+        if task.is_set:
+            combinations, codes = np.unique(targets, axis=0, return_inverse=True)
+            unknown = (targets == IGNORE_INDEX).any(axis=1)
+            found.append((np.where(unknown, IGNORE_INDEX, codes.reshape(-1)), len(combinations)))
+        else:
+            found.append((targets[:, 0], task.num_classes))
     return found
 
 

@@ -7,6 +7,17 @@ from fmtl.tasks import IGNORE_INDEX
 NUM_BINS = 15  # of confidences, as in Guo et al. 2017
 
 
+def of_set(probs: np.ndarray, targets: np.ndarray) -> dict:
+    """How often images have a value that they are said to have with some probability; see ``calibration``.
+
+    Args:
+        probs: ``(N, K)``, of each value by itself.
+        targets: ``(N, K)`` int64, 1 where an image has the value; ``IGNORE_INDEX`` is left out.
+    """
+    known = targets != IGNORE_INDEX
+    return _binned(probs[known], targets[known] == 1)
+
+
 def calibration(probs: np.ndarray, targets: np.ndarray) -> dict:
     """How often predictions of some confidence are right, in ``NUM_BINS`` bins of equal width.
 
@@ -21,6 +32,10 @@ def calibration(probs: np.ndarray, targets: np.ndarray) -> dict:
     """
     known = targets != IGNORE_INDEX
     confidence, right = probs[known].max(axis=1, initial=0.0), probs[known].argmax(axis=1) == targets[known]
+    return _binned(confidence, right)
+
+
+def _binned(confidence: np.ndarray, right: np.ndarray) -> dict:
     edges = np.linspace(0, 1, NUM_BINS + 1)
     which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, NUM_BINS - 1)
     images = np.bincount(which, minlength=NUM_BINS)
@@ -35,6 +50,6 @@ def calibration(probs: np.ndarray, targets: np.ndarray) -> dict:
         }
         for b in range(NUM_BINS)
     ]
-    total = int(known.sum())
+    total = len(confidence)
     error = float(np.abs(sums[1] - sums[0]).sum() / total) if total else None
     return {"bins": bins, "ece": error, "images": total}

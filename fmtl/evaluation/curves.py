@@ -12,12 +12,22 @@ MAX_CURVE_POINTS = 200
 MOST_CASES = 20_000_000  # pairs of image and class of which a micro-average is computed
 
 
+def _cases(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities of rows that are known, and which classes or values they have, ``(n, K)`` each."""
+    if targets.ndim == 2:
+        known = (targets != IGNORE_INDEX).all(axis=1)
+        return probs[known], targets[known] == 1
+    known = targets != IGNORE_INDEX
+    return probs[known], targets[known][:, None] == np.arange(probs.shape[1])
+
+
 def roc(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
     """One-vs-rest ROC curves and areas.
 
     Args:
         probs: ``(N, K)``.
-        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
+        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out. Of a set ``(N, K)``, 1 where an image has the
+            value; rows that are known in part are left out, too.
 
     Returns:
         ``{"classes": [{"class", "support", "auc", "fpr", "tpr", "reason"}], "micro", "macro", "macro_auc",
@@ -26,11 +36,10 @@ def roc(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
         classes' curves, and of their areas) are ``{"auc", "fpr", "tpr"}`` or None. Curves keep at most
         ``MAX_CURVE_POINTS`` points; areas are of the whole curve.
     """
-    known = targets != IGNORE_INDEX
-    probs, targets = probs[known], targets[known]
+    probs, cases = _cases(probs, targets)
     curves = []
     for k, label in enumerate(classes):
-        positive = targets == k
+        positive = cases[:, k]
         curve: dict[str, Any] = {
             "class": label,
             "support": int(positive.sum()),
@@ -50,7 +59,7 @@ def roc(probs: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict:
     macro = _mean_curve(defined) if defined else None
     return {
         "classes": [c | {"fpr": _round(c["fpr"]), "tpr": _round(c["tpr"])} for c in curves],
-        "micro": _rounded(_roc_curve(*_all_cases(probs, targets))) if defined else None,
+        "micro": _rounded(_roc_curve(*_all_cases(probs, cases))) if defined else None,
         "macro": _rounded(macro) if macro else None,
         "macro_auc": macro["auc"] if macro else None,
         "num_undefined": len(curves) - len(defined),
@@ -75,7 +84,8 @@ def precision_recall(probs: np.ndarray, targets: np.ndarray, classes: Sequence[s
 
     Args:
         probs: ``(N, K)``.
-        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out.
+        targets: ``(N,)`` int64; rows with ``IGNORE_INDEX`` are left out. Of a set ``(N, K)``, 1 where an image has the
+            value; rows that are known in part are left out, too.
 
     Returns:
         ``{"classes": [{"class", "support", "ap", "recall", "precision", "reason"}], "micro", "macro_ap",
@@ -83,11 +93,10 @@ def precision_recall(probs: np.ndarray, targets: np.ndarray, classes: Sequence[s
         (every pair of image and class is one case) is ``{"ap", "recall", "precision"}`` or None; ``macro_ap`` is the
         mean over the classes that have a curve.
     """
-    known = targets != IGNORE_INDEX
-    probs, targets = probs[known], targets[known]
+    probs, cases = _cases(probs, targets)
     curves = []
     for k, label in enumerate(classes):
-        positive = targets == k
+        positive = cases[:, k]
         curve: dict[str, Any] = {
             "class": label,
             "support": int(positive.sum()),
@@ -100,7 +109,7 @@ def precision_recall(probs: np.ndarray, targets: np.ndarray, classes: Sequence[s
     found = [c["ap"] for c in curves if c["ap"] is not None]
     return {
         "classes": curves,
-        "micro": _rounded(_pr_curve(*_all_cases(probs, targets))) if found else None,
+        "micro": _rounded(_pr_curve(*_all_cases(probs, cases))) if found else None,
         "macro_ap": float(np.mean(found)) if found else None,
         "num_undefined": len(curves) - len(found),
     }
@@ -113,11 +122,10 @@ def _pr_curve(positive: np.ndarray, scores: np.ndarray) -> dict:
     return {"ap": average, **_thinned(recall=recall, precision=precision)}
 
 
-def _all_cases(probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _all_cases(probs: np.ndarray, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether each pair of image and class is a match, and its score, ``(N * K,)`` each; of some images if many."""
     every = max(-(-probs.size // MOST_CASES), 1)
-    probs, targets = probs[::every], targets[::every]
-    return (targets[:, None] == np.arange(probs.shape[1])).ravel(), probs.ravel()
+    return cases[::every].ravel(), probs[::every].ravel()
 
 
 def _thinned(**columns: np.ndarray) -> dict[str, np.ndarray]:

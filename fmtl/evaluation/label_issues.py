@@ -15,7 +15,8 @@ from fmtl.loading.batches import Batches
 from fmtl.loading.pacing import Paced
 from fmtl.loading.sources import Features
 from fmtl.model.network import MultiTaskNet
-from fmtl.tasks import IGNORE_INDEX, Tasks
+from fmtl.model.thresholds import MIDDLE
+from fmtl.tasks import IGNORE_INDEX, Task, Tasks
 from fmtl.training import engine, evaluating
 from fmtl.training.criterion import MultiTaskLoss
 from fmtl.training.optim import Recipe, Updater
@@ -82,8 +83,8 @@ def _predict(
     """Probabilities for the held rows by heads trained on the rest."""
     torch.manual_seed(seed)
     device = features.device
-    heads = MultiTaskNet(nn.Identity(), features.shape[1], tasks.num_classes).to(device)
-    loss = MultiTaskLoss(tasks.num_classes).to(device)
+    heads = MultiTaskNet(nn.Identity(), features.shape[1], tasks.num_classes, tasks.sets).to(device)
+    loss = MultiTaskLoss(tasks.num_classes, tasks.sets).to(device)
 
     def batches_of(rows: np.ndarray, *, shuffle: bool = False) -> Batches:
         source = Features(features)
@@ -103,22 +104,43 @@ def _predict(
 
 
 def _table(probs: Mapping[str, np.ndarray], targets: np.ndarray, tasks: Tasks) -> pd.DataFrame:
-    parts = []
-    for t, task in enumerate(tasks):
-        best = probs[task.name].argmax(axis=1)
-        rows = np.flatnonzero((targets[:, t] != IGNORE_INDEX) & (targets[:, t] != best))
-        parts.append(
-            pd.DataFrame(
-                {
-                    "row": rows,
-                    "task": task.name,
-                    "label": [task.classes[k] for k in targets[rows, t]],
-                    "suggestion": [task.classes[k] for k in best[rows]],
-                    "label_confidence": probs[task.name][rows, targets[rows, t]],
-                    "suggestion_confidence": probs[task.name][rows, best[rows]],
-                }
-            )
-        )
+    of_tasks = tasks.by_name(targets)
+    parts = [(_of_set if task.is_set else _of_single)(task, probs[task.name], of_tasks[task.name]) for task in tasks]
     table = pd.concat(parts, ignore_index=True)
     distance = table["suggestion_confidence"] - table["label_confidence"]
     return table.iloc[np.argsort(-distance.to_numpy(), kind="stable")].reset_index(drop=True)
+
+
+def _of_single(task: Task, probs: np.ndarray, targets: np.ndarray) -> pd.DataFrame:
+    best = probs.argmax(axis=1)
+    rows = np.flatnonzero((targets != IGNORE_INDEX) & (targets != best))
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "task": task.name,
+            "label": [task.classes[k] for k in targets[rows]],
+            "suggestion": [task.classes[k] for k in best[rows]],
+            "label_confidence": probs[rows, targets[rows]],
+            "suggestion_confidence": probs[rows, best[rows]],
+        }
+    )
+
+
+def _of_set(task: Task, probs: np.ndarray, targets: np.ndarray) -> pd.DataFrame:
+    """A row for each value that is there and should not be, or is missing."""
+    rows, values = np.nonzero((targets != IGNORE_INDEX) & ((targets == 1) != (probs > MIDDLE)))
+    said = targets[rows]
+    other = said.copy()
+    at = np.arange(len(rows)), values
+    other[at] = 1 - said[at]
+    confidence = np.where(said[at] == 1, probs[rows, values], 1 - probs[rows, values])
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "task": task.name,
+            "label": [task.text(row) for row in said.tolist()],
+            "suggestion": [task.text(row) for row in other.tolist()],
+            "label_confidence": confidence,
+            "suggestion_confidence": 1 - confidence,
+        }
+    )

@@ -19,12 +19,13 @@ Batch = tuple[Tensor, dict[str, Tensor]]  # images, and targets by task name
 class Batches:
     """An epoch of ``(images, targets)``, or of features instead of images.
 
-    ``targets`` is a dict of ``(N,)`` int64 by task name. With ``shuffle`` the order is drawn from (seed, epoch), so
+    ``targets`` is a dict of ``(N,)`` int64 by task name, of a set ``(N, values)``. With ``shuffle`` the order is drawn
+    from (seed, epoch), so
     that an epoch repeats whatever came before it.
 
     Args:
         source: What is loaded for the rows of a batch.
-        targets: ``(rows of the dataset, T)`` int64, in the order of ``tasks``.
+        targets: ``(rows of the dataset, columns of targets)`` int64, in the order of ``tasks``.
         rows: Rows of the dataset to go through.
         prefetch: Load the next batches in a thread while a GPU computes. A CPU has nothing to spare for it.
         names: Of the dataset's rows, for messages.
@@ -83,4 +84,4 @@ class Batches:
         for start, stop in pairwise(self._bounds()[self._start :]):
             chosen = rows[start:stop]
             targets = self._targets[torch.from_numpy(chosen)]
-            yield self.source.load(chosen, self.epoch), {task.name: targets[:, t] for t, task in enumerate(self.tasks)}
+            yield self.source.load(chosen, self.epoch), self.tasks.by_name(targets)

@@ -25,8 +25,8 @@ class GivenLoader(Protocol):
 class Checked:
     """A loader whose batches are what training takes, or else an error that names the batch.
 
-    Batches become images ``(N, 3, H, W)`` float32 and targets ``(N,)`` int64 by task name, whatever kind of float
-    and integer they came in; those without an image are passed over.
+    Batches become images ``(N, 3, H, W)`` float32 and targets ``(N,)`` int64 by task name, of a set ``(N, values)``,
+    whatever kind of float and integer they came in; those without an image are passed over.
 
     Args:
         split: For messages: ``train``, ``val`` or ``test``.
@@ -167,25 +167,33 @@ class Checked:
     def _targets(self, where: str, task: Task, targets: Mapping, num_images: int) -> Tensor:
         if task.name not in targets:
             raise DataError(f"{where}: no targets of '{task.name}'; it gives {', '.join(map(str, targets))}")
+        shape = (num_images, task.num_classes) if task.is_set else (num_images,)
+        expected = f"expected {shape} {'zeros and ones of a set' if task.is_set else 'class indices'}"
         try:
             found = torch.as_tensor(targets[task.name])
         except (TypeError, ValueError, RuntimeError) as error:
             kind = type(targets[task.name]).__name__
-            raise DataError(f"{where}: {task.name}: expected ({num_images},) class indices, got {kind}") from error
-        if found.shape != (num_images,) or found.is_floating_point() or found.is_complex():
-            raise DataError(
-                f"{where}: {task.name}: expected ({num_images},) class indices, got {tuple(found.shape)} {found.dtype}"
-            )
-        found = found.long()
+            raise DataError(f"{where}: {task.name}: {expected}, got {kind}") from error
+        if found.shape != shape or (found.is_floating_point() and not task.is_set) or found.is_complex():
+            several = found.shape == (num_images, task.num_classes) and not task.is_set
+            hint = f"; set_cols=['{task.name}'] takes it for a set" if several else ""
+            raise DataError(f"{where}: {task.name}: {expected}, got {tuple(found.shape)} {found.dtype}{hint}")
+        if task.is_set and found.is_floating_point():
+            found = torch.where(found.isnan(), float(IGNORE_INDEX), found)
+        whole = found.long()
+        if task.is_set and (whole != found).any():
+            raise DataError(f"{where}: {task.name}: {expected}, got numbers between")
+        found = whole
         if found.device.type == "cpu":
             self._check_range(where, task, found)
         return found
 
     def _check_range(self, where: str, task: Task, found: Tensor) -> None:
-        wrong = (found != IGNORE_INDEX) & ((found < 0) | (found >= task.num_classes))
+        most = 1 if task.is_set else task.num_classes - 1
+        wrong = (found != IGNORE_INDEX) & ((found < 0) | (found > most))
         if wrong.any():
-            row = int(wrong.nonzero()[0])
+            row = int(wrong.nonzero()[0, 0])
             raise DataError(
-                f"{where}, image {row + 1}: {task.name}: target {int(found[row])}, expected 0 to "
-                f"{task.num_classes - 1}, or {IGNORE_INDEX} where unknown"
+                f"{where}, image {row + 1}: {task.name}: target {int(found[wrong][0])}, expected 0 to {most}, or "
+                f"{IGNORE_INDEX} where unknown"
             )

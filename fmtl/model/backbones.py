@@ -1,6 +1,6 @@
 """Backbones by name: any classification model of torchvision, or else of timm, without its classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,15 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: int) -> MultiTaskNet:
+def build(
+    backbone: str, num_classes: Mapping[str, int], sets: Collection[str] = (), *, weights: str, px: int
+) -> MultiTaskNet:
     """Build a network for ``px`` x ``px`` images.
 
     Args:
         backbone: A torchvision classification model, or else a timm one.
         num_classes: K by task name.
+        sets: Names of the tasks that are sets.
         weights: ``imagenet`` (downloaded or cached by torchvision or timm), ``none``, ``bundled``, or the path
             of a state dict that the backbone's own library saved (``.pt``, ``.pth``, ``.safetensors``) or of an
             fmtl checkpoint.
@@ -81,7 +84,7 @@ def build(backbone: str, num_classes: Mapping[str, int], *, weights: str, px: in
     if weights != "none":
         removed = with_classifier - set(full.state_dict())
         pretrained.put_into(full, state, removed=removed, px=px, source=f"'{weights}'")
-    return MultiTaskNet(full, _num_features(backbone, full, px), num_classes)
+    return MultiTaskNet(full, _num_features(backbone, full, px), num_classes, sets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +106,10 @@ class NetworkPlan:
     seed: int = 0
 
 
-def from_plan(plan: NetworkPlan, num_classes: Mapping[str, int]) -> MultiTaskNet:
+def from_plan(plan: NetworkPlan, num_classes: Mapping[str, int], sets: Collection[str] = ()) -> MultiTaskNet:
     """``build``, with torch's generator seeded first: equal plans give equal heads, and the same training after."""
     torch.manual_seed(plan.seed)
-    net = build(plan.backbone, num_classes, weights=plan.weights, px=plan.px)
+    net = build(plan.backbone, num_classes, sets, weights=plan.weights, px=plan.px)
     if plan.grad_checkpointing:
         net.checkpoint_gradients()
     net.freeze_backbone(plan.freeze)

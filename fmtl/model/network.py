@@ -1,9 +1,9 @@
 """The network: a shared backbone and one linear head per task.
 
-N images, D features, K classes of a task, S classes of all tasks.
+N images, D features, K classes of a task, S classes of all tasks, V values of all sets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -22,12 +22,20 @@ class MultiTaskNet(nn.Module):
         backbone: ``(N, 3, H, W)`` to features ``(N, D)``.
         num_features: D.
         num_classes: K by task name.
+        sets: Names of the tasks that are sets, which have a threshold for each value: its probability from which on an
+            image is said to have it. A network without sets has none, so that its weights are those of before.
     """
 
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: Mapping[str, int]):
+    thresholds: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, num_features: int, num_classes: Mapping[str, int], sets: Collection[str] = ()
+    ):
         super().__init__()
         self.backbone = backbone
-        self.packing = Packing(num_classes)
+        self.packing = Packing(num_classes, sets)
+        if sets:
+            self.register_buffer("thresholds", torch.full((len(self.packing.values),), 0.5))
         self.heads = nn.Linear(num_features, sum(num_classes.values()))
         self.execution = Execution()
         self.frozen = False
@@ -36,6 +44,33 @@ class MultiTaskNet(nn.Module):
     @property
     def num_classes(self) -> dict[str, int]:
         return self.packing.num_classes
+
+    @property
+    def sets(self) -> frozenset[str]:
+        return self.packing.sets
+
+    def probs(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits ``(N, K)`` by task name to probabilities: of a class to be the one, or of each value of a set."""
+        return {name: part.sigmoid() if name in self.sets else part.softmax(dim=1) for name, part in logits.items()}
+
+    @property
+    def thresholds_of(self) -> dict[str, Tensor]:
+        """``(values,)`` by name of the tasks that are sets: views of ``thresholds``."""
+        sizes = {name: size for name, size in self.num_classes.items() if name in self.sets}
+        return dict(zip(sizes, self.thresholds.split(list(sizes.values())), strict=True)) if sizes else {}
+
+    @torch.no_grad()
+    def start_at_base_rates(self, counts: Mapping[str, Tensor]) -> None:
+        """Let the values of sets begin as likely as they are: or the first steps learn but that most images lack most
+        values (Lin et al. 2017, arXiv:1708.02002, section 4.1).
+
+        Args:
+            counts: Training images with and without each value, ``(K, 2)``, by name of each set.
+        """
+        for name, bias in self.packing.split(self.heads.bias.unsqueeze(0)).items():
+            if name in self.sets and name in counts:
+                yes, no = (counts[name].to(bias) + 1).unbind(dim=1)
+                bias[0] = (yes / no).log()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits ``(N, K)`` by task name."""
@@ -77,8 +112,10 @@ class MultiTaskNet(nn.Module):
 
     def heads_alone(self) -> "MultiTaskNet":
         """A network of the same heads that takes features ``(N, D)`` instead of images."""
-        alone = MultiTaskNet(nn.Identity(), self.heads.in_features, self.num_classes)
+        alone = MultiTaskNet(nn.Identity(), self.heads.in_features, self.num_classes, self.sets)
         alone.heads, alone.packing = self.heads, self.packing  # where they are
+        if self.sets:
+            alone.thresholds = self.thresholds
         return alone
 
     def checkpoint_gradients(self) -> None:

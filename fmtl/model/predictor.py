@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,12 @@ class Predictor:
     def probs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities ``(N, K)`` float32 by task name, of ``(N, stored_px, stored_px, 3)`` uint8."""
         logits = self.net(prepare_for_network(as_images(pixels).to(self.device), self.preprocess))
-        return {name: scores.softmax(dim=1).cpu().numpy() for name, scores in logits.items()}
+        return {name: found.cpu().numpy() for name, found in self.net.probs(logits).items()}
+
+    @cached_property
+    def thresholds(self) -> dict[str, np.ndarray]:
+        """``(values,)`` by name of each set."""
+        return {name: values.cpu().numpy() for name, values in self.net.thresholds_of.items()}
 
     def decode(self, photo: Photo) -> np.ndarray:
         """``(stored_px, stored_px, 3)`` uint8; ImageError where it is none."""
@@ -142,10 +148,11 @@ class Predictor:
         columns = {"status": pd.Series(status, dtype=object)}
         for task in self.tasks:
             empty = np.empty((0, task.num_classes), np.float32)
-            for name, values in top_labels(task, probs.get(task.name, empty), top_k).items():
+            found = labels_of(task, probs.get(task.name, empty), self.thresholds.get(task.name), top_k)
+            for name, values in found.items():
                 is_number = name.endswith("confidence")
                 column = np.full(len(status), np.nan if is_number else None, dtype=float if is_number else object)
-                column[good] = values
+                column[good] = values if is_number else _objects(values)
                 columns[name] = pd.Series(column, dtype=column.dtype)
         return pd.DataFrame(columns)
 
@@ -158,6 +165,50 @@ def _content(photo: Photo) -> bytes | ImageError:
         return photo.read()
     except ImageError as error:
         return error
+
+
+def _objects(values: list) -> np.ndarray:
+    """An array whose items may be lists."""
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
+
+
+def confidences(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How likely a network says that labels are, ``(N,)``: of a set, all of whose values count, as if they were
+    independent of each other.
+
+    Args:
+        probs: ``(N, K)``.
+        labels: ``(N,)`` class indices, or of a set ``(N, K)``, 1 where it has the value; unknown ones give any
+            number.
+    """
+    if labels.ndim == 2:
+        return np.where(labels == 1, probs, 1 - probs).prod(axis=1, dtype=np.float64).astype(np.float32)
+    return np.take_along_axis(probs, labels.clip(min=0)[:, None], axis=1)[:, 0]
+
+
+def labels_of(task: Task, probs: np.ndarray, thresholds: np.ndarray | None, top_k: int = 1) -> dict[str, list]:
+    """Columns of a predictions table for one task: see ``top_labels``, or of a set its values and their confidence.
+
+    With ``top_k`` above 1 a set has besides ``<slug>/value/1`` and the value's own confidence, the likeliest first,
+    whether or not the set has it.
+
+    Args:
+        thresholds: ``(K,)`` of a set.
+    """
+    if thresholds is None:
+        return top_labels(task, probs, top_k)
+    has = (probs >= thresholds).astype(np.int64)
+    columns: dict[str, list] = {
+        task.slug: [list(task.label(row) or ()) for row in has.tolist()],
+        f"{task.slug}/confidence": confidences(probs, has).tolist(),
+    }
+    order = np.argsort(-probs, axis=1, kind="stable")
+    for k in range(min(top_k, task.num_classes) if top_k > 1 else 0):
+        columns[f"{task.slug}/value/{k + 1}"] = [task.classes[i] for i in order[:, k]]
+        columns[f"{task.slug}/value/{k + 1}/confidence"] = np.take_along_axis(probs, order, axis=1)[:, k].tolist()
+    return columns
 
 
 def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]:
@@ -216,7 +267,7 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
         raise DataError(f"model {folder}: {WEIGHTS} is missing or not the one that {DESCRIPTION} names")
     tasks = Tasks.from_json(description["tasks"], where=str(folder / DESCRIPTION))
     preprocess = Preprocess.from_json(description["preprocess"])
-    net = backbones.build(description["backbone"], tasks.num_classes, weights="none", px=preprocess.px)
+    net = backbones.build(description["backbone"], tasks.num_classes, tasks.sets, weights="none", px=preprocess.px)
     try:
         net.load_state_dict(load_file(weights))
     except (RuntimeError, SafetensorError) as error:

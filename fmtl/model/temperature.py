@@ -55,6 +55,17 @@ def fit(probs: np.ndarray, targets: np.ndarray) -> Fit:
     return Fit(1 / scale, _at(probs, targets, rows, scale)[0])
 
 
+def fit_set(probs: np.ndarray, targets: np.ndarray) -> Fit:
+    """``fit`` of a set, whose values share one temperature; its loss is the sum over values.
+
+    Args:
+        probs: ``(N, K)``, sigmoid of the logits.
+        targets: ``(N, K)`` int64, 1 where an image has the value; ``IGNORE_INDEX`` is left out.
+    """
+    found = fit(np.stack([1 - probs, probs], axis=2).reshape(-1, 2), targets.reshape(-1))
+    return Fit(found.temperature, found.loss * probs.shape[1])
+
+
 def _at(probs: np.ndarray, targets: np.ndarray, rows: np.ndarray, scale: float) -> tuple[float, float, float]:
     """Mean cross-entropy of some rows' logits times ``scale``, its first and its second derivative by ``scale``."""
     sums = np.zeros(3)

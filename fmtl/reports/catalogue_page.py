@@ -13,7 +13,7 @@ from fmtl.dataset.splits import SPLITS
 from fmtl.evaluation import baselines
 from fmtl.reports import html
 from fmtl.storage.tables import number_text
-from fmtl.tasks import IGNORE_INDEX
+from fmtl.tasks import IGNORE_INDEX, Task
 
 MOSAIC_COLUMNS, MOSAIC_ROWS, THUMBNAIL_PX = 12, 3, 80
 SAMPLES = ((200, 8), (600, 4), (2000, 2), (float("inf"), 1))  # up to so many classes, so many photos of each
@@ -81,21 +81,25 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
     """Classes by frequency, with their counts and a strip of photos."""
     per_class = next(n for limit, n in SAMPLES if sum(task.num_classes for task in dataset.tasks) <= limit)
     tables = []
-    for t, (task, table) in enumerate(zip(dataset.tasks, class_counts(dataset).values(), strict=True)):
+    for (task, place), table in zip(dataset.tasks.places(), class_counts(dataset).values(), strict=True):
+        targets = dataset.targets[:, place]
+        has = targets == 1 if task.is_set else targets == np.arange(task.num_classes)
         table = table.assign(total=table.sum(axis=1), k=range(len(table)))
         table = table.sort_values("total", ascending=False, kind="stable")
         classes = []
         for label, row in zip(table.index, table.itertuples(index=False), strict=True):
-            rows = html.evenly(np.flatnonzero(dataset.targets[:, t] == row.k), per_class)
+            rows = html.evenly(np.flatnonzero(has[:, row.k]), per_class)
             strip = _strip(dataset, rows, per_class) if len(rows) else ""
             counts = [int(getattr(row, split)) for split in SPLITS]
             classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
-        missing = int((dataset.table[task.slug] == IGNORE_INDEX).sum())
+        missing = int((targets == IGNORE_INDEX).all(axis=1).sum())
         absent = [name for name in SPLITS[1:] if (table[name] == 0).any()]
         tables.append(
             {
                 "name": task.name,
                 "missing": missing,
+                "is_set": task.is_set,
+                "empty": int((task.is_set & (targets == 0).all(axis=1)).sum()),
                 "classes": classes,
                 "most": max(1, int(table["total"].max())),
                 "absent": {name: int((table[name] == 0).sum()) for name in absent},
@@ -107,13 +111,10 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
 def _pairs(dataset: PreparedDataset) -> list[dict]:
     """Which labels occur together, for each two tasks: the largest classes, as shares of each row."""
     found = []
-    for a, b in islice(combinations(range(len(dataset.tasks)), 2), MAX_PAIRS):
-        first, second = dataset.tasks[a], dataset.tasks[b]
+    for (first, at), (second, other) in islice(combinations(dataset.tasks.places(), 2), MAX_PAIRS):
         if first.num_classes * second.num_classes > baselines.MOST_PAIRS:
             continue
-        table = baselines.cooccurrence(
-            dataset.targets[:, a], dataset.targets[:, b], first.num_classes, second.num_classes
-        )
+        table = _together(first, dataset.targets[:, at], second, dataset.targets[:, other])
         rows = np.argsort(-table.sum(axis=1), kind="stable")[:PAIR_CLASSES]
         columns = np.argsort(-table.sum(axis=0), kind="stable")[:PAIR_CLASSES]
         found.append(
@@ -128,6 +129,17 @@ def _pairs(dataset: PreparedDataset) -> list[dict]:
             }
         )
     return found
+
+
+def _together(first: Task, targets: np.ndarray, second: Task, others: np.ndarray) -> np.ndarray:
+    """How often each class of one occurs with each of the other, ``(K, K)``."""
+    if not (first.is_set or second.is_set):
+        return baselines.cooccurrence(targets[:, 0], others[:, 0], first.num_classes, second.num_classes)
+    of_first, of_second = (
+        (found == 1 if task.is_set else found == np.arange(task.num_classes)).astype(np.int64)
+        for task, found in ((first, targets), (second, others))
+    )
+    return of_first.T @ of_second
 
 
 def _groups(dataset: PreparedDataset, twins: pd.DataFrame) -> dict:

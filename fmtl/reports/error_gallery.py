@@ -13,6 +13,7 @@ from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import gradcam
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
 from fmtl.model.network import MultiTaskNet
+from fmtl.model.predictor import confidences
 from fmtl.reports import html
 from fmtl.storage import durable, tables
 from fmtl.tasks import IGNORE_INDEX
@@ -77,19 +78,19 @@ def _mistakes(dataset: PreparedDataset, test: Evaluation) -> pd.DataFrame:
     """Columns row, id, path, split, task, target, prediction, confidence, target_confidence."""
     parts, rows = [], dataset.rows("test")
     for task in dataset.tasks:
-        probs, targets = test.probs[task.name], test.targets[task.name]
-        predicted = probs.argmax(axis=1)
-        wrong = np.flatnonzero((targets != IGNORE_INDEX) & (targets != predicted))
-        wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")]
+        probs, targets, predicted = test.probs[task.name], test.targets[task.name], test.predicted(task.name)
+        confidence, of_target = confidences(probs, predicted), confidences(probs, targets)
+        wrong = np.flatnonzero(~_right(predicted, targets) & _known(targets))
+        wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
         parts.append(
             pd.DataFrame(
                 {
                     "row": rows[wrong],
                     "task": task.name,
-                    "target": [task.classes[k] for k in targets[wrong]],
-                    "prediction": [task.classes[k] for k in predicted[wrong]],
-                    "confidence": probs[wrong, predicted[wrong]],
-                    "target_confidence": probs[wrong, targets[wrong]],
+                    "target": task.texts(targets[wrong]),
+                    "prediction": task.texts(predicted[wrong]),
+                    "confidence": confidence[wrong],
+                    "target_confidence": of_target[wrong],
                 }
             )
         )
@@ -108,7 +109,7 @@ def _task_section(dataset: PreparedDataset, name: str, mistakes: pd.DataFrame, t
         "name": name,
         "mistakes": _shown(dataset, own.head(MISTAKES_SHOWN)),
         "num": len(own),
-        "images": int((test.targets[name] != IGNORE_INDEX).sum()),
+        "images": int(_known(test.targets[name]).sum()),
     }
 
 
@@ -127,7 +128,10 @@ def _explained(
     places = html.evenly(np.arange(len(dataset.rows("test"))), EXPLAINED)
     rows, tasks = dataset.rows("test")[places], dataset.tasks[:EXPLAINED_TASKS]
     pixels = dataset.pixels(rows)
+    # Of a set its likeliest value.
     chosen = {task.name: torch.from_numpy(test.probs[task.name][places].argmax(axis=1)) for task in tasks}
+    said = {task.name: test.predicted(task.name)[places] for task in tasks}
+    confidence = {name: confidences(test.probs[name][places], predicted) for name, predicted in said.items()}
     device = next(net.parameters()).device
     images = prepare_for_network(as_images(pixels).to(device), preprocess)
     try:
@@ -139,9 +143,9 @@ def _explained(
         attributes = [
             {
                 "task": task.name,
-                "prediction": task.classes[int(chosen[task.name][i])],
-                "confidence": float(test.probs[task.name][place].max()),
-                "right": _is_right(test, task.name, int(place)),
+                "prediction": task.texts(said[task.name][i : i + 1])[0],
+                "confidence": float(confidence[task.name][i]),
+                "right": _is_right(said[task.name][i : i + 1], test.targets[task.name][place : place + 1]),
                 "photo": html.photo(_overlaid(pixels[i], maps[task.name][i].numpy()), PHOTO_PX),
             }
             for task in tasks
@@ -151,9 +155,19 @@ def _explained(
     return found, ""
 
 
-def _is_right(test: Evaluation, task: str, place: int) -> bool | None:
-    target = test.targets[task][place]
-    return None if target == IGNORE_INDEX else bool(test.probs[task][place].argmax() == target)
+def _known(targets: np.ndarray) -> np.ndarray:
+    """Which images have a label, ``(N,)``."""
+    return (targets.reshape(len(targets), -1) != IGNORE_INDEX).any(axis=1)
+
+
+def _right(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Whether all that is known of an image was said of it, ``(N,)``."""
+    return ((predicted == targets) | (targets == IGNORE_INDEX)).reshape(len(targets), -1).all(axis=1)
+
+
+def _is_right(predicted: np.ndarray, target: np.ndarray) -> bool | None:
+    """Of one image; None where nothing is known."""
+    return bool(_right(predicted, target)[0]) if _known(target)[0] else None
 
 
 def _overlaid(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:

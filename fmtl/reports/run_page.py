@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from fmtl import metric_names
 from fmtl.evaluation import calibration, curves
 from fmtl.metric_names import EPOCH, SCORES
-from fmtl.model.predictor import top_labels
+from fmtl.model.predictor import labels_of
 from fmtl.reports import plots
 from fmtl.storage import durable, tables
-from fmtl.tasks import IGNORE_INDEX, Task, Tasks
+from fmtl.tasks import Task, Tasks
 from fmtl.training import metrics
 from fmtl.training.evaluating import Evaluation
 from fmtl.training.run import TrainResult
@@ -71,19 +71,25 @@ def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
     counts, probs, targets = test.confusion[task.name], test.probs[task.name], test.targets[task.name]
     per_class = metrics.per_class(counts)
     per_class.insert(0, "class", list(task.classes))
-    return {
+    said = {"mistakes": test.mistakes(task.name)}
+    if task.is_set:
+        per_class["threshold"] = test.thresholds[task.name]
+        labels, predicted = (np.where(found == 1, 1, 0) for found in (targets, test.predicted(task.name)))
+        said |= {"labels": labels.T @ labels, "predictions": predicted.T @ predicted}
+    return said | {
         "confusion": counts,
         "per_class": per_class,
         "roc": curves.roc(probs, targets, task.classes),
         "precision_recall": curves.precision_recall(probs, targets, task.classes),
-        "reliability": calibration.calibration(probs, targets),
+        "reliability": (calibration.of_set if task.is_set else calibration.calibration)(probs, targets),
     }
 
 
 def _write_numbers(folder: Path, task: Task, numbers: Mapping[str, Any]) -> None:
     counts, classes = numbers["confusion"], list(task.classes)
-    durable.write_json(folder / "confusion" / f"{task.slug}.json", {"classes": classes, **_compact(counts)})
-    largest = metrics.largest_confusions(counts, classes)
+    together = {name: numbers[name].tolist() for name in ("labels", "predictions") if task.is_set}
+    durable.write_json(folder / "confusion" / f"{task.slug}.json", {"classes": classes, **_compact(counts), **together})
+    largest = metrics.largest_confusions(numbers["mistakes"], classes)
     durable.write_text(folder / "confusion" / f"{task.slug}.csv", tables.to_csv(largest))
     durable.write_text(folder / "per_class" / f"{task.slug}.csv", tables.to_csv(numbers["per_class"]))
     for kind in ("roc", "precision_recall", "reliability"):
@@ -107,7 +113,14 @@ def _figures(result: TrainResult, numbers: Mapping[str, Mapping[str, Any]]) -> I
         yield f"plots/{name}.png", figure
     for task in result.tasks:
         found, title = numbers[task.name], f"{task.name}, test"
-        yield f"confusion/{task.slug}.png", plots.confusion(found["confusion"], task.classes, title=title)
+        yield (
+            f"confusion/{task.slug}.png",
+            (
+                plots.cooccurrence(found["labels"], found["predictions"], task.classes, title=title)
+                if task.is_set
+                else plots.confusion(found["confusion"], task.classes, title=title)
+            ),
+        )
         yield f"per_class/{task.slug}.png", plots.per_class(found["per_class"], title=title)
         yield f"roc/{task.slug}.png", plots.roc(found["roc"], title=title)
         figure = plots.precision_recall(found["precision_recall"], title=title)
@@ -143,8 +156,8 @@ def predictions_table(evaluation: Evaluation, tasks: Tasks, rows: pd.DataFrame) 
     """Labels, confidences, true labels and all probabilities per image; the target is None where unknown."""
     columns = {"id": rows["id"].to_numpy(), "path": rows["path"].to_numpy()}
     for task in tasks:
-        columns |= top_labels(task, evaluation.probs[task.name])
-        targets = evaluation.targets[task.name]
-        columns[f"{task.slug}/target"] = [None if t == IGNORE_INDEX else task.classes[t] for t in targets]
+        columns |= labels_of(task, evaluation.probs[task.name], evaluation.thresholds.get(task.name))
+        targets = evaluation.targets[task.name].reshape(-1, len(task.columns))
+        columns[f"{task.slug}/target"] = [task.label(target) for target in targets.tolist()]
         columns[f"{task.slug}/probs"] = list(evaluation.probs[task.name])
     return pd.DataFrame(columns)

@@ -125,7 +125,12 @@ def _table(result: TrainResult, others: Mapping[str, Sequence[float]]) -> str:
         found = scores[task.name]
         numbers = [found["accuracy"], *(values[t] for values in others.values()), found["f1"]]
         shown = [number_text(number, 3) for number in numbers]
-        lines.append(f"| {markdown.text(task.name, MAX_NAME)} | {task.num_classes} | {' | '.join(shown)} |")
+        kind = f"set of {task.num_classes}" if task.is_set else str(task.num_classes)
+        lines.append(f"| {markdown.text(task.name, MAX_NAME)} | {kind} | {' | '.join(shown)} |")
+    if tasks.sets:
+        lines.append(
+            "\nOf a set, accuracy is the share of photos whose whole set is right, and macro-F1 is over its values."
+        )
     if len(tasks) > MAX_TASKS:
         lines.append(f"\nand {len(tasks) - MAX_TASKS} more attributes")
     return "\n".join(lines)
@@ -151,13 +156,12 @@ def _faults(result: TrainResult) -> list[str]:
 
 
 def _never_right(result: TrainResult) -> int:
-    counts = [result.test.confusion[task.name] for task in result.tasks]
-    return int(sum(((c.diagonal() == 0) & (c.sum(axis=1) > 0)).sum() for c in counts))
+    return sum(metrics.never_right(result.test.confusion[task.name]) for task in result.tasks)
 
 
 def _worst_confusion(result: TrainResult) -> str:
     firsts = [
-        (task.name, metrics.largest_confusions(result.test.confusion[task.name], task.classes).head(1))
+        (task.name, metrics.largest_confusions(result.test.mistakes(task.name), task.classes).head(1))
         for task in result.tasks
     ]
     rows = [(name, table.iloc[0]) for name, table in firsts if len(table)]

@@ -37,6 +37,8 @@ class PrepareSettings(Settings):
     image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
     label_cols: Names = Field((), description="Label columns, comma list [default: all that are suitable].")
     first_value: Names = Field((), description="Columns of several values in a cell: the first counts; comma list.")
+    set_cols: Names = Field((), description="Columns that are sets of values, all of which count; comma list.")
+    sets: Literal["named", "auto"] = Field("named", description="auto: every column that looks like a set is one.")
     preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
     missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
     encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
@@ -68,6 +70,8 @@ class PrepareSettings(Settings):
     def _consistent(self) -> "PrepareSettings":
         if len(set(self.label_cols)) < len(self.label_cols):
             raise ValueError(f"label_cols: a column is named twice in {', '.join(self.label_cols)}")
+        if both := set(self.set_cols) & set(self.first_value):
+            raise ValueError(f"set_cols, first_value: '{min(both)}' is named in both; either all values count or one")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction: expected a sum below 1, nothing is left for training")
         if self.image_col and self.image_template:

@@ -9,8 +9,8 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
-from mlflow.types.schema import AnyType
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType, Array
 from PIL import Image
 
 import fmtl
@@ -77,7 +77,8 @@ def model_within(folder: str | Path) -> Path | None:
 def _signature(tasks: Tasks) -> ModelSignature:
     outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "image"), ColSpec("string", "status")]
     for task in tasks:
-        outputs += [ColSpec("string", task.slug), ColSpec("double", f"{task.slug}/confidence")]
+        kind = Array(DataType.string) if task.is_set else DataType.string
+        outputs += [ColSpec(kind, task.slug), ColSpec("double", f"{task.slug}/confidence")]
     return ModelSignature(
         Schema([ColSpec(AnyType(), "image", required=False), ColSpec("binary", "image_bytes", required=False)]),
         Schema(outputs),

@@ -110,7 +110,7 @@ def fit(
         if not math.isfinite(train_loss):
             raise _diverged(f"epoch {epoch}: the training loss is {train_loss}", updater)
         val = evaluate(
-            updater.evaluated, val_loader, loss=loss, device=device,
+            updater.evaluated, val_loader, loss=loss, device=device, choose_thresholds=True,
             watch=lambda loader, what: interruption.checked(watch(loader, what), between.at_step),
         )  # fmt: skip
         if not math.isfinite(val.loss):
@@ -175,8 +175,8 @@ def train_one_epoch(
         for given_images, by_task in group:
             images, targets = to_device(net, given_images, by_task, device)
             if mix:
-                images, targets = mix(images, net.packing.one_hot(targets))
-            value, losses = loss(net.packing.pad(net.logits(images)), targets)
+                images, targets = mix(images, net.packing.shares(targets))
+            value, losses = loss(net.logits(images), targets)
             value.backward()
             total += value.detach() * len(images)
             of_tasks.append(losses.detach())
@@ -204,14 +204,13 @@ def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _mixing(recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """MixUp or CutMix of images and of shares ``(N, T, K)``; with both set, one of them by chance per batch."""
+    """MixUp or CutMix of images and of ``Packing.shares``; with both set, one of them by chance per batch."""
     kinds = [kind(alpha=a) for kind, a in ((MixUp, recipe.mixup), (CutMix, recipe.cutmix)) if a]
     if not kinds:
         return None
 
     def mix(images: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         chosen = kinds[int(torch.randint(len(kinds), ()))] if len(kinds) > 1 else kinds[0]
-        images, flat = chosen(images, shares.flatten(1))
-        return images, flat.view(shares.shape)
+        return chosen(images, shares)
 
     return mix

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import length_hint
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Paced, Watch, unwatched
-from fmtl.model import temperature
+from fmtl.model import temperature, thresholds
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics
@@ -30,10 +30,11 @@ class Evaluation:
     Attributes:
         loss: Sum over tasks of ``task_losses``; a task without targets adds nothing, a nan stays nan.
         task_losses: Mean over the labelled images, by task name; nan without any.
-        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``confusions``.
+        confusion: ``(K, K)`` int64 by task name, sparse where K is large; see ``confusions``. Of a set ``(K, 2, 2)``.
         probs: ``(N, K)`` float32 by task name, in the loader's order.
-        targets: ``(N,)`` int64 by task name.
+        targets: ``(N,)`` int64 by task name; of a set ``(N, K)``, 1 for each value that an image has.
         own: Names of the tasks that have a criterion of their own.
+        thresholds: ``(K,)`` float32 by name of each set, that its values were told by.
     """
 
     loss: float
@@ -42,12 +43,26 @@ class Evaluation:
     probs: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
     own: frozenset[str] = frozenset()
+    thresholds: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def predicted(self, name: str) -> np.ndarray:
+        """What a task's images are said to be, as ``targets`` has it."""
+        probs = self.probs[name]
+        return (probs >= self.thresholds[name]).astype(np.int64) if name in self.thresholds else probs.argmax(axis=1)
+
+    def mistakes(self, name: str) -> metrics.Confusion:
+        """Images ``(K, K)`` of one class (rows) for which another was said (columns), of a set in its place."""
+        if name in self.thresholds:
+            return metrics.set_mistakes(self.predicted(name), self.targets[name])
+        return self.confusion[name]
 
     @cached_property
     def temperatures(self) -> dict[str, temperature.Fit]:
         """The best temperature by name of the tasks that cross-entropy is for."""
         return {
-            name: temperature.fit(probs, self.targets[name])
+            name: temperature.fit_set(probs, self.targets[name])
+            if name in self.thresholds
+            else temperature.fit(probs, self.targets[name])
             for name, probs in self.probs.items()
             if name not in self.own
         }
@@ -60,52 +75,99 @@ class Evaluation:
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
-        """Accuracy, f1, precision, recall by task name and under ``avg``."""
-        return metrics.all_metrics(self.confusion)
+        """Accuracy, f1, precision, recall by task name and under ``avg``; see ``metrics.set_metrics`` for sets."""
+        return metrics.with_average(
+            {
+                name: metrics.set_metrics(self.predicted(name), self.targets[name])
+                if name in self.thresholds
+                else metrics.task_metrics(confusion)
+                for name, confusion in self.confusion.items()
+            }
+        )
 
 
 @torch.no_grad()
 def evaluate(
-    net: MultiTaskNet, loader: Iterable[Batch], *, loss: MultiTaskLoss, device: torch.device, watch: Watch = unwatched
+    net: MultiTaskNet,
+    loader: Iterable[Batch],
+    *,
+    loss: MultiTaskLoss,
+    device: torch.device,
+    watch: Watch = unwatched,
+    choose_thresholds: bool = False,
 ) -> Evaluation:
     """Losses, confusion counts and probabilities over a loader, in its order.
 
     What is kept of a batch are its probabilities, and the logits of tasks with a criterion of their own, which is
     called once with all of them.
+
+    Args:
+        choose_thresholds: The network's thresholds of sets become those that are best on these images.
     """
     net.eval()
     loss.eval()
-    names = list(net.num_classes)
     num_batches, fitting = length_hint(loader), _Parts(net)
-    probs = {name: _Rows(num_batches) for name in names}
+    probs = {name: _Rows(num_batches) for name in net.num_classes}
     own: dict[str, list[Tensor]] = {name: [] for name in loss.criterions}
     all_targets, all_predicted = _Rows(num_batches), _Rows(num_batches)
-    sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+    sums = torch.zeros(sum(net.packing.widths.values()), dtype=torch.float64, device=device)
     for given_images, by_task in watch(Paced(loader), "evaluate"):
         images, targets = to_device(net, given_images, by_task, device)
         logits = fitting.logits(images)
-        padded = net.packing.pad(logits)
-        sums += loss.plain(padded, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
+        sums += loss.plain(logits, targets).double() * (targets != IGNORE_INDEX).sum(dim=0)
         all_targets.add(targets)
-        all_predicted.add(padded.argmax(dim=2))
-        for name, part in net.packing.split(logits).items():
-            probs[name].add(part.softmax(dim=1))
-            if name in own:
-                own[name].append(part)
-    targets = all_targets.all()
-    known = (targets != IGNORE_INDEX).sum(dim=0)
-    losses = (sums / known.clamp(min=1)).float()
-    for name, parts in own.items():
-        t = names.index(name)
-        losses[t] = loss.criterion(name, torch.cat(parts), targets[:, t])
-    values = [value if num else math.nan for value, num in zip(losses.tolist(), known.tolist(), strict=True)]
+        all_predicted.add(net.packing.likeliest(logits))
+        of_task = net.packing.split(logits)
+        for name, part in net.probs(of_task).items():
+            probs[name].add(part)
+        for name, parts in own.items():
+            parts.append(of_task[name])
+    by_task = net.packing.by_task(all_targets.all())
+    known = {name: int((targets != IGNORE_INDEX).sum()) for name, targets in by_task.items()}
+    losses = _by_task(net, sums, all_targets.all())
+    losses |= {name: float(loss.criterion(name, torch.cat(parts), by_task[name])) for name, parts in own.items()}
+    return _summed_up(
+        net, {name: rows.all().cpu().numpy() for name, rows in probs.items()}, by_task, all_predicted.all(), own=own,
+        choose_thresholds=choose_thresholds,
+        losses={name: value if known[name] else math.nan for name, value in losses.items()},
+    )  # fmt: skip
+
+
+def _by_task(net: MultiTaskNet, sums: Tensor, targets: Tensor) -> dict[str, float]:
+    """Losses from sums of columns ``(C,)``: of each the mean, and of a set the sum over its values."""
+    means = (sums / (targets != IGNORE_INDEX).sum(dim=0).clamp(min=1)).float()
+    parts = means.split(list(net.packing.widths.values()))
+    return {name: float(part.sum()) for name, part in zip(net.num_classes, parts, strict=True)}
+
+
+def _summed_up(
+    net: MultiTaskNet,
+    probs: dict[str, np.ndarray],
+    targets: Mapping[str, Tensor],
+    predicted: Tensor,
+    *,
+    losses: dict[str, float],
+    own: Iterable[str],
+    choose_thresholds: bool,
+) -> Evaluation:
+    wanted = {name: part.cpu().numpy() for name, part in targets.items()}
+    for name, of_net in net.thresholds_of.items() if choose_thresholds else ():
+        of_net.copy_(torch.from_numpy(thresholds.best(probs[name], wanted[name])))
+    chosen = {name: values.cpu().numpy().copy() for name, values in net.thresholds_of.items()}
+    singles = {name: size for name, size in net.num_classes.items() if name not in chosen}
+    counts: dict[str, metrics.Confusion] = {}
+    if singles:
+        counts = confusions(predicted, torch.stack([targets[name] for name in singles], dim=1), singles)
+    for name, values in chosen.items():
+        counts[name] = metrics.set_confusion(probs[name] >= values, wanted[name])
     return Evaluation(
-        loss=sum(value for value, num in zip(losses.tolist(), known.tolist(), strict=True) if num),
-        task_losses=dict(zip(names, values, strict=True)),
-        confusion=confusions(all_predicted.all(), targets, net.num_classes),
-        probs={name: rows.all().cpu().numpy() for name, rows in probs.items()},
-        targets=dict(zip(names, targets.T.cpu().numpy(), strict=True)),
+        loss=sum(value for name, value in losses.items() if (wanted[name] != IGNORE_INDEX).any()),
+        task_losses=losses,
+        confusion={name: counts[name] for name in net.num_classes},
+        probs=probs,
+        targets=wanted,
         own=frozenset(own),
+        thresholds=chosen,
     )
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from fmtl.metric_names import SCORES
-from fmtl.tasks import AVERAGE
+from fmtl.metric_names import SCORES, SET_SCORES
+from fmtl.tasks import AVERAGE, IGNORE_INDEX
 
 LARGEST_DENSE = 512  # classes; above, K * K counts are kept sparse
-Confusion: TypeAlias = np.ndarray | csr_array  # (K, K) int64
+Confusion: TypeAlias = np.ndarray | csr_array  # (K, K) int64; of a set (K, 2, 2)
 
 
 def per_class(confusion: Confusion) -> pd.DataFrame:
@@ -21,9 +21,9 @@ def per_class(confusion: Confusion) -> pd.DataFrame:
     neither targets nor predictions: nothing was measured there.
 
     Args:
-        confusion: ``(K, K)`` int64.
+        confusion: ``(K, K)`` int64; of a set ``(K, 2, 2)``.
     """
-    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    hits, support, predicted = _hits(confusion)
     scores = {
         "precision": hits / np.maximum(predicted, 1),
         "recall": hits / np.maximum(support, 1),
@@ -31,6 +31,19 @@ def per_class(confusion: Confusion) -> pd.DataFrame:
     }
     seen = (support + predicted) > 0
     return pd.DataFrame({"support": support, **{k: np.where(seen, v, np.nan) for k, v in scores.items()}})
+
+
+def _hits(confusion: Confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each class: images that are said to be it and are, that are it, and that are said to be."""
+    if confusion.ndim == 3:
+        return confusion[:, 1, 1], confusion[:, 1].sum(axis=1), confusion[:, :, 1].sum(axis=1)
+    return confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+
+
+def never_right(confusion: Confusion) -> int:
+    """How many classes that images are of are never named right."""
+    hits, support, _ = _hits(confusion)
+    return int(((hits == 0) & (support > 0)).sum())
 
 
 def task_metrics(confusion: Confusion) -> dict[str, float]:
@@ -49,12 +62,54 @@ def task_metrics(confusion: Confusion) -> dict[str, float]:
     }
 
 
+def set_confusion(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """``(K, 2, 2)`` int64, as scikit-learn's ``multilabel_confusion_matrix``: by value, rows are targets, no and yes.
+
+    Args:
+        predicted: ``(N, K)``, 1 where an image is said to have the value.
+        targets: ``(N, K)`` int64; where ``IGNORE_INDEX`` nothing is counted.
+    """
+    cases = [[(targets == want) & (predicted == said) for said in (0, 1)] for want in (0, 1)]
+    return np.array(cases).sum(axis=2).transpose(2, 0, 1).astype(np.int64)
+
+
+def set_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Scores of a set, each in [0, 1]; nan without any target.
+
+    ``accuracy`` is the share of images whose whole set is right. ``f1``, ``precision`` and ``recall`` are means over
+    the values that occur in targets or predictions, ``micro_f1`` is that of all values together, and ``jaccard`` the
+    mean over images of what both sets share of what either has, 1 where both are empty.
+
+    Args:
+        predicted, targets: As of ``set_confusion``.
+    """
+    known = targets != IGNORE_INDEX
+    rows = known.any(axis=1)
+    if not rows.any():
+        return dict.fromkeys((*SCORES, *SET_SCORES), float("nan"))
+    table = per_class(confusion := set_confusion(predicted, targets))
+    said, wanted = ((values == 1) & known for values in (predicted, targets))
+    both, either = (said & wanted).sum(axis=1), (said | wanted).sum(axis=1)
+    seen = table["f1"].notna().any()  # or no image has any value or is said to
+    (_, over), (missed, hit) = confusion.sum(axis=0)
+    return {
+        "accuracy": float((said == wanted).all(axis=1)[rows].mean()),
+        **{name: float(table[name].mean()) if seen else 1.0 for name in ("f1", "precision", "recall")},
+        "micro_f1": float(2 * hit / (2 * hit + over + missed)) if seen else 1.0,
+        "jaccard": float(np.where(either > 0, both / np.maximum(either, 1), 1.0)[rows].mean()),
+    }
+
+
 def all_metrics(confusions: Mapping[str, Confusion]) -> dict[str, dict[str, float]]:
-    """``task_metrics`` by task name, and under ``avg`` their mean over the tasks that have any target."""
-    by_task = {name: task_metrics(confusion) for name, confusion in confusions.items()}
+    """``task_metrics`` by task name, with their average."""
+    return with_average({name: task_metrics(confusion) for name, confusion in confusions.items()})
+
+
+def with_average(by_task: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Scores by task name, and under ``avg`` the mean of ``SCORES`` over the tasks that have any target."""
     measured = [m for m in by_task.values() if not np.isnan(m["accuracy"])]
     average = {n: float(np.mean([m[n] for m in measured])) if measured else float("nan") for n in SCORES}
-    return {**by_task, AVERAGE: average}
+    return {**{name: dict(scores) for name, scores in by_task.items()}, AVERAGE: average}
 
 
 def cells(confusion: Confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,6 +120,17 @@ def cells(confusion: Confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return found.row, found.col, found.data
     rows, columns = np.nonzero(confusion)
     return rows, columns, confusion[rows, columns]
+
+
+def set_mistakes(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Images ``(K, K)`` int64 in which a set lacks one value (rows) and has another that it should not (columns).
+
+    Args:
+        predicted, targets: As of ``set_confusion``.
+    """
+    missed = ((targets == 1) & (predicted != 1)).astype(np.int64)
+    added = ((targets == 0) & (predicted == 1)).astype(np.int64)
+    return missed.T @ added
 
 
 def largest_confusions(confusion: Confusion, classes: Sequence[str]) -> pd.DataFrame:

@@ -87,13 +87,15 @@ def set_up(
 
     Args:
         num_images: In the training split.
-        counts: Training images of each class by task name; needed where classes are weighed.
+        counts: Training images of each class by task name, ``(K,)``, or of a set with and without each value,
+            ``(K, 2)``; needed where classes are weighed, and for sets.
         criterions: See ``MultiTaskLoss``.
 
     Raises:
         UsageError, DataError, EnvironmentFault: As ``backbones.build`` and ``autotune.fastest``.
     """
-    net = backbones.from_plan(plan.network, tasks.num_classes)
+    net = backbones.from_plan(plan.network, tasks.num_classes, tasks.sets)
+    net.start_at_base_rates(counts)
     execution = autotune.choose_execution(
         net, device, plan.ways, backbone=plan.network.backbone, px=plan.network.px, batch_size=plan.batch_size
     )
@@ -101,5 +103,5 @@ def set_up(
     if plan.find_batch_size:
         batch_size = autotune.choose_batch_size(net, device, execution, px=plan.network.px, num_images=num_images)
     net.run_on(device, execution)
-    loss = criterion.from_plan(plan.loss, tasks.num_classes, counts=counts, criterions=criterions)
+    loss = criterion.from_plan(plan.loss, tasks.num_classes, tasks.sets, counts=counts, criterions=criterions)
     return Setup(plan=plan, tasks=tasks, device=device, net=net, loss=loss, execution=execution, batch_size=batch_size)

@@ -194,7 +194,7 @@ def replay(path: Path, net: MultiTaskNet, loss: MultiTaskLoss, device: torch.dev
     found: Any = 0.0
     for given, by_task in content["batches"]:
         images, targets = to_device(net, given, by_task, device)
-        value, of_tasks = loss(net.packing.pad(net.logits(images)), targets)
+        value, of_tasks = loss(net.logits(images), targets)
         value.backward()
         found = found + of_tasks.detach() / len(content["batches"])
     return dict(zip(net.num_classes, found.tolist(), strict=True))

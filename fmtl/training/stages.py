@@ -16,6 +16,7 @@ from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos, Source
 from fmtl.model import feature_cache
 from fmtl.model.network import MultiTaskNet
+from fmtl.training.criterion import answer_counts
 from fmtl.training.optim import Recipe
 from fmtl.training.progress import watch_batches
 from fmtl.training.run import Stage
@@ -117,8 +118,11 @@ class DatasetStages:
 
 
 def counts_of(dataset: PreparedDataset) -> dict[str, Tensor]:
-    """Training images of each class, by task name."""
-    return {name: torch.tensor(table["train"].tolist()) for name, table in class_counts(dataset).items()}
+    """Training images of each class by task name, ``(K,)``, or of a set with and without each value, ``(K, 2)``."""
+    counts = {name: torch.tensor(table["train"].tolist()) for name, table in class_counts(dataset).items()}
+    train = dataset.targets[dataset.rows("train")]
+    sets = {name: targets for name, targets in dataset.tasks.by_name(train).items() if name in dataset.tasks.sets}
+    return counts | {name: answer_counts(torch.from_numpy(targets)) for name, targets in sets.items()}
 
 
 def of_loaders(setup: Setup, loaders: Mapping[str, Loader]) -> list[Stage]:

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from fmtl.catalogue.labels import clean_label, clean_labels, rare_classes
-from fmtl.catalogue.spellings import alike
+from fmtl.catalogue.values.labels import clean_label, clean_labels, rare_classes
+from fmtl.catalogue.values.spellings import alike
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,16 @@
 
 import contextlib
 import logging
-import os
 import shutil
-import signal
 
 import mlflow
 import pytest
 import torch
 from kills import content, digest, place_of, run_of, without_timing
 
-from fmtl import interruption
 from fmtl.commands.train import train
 from fmtl.commands.training import resuming
-from fmtl.errors import DataError, Terminated, UsageError
+from fmtl.errors import DataError, UsageError
 from fmtl.reports import run_summary
 from fmtl.settings.schema import TrainSettings
 from fmtl.tracking import pyfunc
@@ -28,37 +25,6 @@ QUICK = {
 
 def settings(folder, **more):
     return TrainSettings(data=str(folder), **QUICK | more)
-
-
-class Signal(logging.Handler):
-    """Sends a signal to this process when a training has said that it did an epoch."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self._said = f"epoch {epoch}/"
-
-    def emit(self, record):
-        if record.getMessage().startswith(self._said):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.fixture
-def signalled_after():
-    """Train until an epoch is over, with a signal; the training ends at the next chance."""
-    logger = logging.getLogger("fmtl")
-
-    def run(epoch, chosen):
-        handler, level = Signal(epoch), logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            with interruption.heard(), pytest.raises(Terminated):
-                train(chosen)
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-
-    return run
 
 
 def test_a_signal_ends_it_with_a_checkpoint_and_the_command_that_goes_on(store, dataset, signalled_after, capsys):

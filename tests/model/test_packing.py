@@ -28,7 +28,7 @@ def test_one_hot_is_torchs_and_zero_where_unknown():
         {"c": torch.tensor([1, 0]), "a": torch.tensor([2, IGNORE_INDEX]), "b": torch.zeros(2).long()}
     )
     assert targets.tolist() == [[2, 0, 1], [IGNORE_INDEX, 0, 0]]
-    hot = PACKING.one_hot(targets)
+    hot, _ = PACKING.masses(PACKING.shares(targets))
     assert torch.equal(hot[0], F.one_hot(targets[0], 3).float())
     assert (hot[1, 0] == 0).all()
 

@@ -29,7 +29,7 @@ def test_loss_and_gradient_equal_plain_torch(seed, smoothing, weighted):
     loss = MultiTaskLoss(
         NUM_CLASSES, class_weights=weights, label_smoothing=smoothing, task_weights={"b": 2.0, "c": 0.5}
     )
-    ours, _ = loss(PACKING.pad(logits), targets)
+    ours, _ = loss(logits, targets)
     plain = 0
     for t, (name, part) in enumerate(PACKING.split(logits).items()):
         found = F.cross_entropy(
@@ -44,7 +44,7 @@ def test_with_weights_and_smoothing_a_row_counts_by_its_own_class():
     logits, targets = case(6, missing=0)
     weights = torch.tensor([1.0, 10.0, 1.0, 1.0, 0.5])
     loss = MultiTaskLoss(NUM_CLASSES, class_weights={"a": weights}, label_smoothing=0.1)
-    found = loss(PACKING.pad(logits), targets)[1][0]
+    found = loss(logits, targets)[1][0]
     rows = F.cross_entropy(logits[:, :5], targets[:, 0], label_smoothing=0.1, reduction="none")
     torch.testing.assert_close(found, (rows * weights[targets[:, 0]]).sum() / weights[targets[:, 0]].sum())
 
@@ -57,7 +57,7 @@ def test_in_evaluation_it_is_the_plain_cross_entropy_whatever_is_trained_on():
         task_weights={"b": 7.0},
         label_smoothing=0.3,
     )
-    total, parts = loss.eval()(PACKING.pad(logits), targets)
+    total, parts = loss.eval()(logits, targets)
     want = [F.cross_entropy(part, targets[:, t]) for t, part in enumerate(PACKING.split(logits).values())]
     torch.testing.assert_close(parts, torch.stack(want))
     torch.testing.assert_close(total, sum(want))
@@ -66,7 +66,7 @@ def test_in_evaluation_it_is_the_plain_cross_entropy_whatever_is_trained_on():
 def test_a_task_without_targets_adds_nothing_and_gives_no_nan():
     logits, targets = case(1)
     targets[:, 1] = IGNORE_INDEX
-    total, parts = MultiTaskLoss(NUM_CLASSES)(PACKING.pad(logits), targets)
+    total, parts = MultiTaskLoss(NUM_CLASSES)(logits, targets)
     assert parts[1] == 0 and torch.isfinite(total)
     (gradient,) = torch.autograd.grad(total, logits)
     assert torch.isfinite(gradient).all() and (gradient[:, 5:7] == 0).all() and (gradient[:, :5] != 0).any()
@@ -78,19 +78,17 @@ def test_missing_targets_do_not_change_the_loss_of_the_rest(learn):
     loss = MultiTaskLoss(NUM_CLASSES, learn_task_weights=learn)
     with_missing = targets.clone()
     with_missing[10:] = IGNORE_INDEX
-    torch.testing.assert_close(
-        loss(PACKING.pad(logits), with_missing)[0], loss(PACKING.pad(logits[:10]), targets[:10])[0]
-    )
+    torch.testing.assert_close(loss(logits, with_missing)[0], loss(logits[:10], targets[:10])[0])
 
 
 def test_shares_of_two_targets_give_the_share_of_their_losses():
     """What MixUp relies on."""
     logits, targets = case(3, missing=0)
     loss = MultiTaskLoss(NUM_CLASSES, label_smoothing=0.1)
-    padded, other = PACKING.pad(logits), targets.roll(1, 0)
-    mixed = 0.3 * PACKING.one_hot(targets) + 0.7 * PACKING.one_hot(other)
-    want = 0.3 * loss(padded, targets)[1] + 0.7 * loss(padded, other)[1]
-    torch.testing.assert_close(loss(padded, mixed)[1], want)
+    other = targets.roll(1, 0)
+    mixed = 0.3 * PACKING.shares(targets) + 0.7 * PACKING.shares(other)
+    want = 0.3 * loss(logits, targets)[1] + 0.7 * loss(logits, other)[1]
+    torch.testing.assert_close(loss(logits, mixed)[1], want)
 
 
 def test_a_criterion_sees_only_the_rows_that_have_the_label():
@@ -102,12 +100,11 @@ def test_a_criterion_sees_only_the_rows_that_have_the_label():
         return 2 * F.cross_entropy(chosen, known)
 
     plain, mine = MultiTaskLoss(NUM_CLASSES), MultiTaskLoss(NUM_CLASSES, criterions={"b": criterion})
-    padded = PACKING.pad(logits)
-    torch.testing.assert_close(mine(padded, targets)[1], plain(padded, targets)[1] * torch.tensor([1.0, 2.0, 1.0]))
+    torch.testing.assert_close(mine(logits, targets)[1], plain(logits, targets)[1] * torch.tensor([1.0, 2.0, 1.0]))
     known = targets[:, 1][targets[:, 1] != IGNORE_INDEX]
     assert seen == [((len(known), 2), known.tolist())]
     targets[:, 1] = IGNORE_INDEX
-    assert mine(padded, targets)[1][1] == 0
+    assert mine(logits, targets)[1][1] == 0
 
 
 def test_learnt_task_weights_are_kendalls_and_lower_the_weight_of_an_uncertain_task():
@@ -115,7 +112,7 @@ def test_learnt_task_weights_are_kendalls_and_lower_the_weight_of_an_uncertain_t
     loss = MultiTaskLoss(NUM_CLASSES, learn_task_weights=True)
     with torch.no_grad():
         loss.log_variances.copy_(torch.tensor([0.0, 1.0, -1.0]))
-    total, parts = loss(PACKING.pad(logits), targets)
+    total, parts = loss(logits, targets)
     want = sum(part * np.exp(-s) + s / 2 for part, s in zip(parts.tolist(), (0.0, 1.0, -1.0), strict=True))
     assert total.item() == pytest.approx(want, rel=1e-5)
     total.backward()

@@ -57,6 +57,15 @@ def names_of(label_cols: object, num_classes: Mapping[str, int]) -> list[str]:
     return names
 
 
+def sets_of(set_cols: object, num_classes: Mapping[str, int]) -> list[str]:
+    """The tasks that are sets."""
+    if set_cols is None:
+        return []
+    names = [set_cols] if isinstance(set_cols, str) else list(_sequence("set_cols", set_cols))
+    check_names("set_cols", names, num_classes)
+    return names
+
+
 def labels_of(given: object, num_classes: Mapping[str, int]) -> dict[str, list]:
     """The K labels by task name in index order; numbers for the tasks that are not given.
 

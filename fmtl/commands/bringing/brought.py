@@ -57,11 +57,19 @@ class Brought:
         return values | found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a caller said of its tasks; see ``notebook.train_and_evaluate_model``."""
+
+    num_classes: object
+    label_cols: object = None
+    set_cols: object = ()
+
+
 def check(
     chosen: Mapping[str, Any],
     *,
-    num_classes: object,
-    label_cols: object,
+    asked: Asked,
     loaders: Mapping[str, GivenLoader],
     device: object,
     criterions: object,
@@ -72,15 +80,16 @@ def check(
     """Raises UsageError and DataError, each naming its argument. What is odd and yet usable is said."""
     settings = _settings({**chosen, "device": arguments.device_of(device)})
     backbones.input_spec(settings.backbone)  # a wrong name is an error before a look at any batch
-    numbers, listed = arguments.num_classes_of(num_classes)
-    names = arguments.names_of(label_cols, numbers)
+    numbers, listed = arguments.num_classes_of(asked.num_classes)
+    names = arguments.names_of(asked.label_cols, numbers)
+    of_sets = arguments.sets_of(asked.set_cols, numbers)
     known = {**listed, **classes} if isinstance(classes, Mapping) else listed if classes is None else classes
     labels = arguments.labels_of(known, numbers)
     losses = arguments.criterions_of(criterions, names, numbers)
     if losses and (settings.mixup or settings.cutmix):
         raise UsageError("criterions: they take one target per image, and mixup and cutmix give two; leave one out")
     how = arguments.preprocess_of(preprocess)
-    tasks = make_tasks({name: labels[name] for name in names})
+    tasks = make_tasks({name: labels[name] for name in names}, of_sets)
     checked = {split: Checked(split, loader, tasks, say) for split, loader in loaders.items()}
     size = _size(checked, how)
     if checked["train"].last_size == 1:

@@ -21,6 +21,7 @@ from fmtl.storage import durable
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.recording import Recorded
 from fmtl.training import checkpoints
+from fmtl.training.criterion import answer_counts
 from fmtl.training.progress import one_bar, watch
 from fmtl.training.run import Training, TrainResult
 from fmtl.training.setup import Setup, set_up
@@ -76,12 +77,17 @@ def _counts(brought: Brought) -> dict[str, Tensor]:
     wanted = [task for task in brought.tasks if task.name not in brought.criterions]
     if not brought.settings.class_weights or not wanted:
         return {}
-    counts = {task.name: torch.zeros(task.num_classes, dtype=torch.int64) for task in wanted}
+    shapes = {task.name: (task.num_classes, 2) if task.is_set else (task.num_classes,) for task in wanted}
+    counts = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in shapes.items()}
     state = torch.random.get_rng_state()
     for _, targets in watch(Paced(brought.loaders["train"]), "class counts"):
         for task in wanted:
-            known = targets[task.name][targets[task.name] != IGNORE_INDEX]
-            counts[task.name] += torch.bincount(known.cpu(), minlength=task.num_classes)
+            found = targets[task.name].cpu()
+            counts[task.name] += (
+                answer_counts(found)
+                if task.is_set
+                else torch.bincount(found[found != IGNORE_INDEX], minlength=task.num_classes)
+            )
     torch.random.set_rng_state(state)
     return counts
 

@@ -1,6 +1,7 @@
 """What a notebook gets back: plain numbers, and the network that was trained."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, UsageError
 from fmtl.metric_names import SCORES, score
 from fmtl.model.network import MultiTaskNet
-from fmtl.model.predictor import Predictor, attribute_names, top_labels
-from fmtl.tasks import AVERAGE, Task
+from fmtl.model.predictor import Predictor, attribute_names, labels_of
+from fmtl.tasks import AVERAGE
 from fmtl.training.history import Row
 from fmtl.training.metrics import Confusion, cells
 from fmtl.training.run import TrainResult
@@ -66,11 +67,16 @@ class TrainedModel(dict[str, Any]):
 
     def _of_batch(self, images: Tensor) -> pd.DataFrame:
         assert self._net is not None
-        logits = self._net(images.float().to(self._brought.device))
+        probs = self._net.probs(
+            {name: part.float() for name, part in self._net(images.float().to(self._brought.device)).items()}
+        )
         columns: dict[str, list] = {}
         for task in self._brought.tasks:
-            probs = logits[task.name].float().softmax(dim=1).cpu().numpy()
-            columns |= top_labels(Task(task.name, task.name, task.classes), probs)
+            thresholds = self._net.thresholds_of.get(task.name)
+            columns |= labels_of(
+                replace(task, slug=task.name), probs[task.name].cpu().numpy(),
+                None if thresholds is None else thresholds.cpu().numpy(),
+            )  # fmt: skip
         return pd.DataFrame(columns)
 
     def _of_photos(self, paths: Sequence[Path], batch_size: int) -> pd.DataFrame:

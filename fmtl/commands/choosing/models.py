@@ -79,7 +79,7 @@ def _of_checkpoint(path: Path, device: torch.device, precision: str | None) -> P
             "%s does not say how photos became input; assumed: stretched to %d px, normalised as for %s's weights "
             "(give preprocess= when training to have it written)", path, px, backbone,
         )  # fmt: skip
-    net = backbones.build(backbone, tasks.num_classes, weights="none", px=px)
+    net = backbones.build(backbone, tasks.num_classes, tasks.sets, weights="none", px=px)
     try:
         net.load_state_dict(content.model)
     except RuntimeError as error:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from fmtl.catalogue.formats import filling
-from fmtl.catalogue.labels import clean_label
 from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.table import Catalogue, id_position
-from fmtl.catalogue.values import as_number
+from fmtl.catalogue.values import sets
+from fmtl.catalogue.values.kinds import as_number
+from fmtl.catalogue.values.labels import clean_label
 from fmtl.errors import DataError
 from fmtl.model.predictor import OK
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
-from fmtl.tasks import Task, Tasks
+from fmtl.tasks import SEPARATOR, Task, Tasks, as_text
 
 
 @dataclass
@@ -141,7 +142,20 @@ def _judge(
 
 
 def _known_class(task: Task) -> Callable[[str], str | None]:
-    """From a cell to the class that it means: by the same word, number, or the word in another case."""
+    """From a cell to the class that it means, or to the text of its set; None where a part of it is no class."""
+    known_word = _known_word(task)
+    if not task.is_set:
+        return known_word
+
+    def known_set(cell: str) -> str | None:
+        values = {known_word(value) for value in sets.parts(cell, SEPARATOR)}
+        return None if None in values else as_text(tuple(value for value in task.classes if value in values))
+
+    return known_set
+
+
+def _known_word(task: Task) -> Callable[[str], str | None]:
+    """From a word to the class that it means: by the same word, number, or the word in another case."""
     classes = set(task.classes)
     by_number = {number: label for label in task.classes if (number := as_number(label)) is not None}
     by_case = {label.casefold(): label for label in task.classes}

@@ -9,9 +9,11 @@ from typing import Literal
 
 import pandas as pd
 
+from fmtl.catalogue.values import sets
 from fmtl.errors import UsageError
 from fmtl.storage import durable, tables
 from fmtl.storage.cache import recall
+from fmtl.tasks import SEPARATOR, as_text
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,19 @@ class Predictions:
         key: All that decides the rows; only rows of an equal key are continued.
         batch_size: Rows of a batch: a continued run has the batches of one that was not interrupted.
         numbers: Columns of numbers; all others are text.
+        lists: Columns of lists of values: in text they stand as ``tasks.as_text`` writes them, in Parquet as lists.
     """
 
-    def __init__(self, out: Path, *, key: Mapping[str, object], batch_size: int, numbers: Iterable[str] = ()):
-        self.out = out
+    def __init__(
+        self,
+        out: Path,
+        *,
+        key: Mapping[str, object],
+        batch_size: int,
+        numbers: Iterable[str] = (),
+        lists: Iterable[str] = (),
+    ):
+        self.out, self._lists = out, list(lists)
         self._numbers = dict.fromkeys(numbers, float)
         self.part = durable.beside(out, "part.csv")
         self._key_file = durable.beside(out, "part.json")
@@ -62,6 +73,8 @@ class Predictions:
 
     def append(self, rows: pd.DataFrame) -> None:
         """Add the rows of a batch; they are in the file when this returns."""
+        texts = {c: [None if cell is None else as_text(tuple(cell)) for cell in rows[c]] for c in self._lists}
+        rows = rows.assign(**texts)
         with self.part.open("a", encoding="utf-8", newline="") as file:
             # All text in quotes: a lone carriage return without them would end a row.
             rows.to_csv(file, index=False, header=file.tell() == 0, quoting=csv.QUOTE_NONNUMERIC)
@@ -132,7 +145,9 @@ class Predictions:
         writer = None
         try:
             for chunk in self.read():
-                kinds = [pa.float64() if name in self._numbers else pa.string() for name in chunk]
+                chunk = chunk.assign(**{name: sets.from_cells(chunk[name], SEPARATOR) for name in self._lists})
+                listed = dict.fromkeys(self._lists, pa.list_(pa.string())) | dict.fromkeys(self._numbers, pa.float64())
+                kinds = [listed.get(name, pa.string()) for name in chunk]
                 schema = pa.schema(zip(chunk.columns, kinds, strict=True))
                 writer = writer or pq.ParquetWriter(path, schema)
                 writer.write_table(pa.Table.from_pandas(chunk, schema=schema, preserve_index=False))

@@ -124,7 +124,7 @@ def _frames(work: Work, found: Evaluation) -> float:
     """Seconds of an epoch's pictures."""
     total = 0.0
     for task in work.dataset.tasks:
-        if task.num_classes <= MOST_IN_FRAMES:
+        if not task.is_set and task.num_classes <= MOST_IN_FRAMES:
             total += _second(partial(_frame, ConfusionFrames(task.name, task.classes), found.confusion[task.name]))
     return total
 
@@ -136,7 +136,7 @@ def _frame(frames: ConfusionFrames, counts: Confusion) -> None:
 def _figure(work: Work, found: Evaluation) -> float:
     """Seconds of one of the middling ones."""
     task = sorted(work.dataset.tasks, key=lambda task: task.num_classes)[len(work.dataset.tasks) // 2]
-    counts = found.confusion[task.name]
+    counts = found.mistakes(task.name)
     with durable.temporary_folder() as folder:
         return _second(lambda: plots.save(folder / "figure.png", plots.confusion(counts, task.classes, title="")))
 

@@ -44,7 +44,7 @@ def check(settings: TrainSettings) -> None:
     choose_device(settings.device)
     earlier, settings = inherited.find(settings.with_mode())
     dataset, _, plan = _plan(settings, earlier.input_spec if earlier else None)
-    net = backbones.from_plan(plan.network, dataset.tasks.num_classes)
+    net = backbones.from_plan(plan.network, dataset.tasks.num_classes, dataset.tasks.sets)
     if earlier:
         earlier.take_over(net, dataset.tasks)
 
@@ -72,7 +72,7 @@ def prepare(settings: TrainSettings, *, spec: InputSpec | None = None, quietly: 
     px = plan.network.px
     if device.type == "cuda":
         resident_pixels(dataset, device)  # before a batch size is tried, which may take of what they leave
-    counts = counts_of(dataset) if settings.class_weights else {}
+    counts = counts_of(dataset) if settings.class_weights or dataset.tasks.sets else {}
     setup = set_up(plan, dataset.tasks, device=device, num_images=len(dataset.rows("train")), counts=counts)
     found: dict[str, object] = {"px": px, "batch_size": setup.batch_size}
     if earlier:

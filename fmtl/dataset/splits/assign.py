@@ -108,11 +108,14 @@ def _without_unseen(draft: Draft, assigned: np.ndarray, *, mask: bool) -> tuple[
     """Targets without the classes that train does not have, and which those were; an error unless ``mask``."""
     targets, lines = draft.targets.copy(), np.array(draft.lines)
     dropped = []
-    for t, k in stratified.only_outside_train(assigned, draft.targets):
-        task, hit = draft.tasks[t], draft.targets[:, t] == k
+    for column, k in stratified.only_outside_train(assigned, draft.targets):
+        task, hit = draft.tasks.task_of(column), draft.targets[:, column] == k
         shown = ", ".join(map(str, lines[hit][:SHOWN]))
-        dropped.append(f"'{task.classes[k]}' of column '{task.name}': lines {shown}")
-        targets[hit, t] = IGNORE_INDEX
+        what = f"'{draft.tasks.columns[column].partition('/')[2]}'" if task.is_set else f"'{task.classes[k]}'"
+        if task.is_set and k == 0:
+            what = f"without {what}"
+        dropped.append(f"{what} of column '{task.name}': lines {shown}")
+        targets[hit, column] = IGNORE_INDEX
     if dropped and not mask:
         raise DataError(
             f"{len(dropped)} classes occur in val or test and never in train; move a row of each to train, or drop "

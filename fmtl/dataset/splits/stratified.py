@@ -30,10 +30,10 @@ def split_groups(
     The rarest class that still has unassigned groups goes first; each of its groups goes to the split that
     lacks most of that class. A class with too few groups for all three ends up in train. The algorithm is
     Sechidis, Tsoumakas & Vlahavas (2011), "On the Stratification of Multi-Label Data", with groups in
-    place of single examples and one-hot classes of all tasks as the labels.
+    place of single examples and one-hot classes of all tasks as the labels; of the values of sets, having them and not.
 
     Args:
-        targets: ``(N, T)`` int64, ``IGNORE_INDEX`` where unknown.
+        targets: ``(N, columns)`` int64, ``IGNORE_INDEX`` where unknown.
         groups: N hashable keys; rows of one key stay together.
         fractions: Shares of train, val and test; their sum is 1.
         seed: Same seed, same rows: same split.
@@ -156,7 +156,7 @@ def far_off(assigned: np.ndarray, fractions: Fractions) -> list[int]:
 
 
 def only_outside_train(splits: np.ndarray, targets: np.ndarray) -> list[tuple[int, int]]:
-    """(position of the task, class) of classes that val or test have and train has not."""
+    """(column, class) of classes that val or test have and train has not."""
     found = []
     for t, column in enumerate(targets.T):
         known = column != IGNORE_INDEX

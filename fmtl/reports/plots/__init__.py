@@ -2,13 +2,14 @@
 
 from fmtl.reports.plots.curves import curves
 from fmtl.reports.plots.frames import ConfusionFrames
-from fmtl.reports.plots.matrices import confusion
+from fmtl.reports.plots.matrices import confusion, cooccurrence
 from fmtl.reports.plots.scores import per_class, precision_recall, ranking, reliability, roc
 from fmtl.reports.plots.style import save
 
 __all__ = [
     "ConfusionFrames",
     "confusion",
+    "cooccurrence",
     "curves",
     "per_class",
     "precision_recall",

@@ -37,7 +37,7 @@ def confusion(counts: metrics.Confusion, classes: Sequence[str], *, title: str) 
     side = float(np.clip(inches_per_class * len(labels), 3.4, 30))
     figure = new_figure(side + 2.9 + LIST_INCHES, side + 2.6, layout="compressed")
     left, right = figure.subplots(1, 2, width_ratios=[side + 2.9, LIST_INCHES])
-    _matrix(left, matrix, labels, side)
+    _matrix(left, matrix, labels, side, shares=matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1))
     _largest(right, matrix, [short[i] for i in seen.tolist()], side)
     hidden = len(classes) - int((images > 0).sum())
     are = "classes without test images are" if hidden > 1 else "class without test images is"
@@ -48,22 +48,56 @@ def confusion(counts: metrics.Confusion, classes: Sequence[str], *, title: str) 
     return figure
 
 
-def _matrix(axes: Axes, counts: np.ndarray, labels: Sequence[str], side: float) -> None:
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+@in_style
+def cooccurrence(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str], *, title: str) -> Figure:
+    """Which values of a set occur together, in the labels and in what was said: alike where the network has learnt it.
+
+    Colour is the share of the images with a row's value that have the column's, too; numbers are images. Of very many
+    values the ``MOST_DRAWN`` with most images are shown.
+
+    Args:
+        labels, predictions: ``(K, K)`` int64, images that have both values; those of one value in the diagonal.
+    """
+    images = labels.diagonal() + predictions.diagonal()
+    seen = np.sort(np.argsort(-images, kind="stable")[: (images > 0).sum()][:MOST_DRAWN])
+    names = class_names(classes)
+    shown = [names[i] for i in seen.tolist()]
+    side = float(np.clip((0.42 if len(shown) <= MAX_CLASSES_WITH_COUNTS else 0.19) * len(shown), 3.4, 30))
+    figure = new_figure(2 * (side + 2.9), side + 2.6, layout="compressed")
+    for axes, counts, what in zip(figure.subplots(1, 2), (labels, predictions), ("labels", "predictions"), strict=True):
+        matrix = counts[np.ix_(seen, seen)]
+        shares = matrix / np.maximum(matrix.diagonal()[:, None], 1)
+        _matrix(axes, matrix, shown, side, shares=shares, names=("has, too", "images with"), unit="share of the row")
+        axes.set_title(what, fontsize=10)
+    hidden = f"\n{len(classes) - len(seen)} values are not shown" if len(seen) < len(classes) else ""
+    figure.suptitle(plain(title) + hidden + undrawable_note([classes[i] for i in seen.tolist()]), fontsize=11)
+    return figure
+
+
+def _matrix(
+    axes: Axes,
+    counts: np.ndarray,
+    labels: Sequence[str],
+    side: float,
+    *,
+    shares: np.ndarray,
+    names: tuple[str, str] = ("prediction", "target"),
+    unit: str = "share of the target class",
+) -> None:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
     few = len(labels) <= MAX_CLASSES_WITH_COUNTS
     step = -(-len(labels) // MAX_NAMES) or 1
     axes.set_xticks(range(0, len(labels), step), labels[::step], rotation=90, fontsize=8 if few else 7)
     axes.set_yticks(range(0, len(labels), step), labels[::step], fontsize=8 if few else 7)
     axes.tick_params(length=0)
-    axes.set(xlabel="prediction", ylabel="target")
+    axes.set(xlabel=names[0], ylabel=names[1])
     axes.spines[:].set_visible(False)
     if few:
         for i, j in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[i, j] > 0.55 else INK
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=colour)
     bar = axes.figure.colorbar(image, ax=axes, shrink=min(1.0, 4 / side), pad=0.02)
-    bar.set_label("share of the target class", fontsize=8)
+    bar.set_label(unit, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
 

@@ -3,12 +3,12 @@
 import re
 import shlex
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import pandas as pd
 
-from fmtl.catalogue import spellings
 from fmtl.catalogue.notes import Note, warning
+from fmtl.catalogue.values import spellings
 from fmtl.storage import tables
 
 OTHER = "other"
@@ -58,11 +58,34 @@ def clean_labels(
     return labels, notes
 
 
+def clean_sets(name: str, cells: pd.Series, *, casefold: bool = False) -> tuple[pd.Series, list[Note]]:
+    """``clean_labels`` for the values of sets: lists, or None, to sorted tuples, or None."""
+    values = cells.explode()  # an empty list becomes nan, which is told apart below
+    values = values[values.map(lambda value: isinstance(value, str))].astype(object)
+    cleaned, notes = clean_labels(values.to_frame(name), [name], casefold=casefold)
+    found: dict[Hashable, set[str]] = {line: set() for line, cell in cells.items() if cell is not None}
+    for line, value in cleaned[name].items():
+        if value is not None:
+            found[line].add(value)
+    sets = [tuple(sorted(found[line])) if line in found else None for line in cells.index]
+    return pd.Series(sets, index=cells.index, dtype=object), notes
+
+
+def is_set(labels: pd.Series) -> bool:
+    """Whether the cells of a column are sets."""
+    return any(isinstance(cell, tuple) for cell in labels)
+
+
 def rare_classes(labels: pd.DataFrame, groups: Sequence, least: int) -> dict[str, dict[str, int]]:
     """Per column, the classes with fewer than ``least`` distinct images, and how many they have."""
     rare = {}
     for column in labels:
-        sizes = pd.Series(groups, index=labels.index).groupby(labels[column]).nunique()
+        of_row = pd.Series(groups, index=labels.index, name="group")
+        if is_set(labels[column]):
+            values = labels[column].explode().dropna()
+            sizes = of_row.loc[values.index].groupby(values.to_numpy()).nunique()
+        else:
+            sizes = of_row.groupby(labels[column]).nunique()
         found = sizes[sizes < least]
         if len(found):
             rare[column] = {str(label): int(n) for label, n in found.items()}

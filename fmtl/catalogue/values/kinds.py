@@ -1,9 +1,6 @@
 """What the values of a column are: attributes of a photo, or something else."""
 
-import ast
-import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from statistics import median
@@ -41,9 +38,6 @@ _PATTERNS = {
 _KINDS = {told: re.compile(pattern, re.IGNORECASE) for told, pattern in _PATTERNS.items()}
 _ID = re.compile(r"(?=.*\d{3})[\w./:#-]+|[0-9a-f]{8}-[0-9a-f-]{27}", re.IGNORECASE)
 _CODE = re.compile(r"(?=.*\d)[\w./:#-]+")
-_SEPARATORS = ("|", ";", ",", "/")
-_SEPARATED = 0.05  # share of cells with a separator that makes a column one of several values
-_KNOWN_PARTS = 0.8  # share of the joined cells whose parts all occur elsewhere
 
 
 def what_they_are(values: pd.Series) -> str | None:
@@ -76,58 +70,8 @@ def _share(values: Sequence[str], pattern: re.Pattern) -> float:
     return sum(pattern.fullmatch(cell) is not None for cell in values) / max(len(values), 1)
 
 
-def separator_of(values: pd.Series) -> str | None:
-    """What stands between several values of one cell: ``|``, ``;``, ``,``, ``/``, or ``[]`` of a list; None if nothing.
-
-    A bar always separates. The others do where nearly all parts occur elsewhere, too.
-    """
-    values = values.iloc[:: max(len(values) // _SAMPLE, 1)]
-    counts = values.value_counts()
-    unique = counts.index.tolist()
-    if sum(counts[cell] for cell in unique if _listed(cell) is not None) >= _MOST * len(values):
-        return "[]"
-    for separator in _SEPARATORS:
-        joined = [cell for cell in unique if separator in cell and len(_parts(cell, separator)) > 1]
-        if sum(counts[cell] for cell in joined) < _SEPARATED * len(values):
-            continue
-        if separator == "|":
-            return separator
-        seen = Counter(part for cell in unique for part in set(_parts(cell, separator)))
-        known = sum(all(seen[part] > 1 for part in _parts(cell, separator)) for cell in joined)
-        if len(joined) > 1 and known >= _KNOWN_PARTS * len(joined):
-            return separator
-    return None
-
-
-def first_value(cell: str, separator: str) -> str | None:
-    """The first of several values; None of an empty list."""
-    parts = _parts(cell, separator)
-    return parts[0] if parts else None
-
-
 def as_number(label: str) -> Decimal | None:
     """The number that a label is; None where it is none, or a code such as 007, 12E4 or a very long one."""
     if not NUMBER.fullmatch(label) or re.match(r"[+-]?0\d|.*[eE]", label) or len(label) > _LONGEST_NUMBER:
         return None
     return Decimal(label)
-
-
-def _parts(cell: str, separator: str) -> list[str]:
-    if separator == "[]":
-        found = _listed(cell)
-        return [cell] if found is None else found
-    return [part for part in (part.strip() for part in cell.split(separator)) if part]
-
-
-def _listed(cell: str) -> list[str] | None:
-    """The values of a list as JSON or Python writes it."""
-    if not (cell.startswith("[") and cell.endswith("]")) and not (cell.startswith("{'") and cell.endswith("'}")):
-        return None
-    for reads in (json.loads, ast.literal_eval):
-        try:
-            found = reads(cell)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, list | tuple | set | frozenset):
-            return [str(item).strip() for item in found if item is not None]
-    return None

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pandas as pd
 
 from fmtl.catalogue.notes import Note, warning
-from fmtl.catalogue.values import as_number
+from fmtl.catalogue.values.kinds import as_number
 
 SHOWN = 5  # groups named of a column
 _ENTITY = re.compile(r"&(#\d+|#x[0-9a-fA-F]+|[a-zA-Z]+);")
