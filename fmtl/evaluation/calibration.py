@@ -8,14 +8,15 @@ NUM_BINS = 15  # of confidences, as in Guo et al. 2017
 
 
 def of_set(probs: np.ndarray, targets: np.ndarray) -> dict:
-    """How often images have a value that they are said to have with some probability; see ``calibration``.
+    """How often images have a value that they are said to have with some probability; see ``calibration``, whose
+    ``images`` are pairs of an image and a value here, and which has no ``of``.
 
     Args:
         probs: ``(N, K)``, of each value by itself.
         targets: ``(N, K)`` int64, 1 where an image has the value; ``IGNORE_INDEX`` is left out.
     """
     known = targets != IGNORE_INDEX
-    return _binned(probs[known], targets[known] == 1)
+    return {"of": "values", **_binned(probs[known], targets[known] == 1)}
 
 
 def calibration(probs: np.ndarray, targets: np.ndarray) -> dict:

@@ -96,25 +96,28 @@ def _one_vs_rest(axes: Axes, side: Axes, classes: Sequence[Mapping], keys: tuple
 
 @in_style
 def reliability(result: Mapping, *, title: str) -> Figure:
-    """How often predictions of some confidence are right, and how many there are, as ``metrics.calibration`` says."""
+    """How often predictions of some confidence are right, and how many there are, as ``calibration`` says; of a set how
+    often an image has a value of some probability."""
+    of_values = "of" in result
+    right, unit = ("share that has it", "pairs of image and value") if of_values else ("share that is right", "images")
     figure = new_figure(5.6, 5.8)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     bins = [b for b in result["bins"] if b["images"]]
     width = result["bins"][0]["to"] - result["bins"][0]["from"]
     middles = [(b["from"] + b["to"]) / 2 for b in bins]
-    axes.bar(middles, [b["accuracy"] for b in bins], width * 0.92, color=COLOURS[0], label="share that is right")
+    axes.bar(middles, [b["accuracy"] for b in bins], width * 0.92, color=COLOURS[0], label=right)
     axes.plot([b["confidence"] for b in bins], [b["confidence"] for b in bins], "o", color=COLOURS[1], markersize=5,
               label="mean confidence")  # fmt: skip
     axes.plot([0, 1], [0, 1], color="#98a2b3", linestyle=":", linewidth=1)
-    axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set(ylabel="share" if of_values else "accuracy", xlim=(0, 1), ylim=(0, 1.02))
     if bins:
         figure.legend(frameon=False, fontsize=8.5, loc="outside lower center", ncols=2)
     below.bar(middles, [b["images"] for b in bins], width * 0.92, color=PALE)
-    below.set(xlabel="confidence", ylabel="images")
+    below.set(xlabel="probability" if of_values else "confidence", ylabel="pairs" if of_values else unit)
     for each in (axes, below):
         bare(each)
     error = result["ece"]
-    heading = f"calibration error {error:.3f}, {result['images']} images" if error is not None else "no test label"
+    heading = f"calibration error {error:.3f}, {result['images']} {unit}" if error is not None else "no test label"
     figure.suptitle(f"{plain(title)}\n{heading}", fontsize=11)
     return figure
 
