@@ -53,6 +53,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "bare, turns, 192 px": {**BARE, **TURNS, "px": 192},
     "bare, class weights 0.25, 192 px": {**BARE, "class_weights": 0.25, "px": 192},
     "bare, 224 px, 9 epochs": {**BARE, "px": 224, "epochs": 9},
+    "bare, turns, 224 px, 9 epochs": {**BARE, **TURNS, "px": 224, "epochs": 9},
+    "bare, turns, class weights 0.25, 192 px": {**BARE, **TURNS, "class_weights": 0.25, "px": 192},
     "bare, 160 px": {**BARE, "px": 160},
     "bare, 192 px, 8 epochs": {**BARE, "px": 192, "epochs": 8},
     "bare, lite1": {**BARE, "backbone": "tf_efficientnet_lite1"},
