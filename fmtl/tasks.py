@@ -160,14 +160,13 @@ def _task(item: object, where: str) -> Task:
     return task
 
 
-def as_text(label: Label) -> str:
-    """A label in one cell: the values of a set with bars between them, or as a JSON list where that would be read
-    otherwise."""
+def as_text(label: Label, separator: str = SEPARATOR) -> str:
+    """A label in one cell: the values of a set with bars or another mark between them, or as a JSON list where that
+    would be read otherwise."""
     if isinstance(label, str):
         return label
-    plain = SEPARATOR.join(label)
-    is_plain = label and not any(SEPARATOR in value or value.startswith("[") for value in label)
-    return plain if is_plain else json.dumps(list(label), ensure_ascii=False)
+    is_plain = label and not any(separator in value or value.startswith(("[", "(", "{")) for value in label)
+    return separator.join(label) if is_plain else json.dumps(list(label), ensure_ascii=False)
 
 
 def make_tasks(classes: Mapping[str, Sequence[str]], sets: Collection[str] = ()) -> Tasks:

@@ -21,6 +21,7 @@ MAX_NAMED_CLASSES = 10_000  # of one that was named
 _LABEL_WORDS = re.compile(
     r"(class|label|target|categor(y|ies)|attribute)s?([_ -]?(id|idx|index|no|nr|code))?", re.IGNORECASE
 )
+MAX_SET_VALUES = 2000  # each is a column of targets
 MAX_LABEL_LENGTH = 500  # characters
 _SHOWN = 5  # columns listed in a note
 
@@ -74,7 +75,7 @@ def choose(frame: pd.DataFrame, named: Sequence[str], several: Several, joined: 
             found.sets[column] = joined[column]
             found.labels.append(column)
             found.notes.append(
-                Note(f"'{column}' is a set of {_listed(joined[column].columns)}: a column for each value")
+                Note(f"'{column}' is a set of {_names(joined[column].columns)}: a column for each value")
             )
         elif column not in parts:
             _choose_label(found, column, frame[column].dropna(), several, is_named=column in named)
@@ -94,20 +95,40 @@ def _wanted(
 ) -> tuple[list[str], set[str]]:
     """Columns and sets of columns that may be labels, in order; and the columns that are part of a set."""
     chosen = [name for name in joined if several.every_set or name in (*several.sets, *named)]
-    parts = {column: name for name in chosen for column in joined[name].columns}
+    asked = {*several.sets, *named}
+    parts = {column: name for name in chosen for column in joined[name].columns if column not in named or name in asked}
     columns = [*dict.fromkeys([*named, *several.sets])] if named else list(frame.columns)
     return list(dict.fromkeys(parts.get(column, column) for column in columns)), {*parts}
+
+
+def _choose_set(found: LabelColumns, column: str, values: pd.Series, separator: str | None, *, is_named: bool) -> None:
+    """Take a column for a set, unless it has too many values."""
+    if values.empty:
+        raise DataError(f"column '{column}' has no value in any row; leave it out of --set-cols", where=TABLE)
+    cells = SetCells(separator or sets.separator_named(values))
+    parts = {part for cell in values.unique() for part in sets.parts(cell, cells.separator or sets.LIST)}
+    many = f"column '{column}' is a set of {len(parts)} values, more than"
+    if len(parts) > MAX_CLASSES and not is_named:
+        found.notes.append(warning(f"{many} {MAX_CLASSES}: left out; --set-cols {shlex.quote(column)} keeps it"))
+        return
+    if len(parts) > MAX_SET_VALUES:
+        raise DataError(f"{many} {MAX_SET_VALUES}; is it free text? Leave it out of --set-cols", where=TABLE)
+    if longest := next((part for part in parts if len(part) > MAX_LABEL_LENGTH), ""):
+        told = f"column '{column}' has a value of {len(longest)} characters, more than {MAX_LABEL_LENGTH}"
+        raise DataError(f"{told}; is it free text? Leave it out of --set-cols", where=TABLE)
+    found.sets[column] = cells
+    found.labels.append(column)
+    otherwise = f"--first-value {shlex.quote(column)} takes the first of each"
+    told = f"several values in a cell, separated by {cells.told}; {otherwise}"
+    found.notes.append(Note(f"column '{column}' is a set: {told}"))
 
 
 def _choose_label(found: LabelColumns, column: str, values: pd.Series, several: Several, *, is_named: bool) -> None:
     """Take a column for a label, or leave it out and say why."""
     separator = sets.separator_of(values) if len(values) else None
-    if column in several.sets or (separator and several.every_set and column not in several.first_value):
-        found.sets[column] = SetCells(separator or sets.separator_named(values))
-        found.labels.append(column)
-        how = f"separated by {found.sets[column].told}"
-        otherwise = f"--first-value {shlex.quote(column)} takes the first of each"
-        found.notes.append(Note(f"column '{column}' is a set: several values in a cell, {how}; {otherwise}"))
+    auto = separator and several.every_set and column not in several.first_value
+    if column in several.sets or (auto and not what_they_are(values)):
+        _choose_set(found, column, values, separator, is_named=column in several.sets)
         return
     if separator and column in several.first_value:
         found.separators[column] = separator
@@ -134,7 +155,7 @@ def _choose_label(found: LabelColumns, column: str, values: pd.Series, several: 
 def _joined_told(joined: Mapping[str, SetCells], taken: Mapping[str, SetCells]) -> list[Note]:
     return [
         Note(
-            f"columns {_listed(cells.columns)} look like the values of one set; --set-cols {shlex.quote(name)} takes "
+            f"columns {_names(cells.columns)} look like the values of one set; --set-cols {shlex.quote(name)} takes "
             "them as that"
         )
         for name, cells in joined.items()
@@ -142,7 +163,7 @@ def _joined_told(joined: Mapping[str, SetCells], taken: Mapping[str, SetCells]) 
     ]
 
 
-def _listed(names: Iterable[str]) -> str:
+def _names(names: Iterable[str]) -> str:
     shown = [f"'{name}'" for name in names]
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
 

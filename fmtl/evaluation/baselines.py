@@ -25,10 +25,10 @@ def lookup(dataset: PreparedDataset, split: str = "test") -> np.ndarray:
     nan where the split has no label, or two tasks have too many classes for a table.
     """
     train, there = dataset.rows("train"), dataset.rows(split)
-    num_tasks = len(dataset.tasks)
+    num_tasks, codes = len(dataset.tasks), label_codes(dataset)
     found = np.full((num_tasks, num_tasks), np.nan)
-    for a, (known, num_known) in enumerate(label_codes(dataset)):
-        for b, (asked, num_asked) in enumerate(label_codes(dataset)):
+    for a, (known, num_known) in enumerate(codes):
+        for b, (asked, num_asked) in enumerate(codes):
             if a != b and num_known * num_asked <= MOST_PAIRS:
                 table = cooccurrence(known[train], asked[train], num_known, num_asked)
                 most_frequent = _most_frequent(asked[train], num_asked)

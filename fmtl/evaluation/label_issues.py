@@ -38,7 +38,7 @@ def find(
 
     Args:
         features: ``(R, D)`` float32.
-        targets: ``(R, T)`` int64, ``IGNORE_INDEX`` where unknown.
+        targets: ``(R, columns)`` int64, ``IGNORE_INDEX`` where unknown.
         groups: ``(R,)``; rows of one group (the same photo twice) stay in one fold.
         watch: Shows progress over the folds.
 
@@ -56,8 +56,8 @@ def find(
             continue
         for name, found in _predict(standard, targets, tasks, rest, held, seed=seed).items():
             probs[name][held] = found
-        for t in range(len(tasks)):
-            judged[held, t] = np.isin(targets[held, t], targets[rest, t])
+        for column in range(targets.shape[1]):
+            judged[held, column] = np.isin(targets[held, column], targets[rest, column])
     return _table(probs, np.where(judged, targets, IGNORE_INDEX), tasks)
 
 

@@ -180,11 +180,11 @@ class Checked:
             raise DataError(f"{where}: {task.name}: {expected}, got {tuple(found.shape)} {found.dtype}{hint}")
         if task.is_set and found.is_floating_point():
             found = torch.where(found.isnan(), float(IGNORE_INDEX), found)
-        whole = found.long()
-        if task.is_set and (whole != found).any():
-            raise DataError(f"{where}: {task.name}: {expected}, got numbers between")
+        whole, given = found.long(), found
         found = whole
         if found.device.type == "cpu":
+            if task.is_set and (whole != given).any():
+                raise DataError(f"{where}: {task.name}: {expected}, got numbers between")
             self._check_range(where, task, found)
         return found
 

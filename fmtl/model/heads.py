@@ -24,10 +24,10 @@ def take_over(net: MultiTaskNet, tasks: Tasks, source: MultiTaskNet, source_task
     theirs = {task.name: (task, rows) for task, rows in _rows(source_tasks)}
     told = []
     for task, rows in _rows(tasks):
-        if task.name not in theirs:
-            told.append(f"{task.name}: new")
+        other, other_rows = theirs.pop(task.name, (None, range(0)))
+        if other is None or other.kind != task.kind:  # a logit of one kind means nothing to the other
+            told.append(f"{task.name}: new" + (f" as a {task.kind} of values" if other and task.is_set else ""))
             continue
-        other, other_rows = theirs.pop(task.name)
         there = {name: row for name, row in zip(other.classes, other_rows, strict=True)}
         both = [(row, there[name]) for name, row in zip(task.classes, rows, strict=True) if name in there]
         to, by = [row for row, _ in both], [row for _, row in both]

@@ -88,6 +88,17 @@ class Predictor:
         """``(values,)`` by name of each set."""
         return {name: values.cpu().numpy() for name, values in self.net.thresholds_of.items()}
 
+    def comparable(self, photos: Sequence[Photo]) -> pd.DataFrame:
+        """What it says of photos, such that a little less or more of a probability changes it little: of sets the
+        probability of each value, in columns of ``Task.columns``, in place of those that it says."""
+        table = self.predict(photos)
+        probs = self.probs(np.stack([self.decode(photo) for photo in photos]))
+        for task in self.tasks:
+            if task.is_set:
+                table = table.drop(columns=[task.slug, f"{task.slug}/confidence"])
+                table[task.columns] = probs[task.name].astype(float)
+        return table
+
     def decode(self, photo: Photo) -> np.ndarray:
         """``(stored_px, stored_px, 3)`` uint8; ImageError where it is none."""
         out = self._squares(1)[0]
@@ -175,8 +186,7 @@ def _objects(values: list) -> np.ndarray:
 
 
 def confidences(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How likely a network says that labels are, ``(N,)``: of a set, all of whose values count, as if they were
-    independent of each other.
+    """How sure a network is of labels, ``(N,)``: of a set as sure as of the answer that it is least sure of.
 
     Args:
         probs: ``(N, K)``.
@@ -184,7 +194,7 @@ def confidences(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
             number.
     """
     if labels.ndim == 2:
-        return np.where(labels == 1, probs, 1 - probs).prod(axis=1, dtype=np.float64).astype(np.float32)
+        return np.where(labels == 1, probs, 1 - probs).min(axis=1)
     return np.take_along_axis(probs, labels.clip(min=0)[:, None], axis=1)[:, 0]
 
 

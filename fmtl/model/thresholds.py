@@ -34,7 +34,11 @@ def _best(probs: np.ndarray, has: np.ndarray) -> float:
     order = np.argsort(-probs, kind="stable")
     descending, hits = probs[order].astype(np.float64), np.cumsum(has[order])
     lower = np.append(descending[1:], 0.0)
-    f1 = np.where(descending > lower, 2 * hits / (np.arange(1, len(probs) + 1) + hits[-1]), -1.0)
-    cuts = (descending + lower) / 2
+    is_cut = descending > lower
+    if not is_cut.any():
+        return MIDDLE
+    f1 = np.where(is_cut, 2 * hits / (np.arange(1, len(probs) + 1) + hits[-1]), -1.0)
+    cuts = ((descending + lower) / 2).astype(np.float32)
+    cuts = np.where(cuts > lower, cuts, descending)  # of neighbours the middle is rounded to the lower one
     (equals,) = np.nonzero(f1 == f1.max())
     return float(cuts[equals[np.abs(cuts[equals] - MIDDLE).argmin()]])

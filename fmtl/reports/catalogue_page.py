@@ -5,6 +5,7 @@ from itertools import combinations, islice
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import csr_array
 
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.reasons import meaning
@@ -83,12 +84,13 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
     tables = []
     for (task, place), table in zip(dataset.tasks.places(), class_counts(dataset).values(), strict=True):
         targets = dataset.targets[:, place]
-        has = targets == 1 if task.is_set else targets == np.arange(task.num_classes)
         table = table.assign(total=table.sum(axis=1), k=range(len(table)))
         table = table.sort_values("total", ascending=False, kind="stable")
         classes = []
         for label, row in zip(table.index, table.itertuples(index=False), strict=True):
-            rows = html.evenly(np.flatnonzero(has[:, row.k]), per_class)
+            rows = html.evenly(
+                np.flatnonzero(targets[:, row.k] == 1 if task.is_set else targets[:, 0] == row.k), per_class
+            )
             strip = _strip(dataset, rows, per_class) if len(rows) else ""
             counts = [int(getattr(row, split)) for split in SPLITS]
             classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
@@ -135,11 +137,16 @@ def _together(first: Task, targets: np.ndarray, second: Task, others: np.ndarray
     """How often each class of one occurs with each of the other, ``(K, K)``."""
     if not (first.is_set or second.is_set):
         return baselines.cooccurrence(targets[:, 0], others[:, 0], first.num_classes, second.num_classes)
-    of_first, of_second = (
-        (found == 1 if task.is_set else found == np.arange(task.num_classes)).astype(np.int64)
-        for task, found in ((first, targets), (second, others))
-    )
-    return of_first.T @ of_second
+    return (_occurrences(first, targets).T @ _occurrences(second, others)).toarray().astype(np.int64)
+
+
+def _occurrences(task: Task, targets: np.ndarray) -> csr_array:
+    """Which rows have which class, ``(N, K)``."""
+    if task.is_set:
+        return csr_array(targets == 1, dtype=np.int64)
+    rows = np.flatnonzero(targets[:, 0] != IGNORE_INDEX)
+    cells = (rows, targets[rows, 0])
+    return csr_array((np.ones(len(rows), np.int64), cells), shape=(len(targets), task.num_classes))
 
 
 def _groups(dataset: PreparedDataset, twins: pd.DataFrame) -> dict:

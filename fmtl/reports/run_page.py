@@ -74,8 +74,8 @@ def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
     said = {"mistakes": test.mistakes(task.name)}
     if task.is_set:
         per_class["threshold"] = test.thresholds[task.name]
-        labels, predicted = (np.where(found == 1, 1, 0) for found in (targets, test.predicted(task.name)))
-        said |= {"labels": labels.T @ labels, "predictions": predicted.T @ predicted}
+        labels, predicted = targets == 1, test.predicted(task.name) == 1
+        said |= {"labels": metrics.together(labels, labels), "predictions": metrics.together(predicted, predicted)}
     return said | {
         "confusion": counts,
         "per_class": per_class,

@@ -128,9 +128,15 @@ def set_mistakes(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Args:
         predicted, targets: As of ``set_confusion``.
     """
-    missed = ((targets == 1) & (predicted != 1)).astype(np.int64)
-    added = ((targets == 0) & (predicted == 1)).astype(np.int64)
-    return missed.T @ added
+    return together((targets == 1) & (predicted != 1), (targets == 0) & (predicted == 1))
+
+
+def together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Rows in which both are true, for each pair of their columns: ``(N, A)`` and ``(N, B)`` bool to ``(A, B)`` int64.
+
+    Whole numbers are exact in float32 up to 2 ** 24, and their product is a hundred times as fast.
+    """
+    return (first.T.astype(np.float32) @ second.astype(np.float32)).astype(np.int64)
 
 
 def largest_confusions(confusion: Confusion, classes: Sequence[str]) -> pd.DataFrame:

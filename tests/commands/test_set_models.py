@@ -1,6 +1,7 @@
 """A model of a set beside a single label goes the whole way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -19,8 +20,10 @@ from fmtl.commands.register import register
 from fmtl.commands.train import train
 from fmtl.dataset.prepared import open_dataset
 from fmtl.errors import DataError
+from fmtl.model import backbones, heads
 from fmtl.settings.schema import CompareSettings, PredictSettings, PrepareSettings, RegisterSettings
 from fmtl.settings.train import TrainSettings
+from fmtl.tasks import Tasks
 from fmtl.training import checkpoints
 
 COLOURS = {"blue": (40, 70, 220), "green": (40, 170, 60), "red": (220, 40, 40)}
@@ -108,7 +111,7 @@ def test_one_mixed_model_goes_the_whole_way(here, data):
     assert json.loads(served.to_json(orient="records"))[0]["colours"] == list(kept["colours"].iloc[0])
 
 
-def test_confidence_is_that_of_the_whole_set_and_thresholds_are_the_best_epochs(here, data):
+def test_confidence_is_that_of_the_least_certain_value_and_thresholds_are_the_best_epochs(here, data):
     run_id = train(TrainSettings(data=str(data), epochs=2, extra_plots=False, gallery=False, **HOW))
     files = files_of(run_id)
     state = checkpoints.load(next(files.glob("checkpoints/*_best.pt"))).model
@@ -118,7 +121,7 @@ def test_confidence_is_that_of_the_whole_set_and_thresholds_are_the_best_epochs(
     assert [tuple(values) for values in table["colours"]] == [
         tuple(name for name, hit in zip(COLOURS, row, strict=True) if hit) for row in has
     ]
-    np.testing.assert_allclose(table["colours/confidence"], np.where(has, probs, 1 - probs).prod(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(table["colours/confidence"], np.where(has, probs, 1 - probs).min(axis=1), rtol=1e-5)
 
 
 def test_a_resumed_training_of_sets_has_the_same_bits(here, data, signalled_after):
@@ -183,3 +186,34 @@ def test_a_notebook_brings_sets_as_zeros_and_ones(here):
     assert set(seen) == {(4, torch.float32)}
     with pytest.raises(DataError, match=r"set_cols=\['s'\] takes it for a set"):
         notebook.train_and_evaluate_model("test_efficientnet", sizes, *loaders, weights="none", mlflow=False)
+
+
+@pytest.mark.parametrize(("separator", "cell"), [(", ", "blue, red"), (";", "blue;red"), ("/", "blue/red")])
+def test_blank_cells_are_filled_as_the_column_spells_its_sets(here, data, separator, cell):
+    run_id = train(TrainSettings(data=str(data), epochs=1, extra_plots=False, gallery=False, **HOW))
+    images = data.parent / "images"
+    cells = [cell, "red", "blue", "", separator.join(["green", "red"]), ""] * 4
+    table = pd.DataFrame({"image": [str(images / f"{i}.png") for i in range(24)], "colours": cells})
+    table.to_csv("own.csv", index=False)
+    how = {"images": str(images), "table": "own.csv", "out": "p.csv", "fill": "filled.csv", "threshold": 0}
+    predict(PredictSettings(model=run_id, **how))
+    filled = pd.read_csv("filled.csv", keep_default_na=False, dtype=str)["colours"]
+    said = pd.read_csv("p.csv", keep_default_na=False, dtype=str)["colours"]
+    plain = [a if a == "[]" else separator.strip().join(a.split("|")) for a in said]
+    assert filled.tolist() == [old or new for old, new in zip(cells, plain, strict=True)]
+    wrong = pd.read_csv("disagreements.csv", keep_default_na=False, dtype=str)
+    known = [{*a.replace(" ", "").split(separator.strip())} for a in cells]
+    differ = [bool(a) and want != {*b.split("|")} for a, want, b in zip(cells, known, said, strict=True)]
+    assert len(wrong) == sum(differ)
+
+
+def test_weights_of_a_model_of_single_labels_are_no_weights_of_a_set(here, data):
+    tasks = open_dataset(data).tasks
+    alone = Tasks([replace(tasks[1], kind="single")])
+    old = backbones.build("test_efficientnet", alone.num_classes, weights="none", px=32)
+    net = backbones.build("test_efficientnet", tasks.num_classes, tasks.sets, weights="none", px=32)
+    before = net.heads.weight.clone()
+    assert heads.take_over(net, tasks, old, alone) == ["shape: new", "colours: new as a set of values"]
+    assert torch.equal(net.heads.weight, before)
+    told = heads.take_over(old, alone, net, tasks)
+    assert told == ["colours: new", "shape: not learnt any more"]

@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from fmtl.commands.prepare import build_dataset
 from fmtl.dataset.prepared import class_counts, open_dataset
 from fmtl.dataset.splits.stratified import split_groups
 from fmtl.errors import DataError
+from fmtl.evaluation import label_issues
 from fmtl.settings.schema import PrepareSettings
-from fmtl.tasks import IGNORE_INDEX, as_text, make_tasks
+from fmtl.tasks import IGNORE_INDEX, Tasks, as_text, make_tasks
 
 NUM = 24
 RED, BLUE, BOTH = ("red",), ("blue",), ("blue", "red")
@@ -58,6 +60,8 @@ SPELLINGS = {
     "Python lists": ["['red']", "['blue']", "['red', 'blue']", "['blue']"],
     "Python tuples": ["('red',)", "('blue',)", "('red', 'blue')", "('blue',)"],
     "Python sets": ["{'red'}", "{'blue'}", "{'red', 'blue'}", "{'blue'}"],
+    "lists without quotes": ["[red]", "[blue]", "[red, blue]", "[blue]"],
+    "lists of numpy": ["['red']", "['blue']", "['red' 'blue']", "['blue']"],
     "lists with nothing in them": ['["red", null, ""]', '["blue"]', '["red", "blue"]', '["blue"]'],
     "odd spaces in a value": ["red\u00a0", "blue", "red|\u200bblue", "blue"],
     "HTML entities": ["red", "blue", "red|blue&nbsp;", "blue"],
@@ -181,7 +185,9 @@ def test_casefold_and_numbers_hold_for_the_values_of_sets(shop):
     assert labels(dataset, "sizes") == [("1",), ("2",), ("1", "2"), ("2",)] * 6
 
 
-@pytest.mark.parametrize("label", [("red", "blue"), (), ("a|b",), ("[x]", "y"), ("red",), ('say "so"', "é")])
+@pytest.mark.parametrize(
+    "label", [("red", "blue"), (), ("a|b",), ("[x]", "y"), ("(1, 2)",), ("red",), ('say "so"', "é")]
+)
 def test_a_set_in_a_cell_is_read_as_it_was_written(shop, label):
     (task,) = make_tasks({"s": sorted({*label, "other"})}, ["s"])
     cell = as_text(label)
@@ -202,3 +208,45 @@ def test_two_rows_of_one_product_with_different_sets_contradict_each_other(shop)
     )
     reasons = build_dataset(settings)[0].manifest["counts"]["reasons"]
     assert reasons == {"conflicting_rows": 2, "duplicate_row": 1}
+
+
+def test_dates_prices_and_the_like_are_no_sets_unless_named(shop):
+    columns = {
+        "made": ["2021/03/04", "2021/04/03", "2022/03/04", "2021/03/05"] * 6,
+        "price": ["3,120", "120,3", "3,3", "120,120"] * 6,
+    }
+    assert prepared(shop, columns, sets="auto").tasks.names == ["kind"]
+    assert prepared(shop, columns, set_cols=("made",)).tasks.names == ["kind", "made"]
+
+
+def test_a_named_column_is_not_widened_to_the_set_that_it_looks_like_a_part_of(shop):
+    columns = {"mat_cotton": ["yes", "no"] * 12, "mat_wool": ["no", "yes"] * 12}
+    dataset = prepared(shop, columns, label_cols=("mat_cotton",), sets="auto")
+    assert [(task.name, task.kind) for task in dataset.tasks] == [("mat_cotton", "single")]
+
+
+def test_free_text_is_no_set(shop):
+    words = [f"{i} {j}" for i in range(NUM) for j in range(25)]
+    cells = ["|".join(words[25 * i : 25 * (i + 1)]) for i in range(NUM)]
+    told = "\n".join(prepared(shop, {"tags": cells}, sets="auto").manifest["notes"])
+    assert "a set of 600 values, more than 500: left out" in told or "left out: free text" in told
+    assert len(prepared(shop, {"tags": cells}, set_cols=("tags",)).tasks[1].classes) == 600
+    with pytest.raises(DataError, match="has no value in any row"):
+        prepared(shop, {"tags": [""] * NUM}, set_cols=("tags",))
+
+
+def test_suspects_are_found_whatever_stands_before_a_task():
+    """Columns of targets are not tasks: those behind a set count, too."""
+    rng = np.random.default_rng(0)
+    (wide, plain) = make_tasks({"s": list("abcd"), "kind": ["x", "y"]}, ["s"])
+    kind = rng.integers(0, 2, 200)
+    sets = (rng.random((200, 4)) < 0.5).astype(np.int64)
+    features = torch.from_numpy(np.column_stack([kind, sets]) * 4 + rng.normal(0, 0.1, (200, 5))).float()
+    targets = np.column_stack([sets, kind])
+    targets[3, 4] = 1 - targets[3, 4]
+    targets[5, 2] = 1 - targets[5, 2]
+    found = label_issues.find(features, targets, Tasks([wide, plain]), groups=np.arange(200), seed=0)
+    assert {(5, "s"), (3, "kind")} <= {*zip(found["row"][:5], found["task"][:5], strict=True)}
+    (row,) = found[found["row"] == 5].to_dict("records")
+    label, suggestion = ({*row[name].strip("[]").split("|")} - {""} for name in ("label", "suggestion"))
+    assert label ^ suggestion == {"c"}

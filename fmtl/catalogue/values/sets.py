@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from fmtl.tasks import as_text
+
 LIST = "[]"  # stands for the separator of a list as JSON or Python writes it
 _SEPARATORS = ("|", ";", ",", "/")
 _SEPARATED = 0.05  # share of cells with a separator that makes a column one of several values
@@ -18,19 +20,21 @@ _SAMPLE = 5000  # rows
 _OPEN, _CLOSE = "[({", "])}"
 YES = frozenset({"1", "1.0", "true", "t", "yes", "y", "x", "✓", "✔", "☑"})
 NO = frozenset({"0", "0.0", "false", "f", "no", "n", "☐", "✗"})
+_SPACED = re.compile(r"""(['"]) +(['"])""")  # between values as numpy writes them
+_BRACKETS = re.compile(r"[\[\](){}]")
 _NAME_PARTS = re.compile(r"(?<=[^\W_])[ _.:=/-]+(?=[^\W_])")
 
 
 @dataclass(frozen=True)
 class SetCells:
-    """Where the values of a set are told.
+    """Where the values of a set are told: in cells, or in a column for each.
 
     Attributes:
-        separator: Between the values of a cell, or ``LIST``.
-        columns: Instead, the value that each column says yes or no to, by column.
+        separator: Between the values of a cell, or ``LIST``; None where there are columns.
+        columns: The value that each says yes or no to, by column.
     """
 
-    separator: str = LIST
+    separator: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -87,6 +91,7 @@ def _listed(cell: str) -> list[str] | None:
     """The values of a list as JSON or Python writes it."""
     if len(cell) < 2 or cell[0] not in _OPEN or _CLOSE[_OPEN.index(cell[0])] != cell[-1]:
         return None
+    cell = _SPACED.sub(r"\1, \2", cell)
     for reads in (json.loads, ast.literal_eval):
         try:
             found = reads(cell)
@@ -94,7 +99,15 @@ def _listed(cell: str) -> list[str] | None:
             continue
         if isinstance(found, list | tuple | set | frozenset):
             return [str(item).strip() for item in found if item is not None and str(item).strip()]
+    within = cell[1:-1]
+    if cell[0] == "[" and not _BRACKETS.search(within):  # without quotes
+        return [part.strip() for part in within.split(",") if part.strip()]
     return None
+
+
+def joined(values: Sequence[str], separator: str) -> str:
+    """Values in one cell, as a column of this separator has them."""
+    return json.dumps(list(values), ensure_ascii=False) if separator == LIST else as_text(tuple(values), separator)
 
 
 # -- a column for each value ------------------------------------------------------------------------------------------
@@ -134,7 +147,7 @@ def _answers(cells: Iterable[str]) -> bool:
 
 def read(frame: pd.DataFrame, name: str, cells: SetCells) -> pd.Series:
     """The values of each row as a list; None where nothing is said."""
-    found = _from_columns(frame, cells.columns) if cells.columns else from_cells(frame[name], cells.separator)
+    found = _from_columns(frame, cells.columns) if cells.columns else from_cells(frame[name], cells.separator or LIST)
     return pd.Series(found, index=frame.index, dtype=object)
 
 

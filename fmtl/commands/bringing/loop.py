@@ -73,9 +73,11 @@ def _try_size(setup: Setup, brought: Brought) -> None:
 
 
 def _counts(brought: Brought) -> dict[str, Tensor]:
-    """Training images of each class of the tasks whose classes are weighed: one pass over the training loader."""
-    wanted = [task for task in brought.tasks if task.name not in brought.criterions]
-    if not brought.settings.class_weights or not wanted:
+    """Training images of each class of the tasks whose classes are weighed, and of sets: one pass over the training
+    loader."""
+    weighed = bool(brought.settings.class_weights)
+    wanted = [task for task in brought.tasks if task.is_set or (weighed and task.name not in brought.criterions)]
+    if not wanted:
         return {}
     shapes = {task.name: (task.num_classes, 2) if task.is_set else (task.num_classes,) for task in wanted}
     counts = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in shapes.items()}

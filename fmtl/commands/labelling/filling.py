@@ -93,7 +93,8 @@ def fill(
     absent = [task.name for task in tasks.values() if task.name not in columns]
     judged = {name: Judged(columns[task.name]) for name, task in tasks.items() if task.name in columns}
     for name, found in judged.items():
-        _judge(found, table, lines, predictions, name, _known_class(tasks[name]), settings.threshold)
+        spelling = _Spelling.of(tasks[name], table.frame[found.column].dropna())
+        _judge(found, table, lines, predictions, name, spelling, settings.threshold)
     cells: dict[int, dict[str, str]] = {}
     for found in judged.values():
         for line, label in found.filled.items():
@@ -116,7 +117,7 @@ def _judge(
     lines: Sequence[int],
     predictions: pd.DataFrame,
     name: str,
-    known_class: Callable[[str], str | None],
+    spelling: "_Spelling",
     threshold: float,
 ) -> None:
     """Sort the cells of a column by what becomes of them."""
@@ -132,8 +133,8 @@ def _judge(
         elif blank and confidence < threshold:
             found.unsure += 1
         elif blank:
-            found.filled[line] = label
-        elif (known := known_class(cell)) is None:
+            found.filled[line] = spelling.cell(label)
+        elif (known := spelling.known_class(cell)) is None:
             found.unknown[cell] += 1
         elif known == label:
             found.agreeing += 1
@@ -141,17 +142,31 @@ def _judge(
             found.contradicted.append((line, image, found.column, cell, label, confidence))
 
 
-def _known_class(task: Task) -> Callable[[str], str | None]:
-    """From a cell to the class that it means, or to the text of its set; None where a part of it is no class."""
-    known_word = _known_word(task)
-    if not task.is_set:
-        return known_word
+@dataclass(frozen=True)
+class _Spelling:
+    """How a column spells its labels.
 
-    def known_set(cell: str) -> str | None:
-        values = {known_word(value) for value in sets.parts(cell, SEPARATOR)}
-        return None if None in values else as_text(tuple(value for value in task.classes if value in values))
+    Attributes:
+        known_class: From a cell to the class that it means, or of a set to the text of all; None where a part of it is
+            no class.
+        cell: From a predicted label to the cell that says it.
+    """
 
-    return known_set
+    known_class: Callable[[str], str | None]
+    cell: Callable[[str], str]
+
+    @classmethod
+    def of(cls, task: Task, values: pd.Series) -> "_Spelling":
+        known_word = _known_word(task)
+        if not task.is_set:
+            return cls(known_word, lambda label: label)
+        separator = sets.separator_named(values)
+
+        def known_set(cell: str) -> str | None:
+            found = {known_word(value) for value in sets.parts(cell, separator)}
+            return None if None in found else as_text(tuple(value for value in task.classes if value in found))
+
+        return cls(known_set, lambda label: sets.joined(sets.parts(label, SEPARATOR), separator))
 
 
 def _known_word(task: Task) -> Callable[[str], str | None]:

@@ -287,6 +287,8 @@ def _same_tasks(was: Tasks, now: Tasks) -> None:
             f"the run learnt {', '.join(was.names)}; the dataset has {', '.join(now.names)}", where="resume"
         )
     for old, new in zip(was, now, strict=True):
+        if old.kind != new.kind:
+            raise DataError(f"attribute '{old.name}': {old.kind} in the run, {new.kind} in the dataset", where="resume")
         if old.classes != new.classes:
             what = "the same classes in another order" if set(old.classes) == set(new.classes) else "other classes"
             raise DataError(f"attribute '{old.name}': the dataset has {what} than the run", where="resume")
