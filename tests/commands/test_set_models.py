@@ -65,17 +65,11 @@ def data(tmp_path_factory):
     return root / "data"
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def files_of(run_id):
-    return next(Path.cwd().glob(f"mlruns/*/{run_id}/artifacts"))
+    return next(Path.cwd().glob(f"**/{run_id}/artifacts"))
 
 
-def test_one_mixed_model_goes_the_whole_way(here, data):
+def test_one_mixed_model_goes_the_whole_way(store, data):
     run_id = train(TrainSettings(data=str(data), epochs=6, learning_rate=0.01, **HOW))
     metrics = mlflow.get_run(run_id).data.metrics
     scores = ("accuracy", "f1", "precision", "recall", "micro_f1", "jaccard")
@@ -90,7 +84,7 @@ def test_one_mixed_model_goes_the_whole_way(here, data):
     per_class = pd.read_csv(files / "per_class" / "colours.csv")
     assert per_class["support"].tolist() == targets.sum(axis=0).tolist() and per_class["threshold"].between(0, 1).all()
     assert {"mistakes.csv", "suspects.csv", "gallery.html"} <= {p.name for p in (files / "gallery").iterdir()}
-    assert compare(CompareSettings(out=str(here / "board"))).table["run_id"].tolist() == [run_id]
+    assert compare(CompareSettings(out=str(store / "board"))).table["run_id"].tolist() == [run_id]
     register(RegisterSettings(run="best", name="m"))
 
     said = predict(PredictSettings(model="models:/m@champion", images=str(data.parent / "t.csv"), out="p.csv"))
@@ -111,7 +105,7 @@ def test_one_mixed_model_goes_the_whole_way(here, data):
     assert json.loads(served.to_json(orient="records"))[0]["colours"] == list(kept["colours"].iloc[0])
 
 
-def test_confidence_is_that_of_the_least_certain_value_and_thresholds_are_the_best_epochs(here, data):
+def test_confidence_is_that_of_the_least_certain_value_and_thresholds_are_the_best_epochs(store, data):
     run_id = train(TrainSettings(data=str(data), epochs=2, extra_plots=False, gallery=False, **HOW))
     files = files_of(run_id)
     state = checkpoints.load(next(files.glob("checkpoints/*_best.pt"))).model
@@ -124,7 +118,7 @@ def test_confidence_is_that_of_the_least_certain_value_and_thresholds_are_the_be
     np.testing.assert_allclose(table["colours/confidence"], np.where(has, probs, 1 - probs).min(axis=1), rtol=1e-5)
 
 
-def test_a_resumed_training_of_sets_has_the_same_bits(here, data, signalled_after):
+def test_a_resumed_training_of_sets_has_the_same_bits(store, data, signalled_after):
     settings = TrainSettings(data=str(data), epochs=3, extra_plots=False, gallery=False, **HOW)
     signalled_after(2, settings)
     run_id = train(TrainSettings(resume="last"))
@@ -138,7 +132,7 @@ def test_a_resumed_training_of_sets_has_the_same_bits(here, data, signalled_afte
         assert all(torch.equal(value, resumed[which].model[name]) for name, value in checkpoint.model.items())
 
 
-def test_predictions_of_known_labels_are_the_table_again(here, data):
+def test_predictions_of_known_labels_are_the_table_again(store, data):
     """The round trip: what a perfect model says of a table is the table."""
     run_id = train(TrainSettings(data=str(data), epochs=1, extra_plots=False, gallery=False, **HOW))
     predict(
@@ -168,7 +162,7 @@ def batches(num=48, seed=0):
     return DataLoader([(images[i], {"s": targets[i], "c": colour[i]}) for i in range(num)], batch_size=16)
 
 
-def test_a_notebook_brings_sets_as_zeros_and_ones(here):
+def test_a_notebook_brings_sets_as_zeros_and_ones(store):
     loaders = batches(), batches(seed=1), batches(seed=2)
     how = {"weights": "none", "epochs": 2, "set_cols": ["s"], "classes": {"s": list("wxyz")}}
     seen = []
@@ -189,7 +183,7 @@ def test_a_notebook_brings_sets_as_zeros_and_ones(here):
 
 
 @pytest.mark.parametrize(("separator", "cell"), [(", ", "blue, red"), (";", "blue;red"), ("/", "blue/red")])
-def test_blank_cells_are_filled_as_the_column_spells_its_sets(here, data, separator, cell):
+def test_blank_cells_are_filled_as_the_column_spells_its_sets(store, data, separator, cell):
     run_id = train(TrainSettings(data=str(data), epochs=1, extra_plots=False, gallery=False, **HOW))
     images = data.parent / "images"
     cells = [cell, "red", "blue", "", separator.join(["green", "red"]), ""] * 4
@@ -207,7 +201,7 @@ def test_blank_cells_are_filled_as_the_column_spells_its_sets(here, data, separa
     assert len(wrong) == sum(differ)
 
 
-def test_weights_of_a_model_of_single_labels_are_no_weights_of_a_set(here, data):
+def test_weights_of_a_model_of_single_labels_are_no_weights_of_a_set(store, data):
     tasks = open_dataset(data).tasks
     alone = Tasks([replace(tasks[1], kind="single")])
     old = backbones.build("test_efficientnet", alone.num_classes, weights="none", px=32)
