@@ -98,7 +98,7 @@ def _build(
     plan: PreparePlan, finders: Sequence[Finder], work: Path, previous: Previous, source: dict[str, Any], page: Page
 ) -> tuple[PreparedDataset, int]:
     catalogue, columns = places.read_tables(plan, finders)
-    draft = steps.begin(catalogue, columns, casefold=plan.casefold)
+    draft = steps.begin(catalogue, columns, casefold=plan.casefold, missing=plan.missing)
     if plan.limit:
         draft = steps.take(draft, plan.limit, also=columns.groups.values(), seed=plan.seed)
     finder = best_finder(finders, draft.table["path"].tolist())

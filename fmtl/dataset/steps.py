@@ -28,23 +28,29 @@ from fmtl.storage import tables
 from fmtl.tasks import IGNORE_INDEX, SET, Label, Task, Tasks, make_tasks
 
 
-def begin(catalogue: Catalogue, columns: Columns, *, casefold: bool) -> Draft:
-    """Clean the labels and choose the rows that are worth decoding."""
+def begin(catalogue: Catalogue, columns: Columns, *, casefold: bool, missing: Sequence[str] = ()) -> Draft:
+    """Clean the labels and choose the rows that are worth decoding.
+
+    Args:
+        missing: Spellings that mean a blank, of values in a set as of whole cells.
+    """
     frame = catalogue.frame
     for column, separator in columns.separators.items():
         first = partial(sets.first_value, separator=separator)
         frame = frame.assign(**{column: tables.map_cells(frame[[column]], first)[column]})
-    labels, label_notes = _cleaned(frame, columns, casefold=casefold)
+    labels, label_notes = _cleaned(frame, columns, casefold=casefold, missing=missing)
     table, rejects = rows.candidates(frame, columns, labels)
     notes = [*catalogue.notes, *columns.notes, *_blanks(catalogue, columns), *label_notes]
     return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes)
 
 
-def _cleaned(frame: pd.DataFrame, columns: Columns, *, casefold: bool) -> tuple[pd.DataFrame, list[Note]]:
+def _cleaned(
+    frame: pd.DataFrame, columns: Columns, *, casefold: bool, missing: Sequence[str]
+) -> tuple[pd.DataFrame, list[Note]]:
     """The labels, a column per attribute; those of sets are tuples of their values, cleaned like labels."""
     labels, notes = clean_labels(frame, [c for c in columns.labels if c not in columns.sets], casefold=casefold)
     for name, cells in columns.sets.items():
-        labels[name], said = clean_sets(name, sets.read(frame, name, cells), casefold=casefold)
+        labels[name], said = clean_sets(name, sets.without(sets.read(frame, name, cells), missing), casefold=casefold)
         notes += said
     return labels[columns.labels], notes
 

@@ -250,3 +250,9 @@ def test_suspects_are_found_whatever_stands_before_a_task():
     (row,) = found[found["row"] == 5].to_dict("records")
     label, suggestion = ({*row[name].strip("[]").split("|")} - {""} for name in ("label", "suggestion"))
     assert label ^ suggestion == {"c"}
+
+
+def test_a_value_that_means_a_blank_is_none_of_the_set(shop):
+    cells = ["red|NA", "NA", "NA|NA", "[]"] * 3 + ["red|blue", "blue", "red", "blue"] * 3
+    options = {"set_cols": ("colours",), "missing": ("NA",)}
+    assert labels(prepared(shop, {"colours": cells}, **options), "colours")[:4] == [RED, None, None, ()]

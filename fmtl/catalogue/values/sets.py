@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -149,6 +149,14 @@ def read(frame: pd.DataFrame, name: str, cells: SetCells) -> pd.Series:
     """The values of each row as a list; None where nothing is said."""
     found = _from_columns(frame, cells.columns) if cells.columns else from_cells(frame[name], cells.separator or LIST)
     return pd.Series(found, index=frame.index, dtype=object)
+
+
+def without(cells: pd.Series, missing: Collection[str]) -> pd.Series:
+    """Sets without the values that mean a blank; None where there was nothing else."""
+    if not missing:
+        return cells
+    kept = [cell and ([value for value in cell if value not in missing] or None) for cell in cells]
+    return pd.Series(kept, index=cells.index, dtype=object)
 
 
 def _from_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> list[list[str] | None]:
