@@ -94,8 +94,8 @@ def _wanted(
     frame: pd.DataFrame, named: Sequence[str], several: Several, joined: Mapping[str, SetCells]
 ) -> tuple[list[str], set[str]]:
     """Columns and sets of columns that may be labels, in order; and the columns that are part of a set."""
-    chosen = [name for name in joined if several.every_set or name in (*several.sets, *named)]
     asked = {*several.sets, *named}
+    chosen = [name for name in joined if several.every_set or name in asked]
     parts = {column: name for name in chosen for column in joined[name].columns if column not in named or name in asked}
     columns = [*dict.fromkeys([*named, *several.sets])] if named else list(frame.columns)
     return list(dict.fromkeys(parts.get(column, column) for column in columns)), {*parts}

@@ -135,8 +135,6 @@ def _pairs(dataset: PreparedDataset) -> list[dict]:
 
 def _together(first: Task, targets: np.ndarray, second: Task, others: np.ndarray) -> np.ndarray:
     """How often each class of one occurs with each of the other, ``(K, K)``."""
-    if not (first.is_set or second.is_set):
-        return baselines.cooccurrence(targets[:, 0], others[:, 0], first.num_classes, second.num_classes)
     return (_occurrences(first, targets).T @ _occurrences(second, others)).toarray().astype(np.int64)
 
 

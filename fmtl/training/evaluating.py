@@ -123,13 +123,11 @@ def evaluate(
         for name, parts in own.items():
             parts.append(of_task[name])
     by_task = net.packing.by_task(all_targets.all())
-    known = {name: int((targets != IGNORE_INDEX).sum()) for name, targets in by_task.items()}
     losses = _by_task(net, sums, all_targets.all())
     losses |= {name: float(loss.criterion(name, torch.cat(parts), by_task[name])) for name, parts in own.items()}
     return _summed_up(
         net, {name: rows.all().cpu().numpy() for name, rows in probs.items()}, by_task, all_predicted.all(), own=own,
-        choose_thresholds=choose_thresholds,
-        losses={name: value if known[name] else math.nan for name, value in losses.items()},
+        choose_thresholds=choose_thresholds, losses=losses,
     )  # fmt: skip
 
 
@@ -151,6 +149,7 @@ def _summed_up(
     choose_thresholds: bool,
 ) -> Evaluation:
     wanted = {name: part.cpu().numpy() for name, part in targets.items()}
+    known = {name for name, part in wanted.items() if (part != IGNORE_INDEX).any()}
     for name, of_net in net.thresholds_of.items() if choose_thresholds else ():
         of_net.copy_(torch.from_numpy(thresholds.best(probs[name], wanted[name])))
     chosen = {name: values.cpu().numpy().copy() for name, values in net.thresholds_of.items()}
@@ -161,8 +160,8 @@ def _summed_up(
     for name, values in chosen.items():
         counts[name] = metrics.set_confusion(probs[name] >= values, wanted[name])
     return Evaluation(
-        loss=sum(value for name, value in losses.items() if (wanted[name] != IGNORE_INDEX).any()),
-        task_losses=losses,
+        loss=sum(value for name, value in losses.items() if name in known),
+        task_losses={name: value if name in known else math.nan for name, value in losses.items()},
         confusion={name: counts[name] for name in net.num_classes},
         probs=probs,
         targets=wanted,
