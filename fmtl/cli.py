@@ -167,12 +167,14 @@ def _what(settings: schema.TrainSettings) -> str:
     return f"{network}, {settings.mode}, on {settings.data}"
 
 
-@command(schema.PrepareSettings)
-def prepare(settings: schema.PrepareSettings) -> None:
+@command(schema.PrepareSettings, takes_config=True)
+def prepare(*variants: schema.PrepareSettings) -> None:
     """Turn a product table and its photos into a prepared dataset."""
+    if len(variants) > 1:
+        raise UsageError(f"config: one dataset is prepared at a time, and {len(variants)} variants are given")
     from fmtl.commands.prepare import prepare
 
-    prepare(settings)
+    prepare(*variants)
 
 
 @command(schema.FetchSettings)

@@ -12,6 +12,7 @@ from fmtl.errors import DataError, UsageError, did_you_mean
 IGNORE_INDEX = -100  # PyTorch's own: a target that is unknown
 SINGLE, SET = "single", "set"  # kinds of tasks: one class of each image, or any number of them
 SEPARATOR = "|"  # between the values of a set in one cell
+APPLIES, DOES_NOT_APPLY = "yes", "no"  # classes of the task that says whether an attribute applies to a product
 Label = str | tuple[str, ...]  # of a set its values, in the order of the classes
 
 Table = TypeVar("Table", bound=Any)  # a numpy array or a tensor
@@ -33,12 +34,14 @@ class Task:
         slug: The name made safe for metrics, files and columns; unique within a list of tasks.
         classes: The labels in index order; of a set its values.
         kind: ``single``: an image has one class. ``set``: it has any number of them, or none.
+        applies_to: Of a task that says whether an attribute applies to a product at all, the attribute's name.
     """
 
     name: str
     slug: str
     classes: tuple[str, ...]
     kind: str = SINGLE
+    applies_to: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -102,6 +105,16 @@ class Tasks(tuple[Task, ...]):
         return frozenset(task.name for task in self if task.is_set)
 
     @property
+    def attributes(self) -> list[str]:
+        """Names of those that averages are taken over: all but those that say whether another applies."""
+        return [task.name for task in self if not task.applies_to]
+
+    @property
+    def applicability(self) -> dict[str, Task]:
+        """By name of the attributes that do not apply to every product, the task that says whether they do."""
+        return {task.applies_to: task for task in self if task.applies_to}
+
+    @property
     def columns(self) -> list[str]:
         """Names of all columns of targets."""
         return [column for task in self for column in task.columns]
@@ -125,7 +138,9 @@ class Tasks(tuple[Task, ...]):
     def to_json(self) -> list[dict[str, Any]]:
         """A task of one class per image is written as it was before there were others."""
         return [
-            {"name": t.name, "slug": t.slug, "classes": list(t.classes)} | ({"kind": t.kind} if t.is_set else {})
+            {"name": t.name, "slug": t.slug, "classes": list(t.classes)}
+            | ({"kind": t.kind} if t.is_set else {})
+            | ({"applies_to": t.applies_to} if t.applies_to else {})
             for t in self
         ]
 
@@ -140,20 +155,27 @@ class Tasks(tuple[Task, ...]):
         slugs = {task.slug.casefold() for task in tasks}
         if len(slugs) < len(tasks) or len({task.name for task in tasks}) < len(tasks):
             raise DataError("two tasks have one name or slug", where=where)
+        lost = next((task for task in tasks if task.applies_to and task.applies_to not in tasks.attributes), None)
+        if lost or len(tasks.applicability) < len(tasks) - len(tasks.attributes):
+            raise DataError("each task with applies_to names another task, and no two the same", where=where)
         return tasks
 
 
 def _task(item: object, where: str) -> Task:
     if (
         not isinstance(item, Mapping)
-        or set(item) - {"kind"} != {"name", "slug", "classes"}
+        or set(item) - {"kind", "applies_to"} != {"name", "slug", "classes"}
         or not isinstance(item["classes"], list)
     ):
         raise DataError("expected of each task its name, slug and classes", where=where)
-    task = Task(item["name"], item["slug"], tuple(item["classes"]), item.get("kind", SINGLE))
+    task = Task(
+        item["name"], item["slug"], tuple(item["classes"]), item.get("kind", SINGLE), item.get("applies_to", "")
+    )
     if task.kind not in (SINGLE, SET):
         raise DataError(f"a task is of kind {SINGLE} or {SET}, got {str(task.kind)[:80]!r}", where=where)
-    if not all(isinstance(text, str) for text in (task.name, task.slug, *task.classes)):
+    if task.applies_to and task.classes != (DOES_NOT_APPLY, APPLIES):
+        raise DataError(f"a task with applies_to has the classes {DOES_NOT_APPLY} and {APPLIES}", where=where)
+    if not all(isinstance(text, str) for text in (task.name, task.slug, task.applies_to, *task.classes)):
         raise DataError("names, slugs and classes of tasks are text", where=where)
     if not _SLUG.fullmatch(task.slug) or not task.slug.strip("."):
         raise DataError(f"{task.slug[:80]!r} is no slug of a task", where=where)
@@ -169,11 +191,14 @@ def as_text(label: Label, separator: str = SEPARATOR) -> str:
     return separator.join(label) if is_plain else json.dumps(list(label), ensure_ascii=False)
 
 
-def make_tasks(classes: Mapping[str, Sequence[str]], sets: Collection[str] = ()) -> Tasks:
+def make_tasks(
+    classes: Mapping[str, Sequence[str]], sets: Collection[str] = (), applies_to: Mapping[str, str] | None = None
+) -> Tasks:
     """Tasks with unique slugs from the classes of each attribute, in the order given.
 
     Args:
         sets: Names of those that are sets.
+        applies_to: By name of the tasks that say whether an attribute applies, the attribute.
 
     Raises:
         DataError: An attribute has the name under which averages are kept.
@@ -182,7 +207,7 @@ def make_tasks(classes: Mapping[str, Sequence[str]], sets: Collection[str] = ())
         raise DataError(f"attribute '{AVERAGE}': the averages over attributes have that name; rename the column")
     slugs = make_slugs(list(classes))
     return Tasks(
-        Task(name, slug, tuple(classes[name]), SET if name in sets else SINGLE)
+        Task(name, slug, tuple(classes[name]), SET if name in sets else SINGLE, (applies_to or {}).get(name, ""))
         for name, slug in zip(classes, slugs, strict=True)
     )
 

@@ -20,6 +20,7 @@ def read_catalogue(
     *,
     free_text_col: str | None = None,
     missing: Sequence[str] = (),
+    not_applicable: Sequence[str] = (),
     encoding: str | None = None,
     quotes: bool = True,
     id_col: str | None = None,
@@ -30,6 +31,7 @@ def read_catalogue(
     Args:
         free_text_col: A column whose unescaped delimiters are re-joined; without it such a line is rejected.
         missing: Spellings that mean a blank, besides nothing at all.
+        not_applicable: Spellings that mean that a column does not apply to a row.
         encoding: Of a CSV or JSON; by default what its mark says, UTF-8, or what can be guessed safely.
         quotes: Whether double quotes enclose text in a CSV.
         id_col: Column of the ids that rejects are listed under; by default one with a usual name.
@@ -54,12 +56,17 @@ def read_catalogue(
         )
     if catalogue.num_rows_read == 0:
         raise DataError("0 rows; expected a header and at least one row", where=str(path))
-    blanks = {"", *missing}
+    for column in catalogue.frame if not_applicable else ():
+        marked = catalogue.frame[column].isin(not_applicable)
+        if marked.any():
+            catalogue.not_applicable[column] = catalogue.frame.index[marked]
+    blanks = {"", *missing}.difference(not_applicable)
     for column in catalogue.frame:
         blank = Counter(cell or "" for cell in catalogue.frame[column] if cell is None or cell in blanks)
         if blank:
             catalogue.blanks[column] = dict(blank.most_common())
-    catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in blanks else cell)
+    nothing = blanks.union(not_applicable)
+    catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in nothing else cell)
     return catalogue
 
 
@@ -68,6 +75,8 @@ class How(Protocol):
 
     @property
     def missing(self) -> tuple[str, ...]: ...
+    @property
+    def not_applicable(self) -> tuple[str, ...]: ...
     @property
     def encoding(self) -> str | None: ...
     @property
@@ -86,6 +95,7 @@ def read_as(path: Path, how: How, preset: Preset | None, *, id_col: str | None =
         path,
         free_text_col=preset.free_text_col if preset else None,
         missing=(*how.missing, *(preset.missing if preset else ())),
+        not_applicable=how.not_applicable,
         encoding=how.encoding,
         quotes=how.quotes,
         id_col=id_col,

@@ -4,13 +4,21 @@ from pathlib import Path
 
 from fmtl.catalogue import sample
 from fmtl.dataset import build
-from fmtl.dataset.prepared import DUPLICATES, MANIFEST, REJECTS, REPORT, PreparedDataset, class_counts
+from fmtl.dataset.prepared import (
+    CONTRADICTIONS,
+    DUPLICATES,
+    MANIFEST,
+    REJECTS,
+    REPORT,
+    PreparedDataset,
+    class_counts,
+    unlabelled,
+)
 from fmtl.errors import UsageError
 from fmtl.reports import markdown
 from fmtl.reports.catalogue_page import prepare_report
 from fmtl.settings.schema import PrepareSettings
 from fmtl.storage import durable
-from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking.run import open_run
 
 SAMPLE = "sample"  # a table of that name is drawn
@@ -31,7 +39,9 @@ def prepare(settings: PrepareSettings) -> PreparedDataset:
         run.log_dataset(
             name=Path(settings.table).stem, digest=dataset.digest, source=str(dataset.folder), context="prepare"
         )
-        for name in (REPORT, REJECTS, DUPLICATES, MANIFEST):
+        for name in (REPORT, REJECTS, DUPLICATES, CONTRADICTIONS, MANIFEST):
+            if name not in (MANIFEST, *dataset.manifest["files"]):
+                continue
             durable.write_bytes(run.folder / name, (dataset.folder / name).read_bytes())
     print("\n".join([*_summary(dataset), *news]))
     return dataset
@@ -68,18 +78,21 @@ def _summary(dataset: PreparedDataset) -> list[str]:
         f"near duplicates: {counts['near_images']} images in {counts['near_groups']} groups"
         + ("" if dataset.manifest["settings"]["group_near_duplicates"] else ", not kept together"),
     ]
-    for (task, place), table in zip(dataset.tasks.places(), class_counts(dataset).values(), strict=True):
-        missing = int((dataset.targets[:, place] == IGNORE_INDEX).all(axis=1).sum())
+    for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
+        missing, elsewhere = unlabelled(dataset, task)
         absent = int((table["test"] == 0).sum())
         rare = f"; {absent} of them not in test" if absent else ""
         kind = f"set of {task.num_classes} values" if task.is_set else f"{task.num_classes} classes"
-        lines.append(f"task {task.name}: {kind}{rare}; {missing} images without the label")
+        apart = f"; it does not apply to {elsewhere} images" if elsewhere else ""
+        lines.append(f"task {task.name}: {kind}{rare}{apart}; {missing} images without the label")
     lines += dataset.manifest["notes"]
     lines += [f"dataset: {dataset.folder} (digest {dataset.digest[:8]})", f"report: {dataset.folder / REPORT}"]
     if counts["rejected"]:
         lines.append(f"rejected rows: {dataset.folder / REJECTS}")
     if counts["duplicate_groups"] or counts["near_groups"]:
         lines.append(f"twins: {dataset.folder / DUPLICATES}")
+    if CONTRADICTIONS in dataset.manifest["files"]:
+        lines.append(f"labels of what does not apply: {dataset.folder / CONTRADICTIONS}")
     return lines
 
 

@@ -22,6 +22,7 @@ from fmtl.dataset.decode import Decoded
 from fmtl.dataset.draft import Draft, PreparePlan
 from fmtl.dataset.freshness import scan
 from fmtl.dataset.prepared import (
+    CONTRADICTIONS,
     DUPLICATES,
     IMAGES,
     MANIFEST,
@@ -98,7 +99,8 @@ def _build(
     plan: PreparePlan, finders: Sequence[Finder], work: Path, previous: Previous, source: dict[str, Any], page: Page
 ) -> tuple[PreparedDataset, int]:
     catalogue, columns = places.read_tables(plan, finders)
-    draft = steps.begin(catalogue, columns, casefold=plan.casefold, missing=plan.missing)
+    with located(plan.table):
+        draft = steps.begin(catalogue, columns, plan)
     if plan.limit:
         draft = steps.take(draft, plan.limit, also=columns.groups.values(), seed=plan.seed)
     finder = best_finder(finders, draft.table["path"].tolist())
@@ -174,6 +176,8 @@ def _write(
         decoded.table().to_parquet(folder / IMAGES, index=False)
         durable.write_text(folder / REJECTS, tables.to_csv(rejects))
         durable.write_text(folder / DUPLICATES, tables.to_csv(twins))
+        if draft.applicability.of:
+            durable.write_text(folder / CONTRADICTIONS, tables.to_csv(draft.applicability.contradictions))
         dataset = describe(
             folder,
             frame,

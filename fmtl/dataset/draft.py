@@ -1,7 +1,7 @@
 """A dataset in the making: how it is to be made, and its rows on the way from a table to what is written."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 import fmtl
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.table import Reject
+from fmtl.catalogue.values.applicability import Applicability
 from fmtl.dataset import shards
 from fmtl.tasks import Tasks
 
@@ -37,6 +38,8 @@ class PreparePlan:
     sets: str
     preset: str | None
     missing: tuple[str, ...]
+    not_applicable: tuple[str, ...]
+    applies: Mapping[str, Mapping[str, Sequence[str]]]
     encoding: str | None
     quotes: bool
     casefold: bool
@@ -82,6 +85,7 @@ class Draft:
             numbers mean the same stored pixels, the same look, and one split; ``pinned``, whether it must be in train;
             and ``split``.
         labels: The same rows' labels, a column per attribute, None where blank; of sets tuples of their values.
+        applicability: Where attributes apply, and what contradicts that.
         targets: The same as indices, ``(N, columns)`` int64 in the order of ``tasks``.
         rejects: The rows that were left out.
         notes: What the user should know.
@@ -91,6 +95,7 @@ class Draft:
     labels: pd.DataFrame
     rejects: list[Reject]
     notes: list[Note]
+    applicability: Applicability = field(default_factory=Applicability)
     tasks: Tasks = field(default_factory=Tasks)
     targets: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
 

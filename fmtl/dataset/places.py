@@ -15,12 +15,23 @@ from fmtl.catalogue.reading import EXPECTED, fingerprint, photo_template, read_a
 from fmtl.catalogue.roles import NONE
 from fmtl.catalogue.table import Catalogue
 from fmtl.dataset.draft import PreparePlan
-from fmtl.dataset.prepared import DUPLICATES, IMAGES, MANIFEST, REJECTS, REPORT, TABLE, is_dataset, read_manifest
+from fmtl.dataset.prepared import (
+    CONTRADICTIONS,
+    DUPLICATES,
+    IMAGES,
+    MANIFEST,
+    REJECTS,
+    REPORT,
+    TABLE,
+    is_dataset,
+    read_manifest,
+)
 from fmtl.errors import DataError, UsageError, located
 from fmtl.storage import durable
 from fmtl.storage.cache import recall
 
-FILES = (TABLE, IMAGES, REJECTS, DUPLICATES, REPORT)  # of a dataset, beside its manifest and its pixels
+# Of a dataset, beside its manifest and its pixels.
+FILES = (TABLE, IMAGES, REJECTS, DUPLICATES, REPORT, CONTRADICTIONS)
 TEST_TABLE = "split by table"  # the column that two tables make
 
 

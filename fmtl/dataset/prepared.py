@@ -3,7 +3,8 @@
 Layout: ``manifest.json`` (the commit mark), ``table.parquet`` (a row per product photo that was kept),
 ``pixels-HASH.bin`` (uint8, ``(images, px, px, 3)``; the manifest has their order), ``images.parquet`` (a
 row per image that was looked at: what it was and where its pixels lie), ``rejects.csv``, ``duplicates.csv``,
-``report.html``. Rows whose ``path`` is the same share an image.
+``report.html``, and where attributes do not apply to every product ``contradictions.csv``. Rows whose ``path`` is
+the same share an image.
 """
 
 import hashlib
@@ -23,12 +24,13 @@ from fmtl.errors import DataError
 from fmtl.storage import durable
 from fmtl.storage.cache import DAMAGE
 from fmtl.storage.records import SEAL, checked, read_json, sealed
-from fmtl.tasks import IGNORE_INDEX, Tasks
+from fmtl.tasks import DOES_NOT_APPLY, IGNORE_INDEX, Task, Tasks
 
 FORMAT, VERSION = "fmtl-dataset", 3
 READABLE = (2, VERSION)  # 2: an image per row, shards by number
 MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
 REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
+CONTRADICTIONS = "contradictions.csv"  # only where an attribute does not apply to every product
 _FIELDS = {"format": str, "version": int, "digest": str, "tasks": list, "image": dict, "files": dict}
 _FACTS = {"shards": list, "counts": dict, "source": dict, "settings": dict, "notes": list, SEAL: str}
 GROUP = "duplicate group"  # a column name that no task's slug can be
@@ -241,3 +243,12 @@ def class_counts(dataset: PreparedDataset) -> dict[str, pd.DataFrame]:
         }
         tables[task.name] = pd.DataFrame(counts, index=list(task.classes))
     return tables
+
+
+def unlabelled(dataset: PreparedDataset, task: Task) -> tuple[int, int]:
+    """Rows whose label is not known, and rows to which the attribute does not apply."""
+    targets = dataset.tasks.by_name(dataset.targets)
+    blank = (targets[task.name].reshape(len(dataset.table), -1) == IGNORE_INDEX).all(axis=1)
+    limits = dataset.tasks.applicability.get(task.name)
+    elsewhere = targets[limits.name] == limits.classes.index(DOES_NOT_APPLY) if limits else np.zeros_like(blank)
+    return int((blank & ~elsewhere).sum()), int(elsewhere.sum())

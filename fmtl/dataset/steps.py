@@ -16,11 +16,12 @@ from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue, Reject
 from fmtl.catalogue.values import sets
+from fmtl.catalogue.values.applicability import find, propose
 from fmtl.catalogue.values.kinds import as_number
 from fmtl.catalogue.values.labels import OTHER, clean_labels, clean_sets, is_set, rare_classes
 from fmtl.dataset import duplicates
 from fmtl.dataset.decode import Decoded
-from fmtl.dataset.draft import Draft, some
+from fmtl.dataset.draft import Draft, PreparePlan, some
 from fmtl.dataset.prepared import GROUP
 from fmtl.dataset.splits.stratified import split_groups
 from fmtl.errors import TABLE, DataError, first_ten
@@ -28,31 +29,42 @@ from fmtl.storage import tables
 from fmtl.tasks import IGNORE_INDEX, SET, Label, Task, Tasks, make_tasks
 
 
-def begin(catalogue: Catalogue, columns: Columns, *, casefold: bool, missing: Sequence[str] = ()) -> Draft:
-    """Clean the labels and choose the rows that are worth decoding.
-
-    Args:
-        missing: Spellings that mean a blank, of values in a set as of whole cells.
-    """
+def begin(catalogue: Catalogue, columns: Columns, plan: PreparePlan) -> Draft:
+    """Clean the labels, find out to which rows each attribute applies, and choose the rows that are worth decoding."""
     frame = catalogue.frame
     for column, separator in columns.separators.items():
         first = partial(sets.first_value, separator=separator)
         frame = frame.assign(**{column: tables.map_cells(frame[[column]], first)[column]})
-    labels, label_notes = _cleaned(frame, columns, casefold=casefold, missing=missing)
+    labels, marked, label_notes = _cleaned(catalogue, frame, columns, plan)
+    labels, applicability = find(frame, labels, plan.applies, marked, casefold=plan.casefold)
+    proposals = propose(labels, applicability.of)
     table, rejects = rows.candidates(frame, columns, labels)
-    notes = [*catalogue.notes, *columns.notes, *_blanks(catalogue, columns), *label_notes]
-    return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes)
+    notes = [
+        *catalogue.notes, *columns.notes, *_blanks(catalogue, columns), *label_notes, *applicability.notes, *proposals,
+    ]  # fmt: skip
+    return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes, applicability)
 
 
 def _cleaned(
-    frame: pd.DataFrame, columns: Columns, *, casefold: bool, missing: Sequence[str]
-) -> tuple[pd.DataFrame, list[Note]]:
-    """The labels, a column per attribute; those of sets are tuples of their values, cleaned like labels."""
-    labels, notes = clean_labels(frame, [c for c in columns.labels if c not in columns.sets], casefold=casefold)
+    catalogue: Catalogue, frame: pd.DataFrame, columns: Columns, plan: PreparePlan
+) -> tuple[pd.DataFrame, dict[str, pd.Index], list[Note]]:
+    """The labels, a column per attribute, those of sets tuples of their values, cleaned like labels; and by attribute
+    the rows whose cell says that it does not apply."""
+    singles = [c for c in columns.labels if c not in columns.sets]
+    labels, notes = clean_labels(frame, singles, casefold=plan.casefold)
+    marked = {name: catalogue.not_applicable[name] for name in singles if name in catalogue.not_applicable}
     for name, cells in columns.sets.items():
-        labels[name], said = clean_sets(name, sets.without(sets.read(frame, name, cells), missing), casefold=casefold)
+        values = sets.read(frame, name, cells)
+        nowhere = np.array([sets.says_only(cell, plan.not_applicable) for cell in values], bool)
+        for column in cells.columns or (name,):
+            lines = catalogue.not_applicable.get(column, frame.index[:0])
+            nowhere |= frame.index.isin(lines) & values.isna().to_numpy()
+        if nowhere.any():
+            marked[name] = frame.index[nowhere]
+        values = sets.without(values, (*plan.missing, *plan.not_applicable))
+        labels[name], said = clean_sets(name, values, casefold=plan.casefold)
         notes += said
-    return labels[columns.labels], notes
+    return labels[columns.labels], marked, notes
 
 
 def take(draft: Draft, limit: int, *, also: Iterable[pd.Series], seed: int) -> Draft:
@@ -162,7 +174,8 @@ def treat_rare(draft: Draft, *, policy: str, least: int, say: bool = True) -> Dr
         policy: ``train_only``, ``other`` or ``drop``.
         say: Note what became of them.
     """
-    rare = rare_classes(draft.labels, draft.table["identical"].to_numpy(), least)
+    attributes = draft.labels.drop(columns=draft.applicability.of)
+    rare = rare_classes(attributes, draft.table["identical"].to_numpy(), least)
     labels, pinned, notes = draft.labels.copy(), np.zeros(len(draft.labels), bool), []
     fate = {"train_only": "stay in train", "other": f"became '{OTHER}'", "drop": "have no label now"}[policy]
     for column, classes in rare.items():
@@ -186,9 +199,12 @@ def make_classes(draft: Draft, *, named: bool) -> Draft:
     """
     notes: list[Note] = []
     classes: dict[str, list[str]] = {}
+    applies_to = draft.applicability.of
     for column in draft.labels:
         values = sorted({value for cell in draft.labels[column] for value in _values(cell)}, key=_in_order)
-        enough = 1 if named or is_set(draft.labels[column]) else 2
+        enough = 1 if (named or is_set(draft.labels[column])) and column not in applies_to else 2
+        if applies_to.get(column, column) not in (*classes, column):
+            continue  # its attribute was left out
         if len(values) < enough:
             notes.append(Note(f"column '{column}' left out: {len(values)} classes among the rows kept"))
         else:
@@ -199,7 +215,7 @@ def make_classes(draft: Draft, *, named: bool) -> Draft:
             + first_ten([str(note) for note in notes]),
             where=TABLE,
         )
-    tasks = make_tasks(classes, [column for column in classes if is_set(draft.labels[column])])
+    tasks = make_tasks(classes, [column for column in classes if is_set(draft.labels[column])], applies_to)
     targets = np.concatenate([_targets(task, draft.labels[task.name]) for task in tasks], axis=1)
     return replace(draft, tasks=tasks, targets=targets, notes=[*draft.notes, *notes])
 

@@ -1,57 +1,90 @@
 """What can be scored without looking at a photo: the level that a model has to beat."""
 
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.tasks import IGNORE_INDEX
 
 MOST_PAIRS = 25_000_000  # of classes of two tasks; beyond, a look-up table has 200 MB
+METRICS = ("accuracy", "f1")
 
 
-def majority(dataset: PreparedDataset, split: str = "test") -> dict[str, float]:
-    """Accuracy per task of always answering with train's most frequent class, or whole set; nan where the split has no
-    label."""
+@dataclass(frozen=True)
+class LabelCodes:
+    """Labels of a task as numbers; of a set each combination of values that occurs has one.
+
+    Attributes:
+        of_rows: ``(N,)`` int64, negative where unknown.
+        num: How many there are.
+        values: ``(num, K)`` bool, of a set the values of each combination.
+    """
+
+    of_rows: np.ndarray
+    num: int
+    values: np.ndarray | None = None
+
+    def scores(self, rows: np.ndarray, answers: np.ndarray) -> tuple[float, float]:
+        """Accuracy and macro-F1, as ``training.metrics`` has them, of answers for some rows; nan without any label."""
+        targets = self.of_rows[rows]
+        answers, targets = answers[targets >= 0], targets[targets >= 0]
+        if not len(targets):
+            return np.nan, np.nan
+        if self.values is None:
+            count = partial(np.bincount, minlength=self.num)
+            hits, sizes = count(targets[answers == targets]), count(targets) + count(answers)
+        else:
+            said, wanted = self.values[answers], self.values[targets]
+            hits, sizes = (said & wanted).sum(axis=0), said.sum(axis=0) + wanted.sum(axis=0)
+        f1 = (2 * hits[sizes > 0] / sizes[sizes > 0]).mean() if sizes.any() else 1.0
+        return float((answers == targets).mean()), float(f1)
+
+
+def majority(dataset: PreparedDataset, split: str = "test") -> dict[str, tuple[float, float]]:
+    """Accuracy and macro-F1 per task of always answering with train's most frequent class, or whole set; nan where the
+    split has no label."""
     train, there = dataset.rows("train"), dataset.rows(split)
     return {
-        task.name: _accuracy(np.full(len(there), _most_frequent(codes[train], num)), codes[there])
-        for task, (codes, num) in zip(dataset.tasks, label_codes(dataset), strict=True)
+        task.name: codes.scores(there, np.full(len(there), _most_frequent(codes.of_rows[train], codes.num)))
+        for task, codes in zip(dataset.tasks, label_codes(dataset), strict=True)
     }
 
 
 def lookup(dataset: PreparedDataset, split: str = "test") -> np.ndarray:
-    """Accuracy of naming one attribute when another is known, ``(T, T)``: from the row's task to the column's.
+    """Accuracy and macro-F1 of naming one attribute when another is known, ``(2, T, T)``: from the row's task to the
+    column's.
 
     The answer is the most frequent class, or whole set, in train beside the known label, else train's most frequent;
     nan where the split has no label, or two tasks have too many classes for a table.
     """
     train, there = dataset.rows("train"), dataset.rows(split)
-    num_tasks, codes = len(dataset.tasks), label_codes(dataset)
-    found = np.full((num_tasks, num_tasks), np.nan)
-    for a, (known, num_known) in enumerate(codes):
-        for b, (asked, num_asked) in enumerate(codes):
-            if a != b and num_known * num_asked <= MOST_PAIRS:
-                table = cooccurrence(known[train], asked[train], num_known, num_asked)
-                most_frequent = _most_frequent(asked[train], num_asked)
+    num_tasks, all_codes = len(dataset.tasks), label_codes(dataset)
+    found = np.full((len(METRICS), num_tasks, num_tasks), np.nan)
+    for a, known in enumerate(all_codes):
+        for b, asked in enumerate(all_codes):
+            if a != b and known.num * asked.num <= MOST_PAIRS:
+                table = cooccurrence(known.of_rows[train], asked.of_rows[train], known.num, asked.num)
+                most_frequent = _most_frequent(asked.of_rows[train], asked.num)
                 best = np.where(table.any(axis=1), table.argmax(axis=1), most_frequent)
-                answers = np.where(known[there] >= 0, best[known[there].clip(0)], most_frequent)
-                found[a, b] = _accuracy(answers, asked[there])
+                label = known.of_rows[there]
+                found[:, a, b] = asked.scores(there, np.where(label >= 0, best[label.clip(0)], most_frequent))
     return found
 
 
-def label_codes(dataset: PreparedDataset) -> list[tuple[np.ndarray, int]]:
-    """A number for the label of each row, ``(N,)`` int64, negative where unknown, and how many there are; by task.
-
-    Of a set each combination of values that occurs has one.
-    """
+def label_codes(dataset: PreparedDataset) -> list[LabelCodes]:
+    """By task."""
     found = []
     for task, place in dataset.tasks.places():
         targets = dataset.targets[:, place]
         if task.is_set:
             combinations, codes = np.unique(targets, axis=0, return_inverse=True)
             unknown = (targets == IGNORE_INDEX).any(axis=1)
-            found.append((np.where(unknown, IGNORE_INDEX, codes.reshape(-1)), len(combinations)))
+            codes = np.where(unknown, IGNORE_INDEX, codes.reshape(-1))
+            found.append(LabelCodes(codes, len(combinations), combinations == 1))
         else:
-            found.append((targets[:, 0], task.num_classes))
+            found.append(LabelCodes(targets[:, 0], task.num_classes))
     return found
 
 
@@ -64,8 +97,3 @@ def cooccurrence(rows: np.ndarray, columns: np.ndarray, num_rows: int, num_colum
 
 def _most_frequent(targets: np.ndarray, num_classes: int) -> int:
     return int(np.bincount(targets[targets >= 0], minlength=num_classes).argmax())
-
-
-def _accuracy(answers: np.ndarray, targets: np.ndarray) -> float:
-    known = targets >= 0
-    return float((answers == targets)[known].mean()) if known.any() else float("nan")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fmtl.loading.batches import Batches
 from fmtl.loading.pacing import Paced
 from fmtl.loading.sources import Features
+from fmtl.model.decisions import MIDDLE
 from fmtl.model.network import MultiTaskNet
-from fmtl.model.thresholds import MIDDLE
 from fmtl.tasks import IGNORE_INDEX, Task, Tasks
 from fmtl.training import engine, evaluating
 from fmtl.training.criterion import MultiTaskLoss

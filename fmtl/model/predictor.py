@@ -24,12 +24,12 @@ from fmtl.dataset.pixels import images
 from fmtl.errors import DataError
 from fmtl.loading.prefetch import prefetched
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
-from fmtl.model import backbones
+from fmtl.model import backbones, decisions
 from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable
 from fmtl.storage.records import SEAL, checked, read_json, sealed
-from fmtl.tasks import Task, Tasks
+from fmtl.tasks import Tasks
 
 FORMAT, VERSION = "fmtl-model", 2
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
@@ -157,14 +157,13 @@ class Predictor:
     def _table(self, status: list[str], probs: Mapping[str, np.ndarray], top_k: int) -> pd.DataFrame:
         good = [n for n, told in enumerate(status) if told == OK]
         columns = {"status": pd.Series(status, dtype=object)}
-        for task in self.tasks:
-            empty = np.empty((0, task.num_classes), np.float32)
-            found = labels_of(task, probs.get(task.name, empty), self.thresholds.get(task.name), top_k)
-            for name, values in found.items():
-                is_number = name.endswith("confidence")
-                column = np.full(len(status), np.nan if is_number else None, dtype=float if is_number else object)
-                column[good] = values if is_number else _objects(values)
-                columns[name] = pd.Series(column, dtype=column.dtype)
+        if not good:
+            probs = {task.name: np.empty((0, task.num_classes), np.float32) for task in self.tasks}
+        for name, values in decisions.labels_of(self.tasks, probs, self.thresholds, top_k).items():
+            is_number = name.endswith("confidence")
+            column = np.full(len(status), np.nan if is_number else None, dtype=float if is_number else object)
+            column[good] = values if is_number else _objects(values)
+            columns[name] = pd.Series(column, dtype=column.dtype)
         return pd.DataFrame(columns)
 
 
@@ -183,59 +182,6 @@ def _objects(values: list) -> np.ndarray:
     found = np.empty(len(values), dtype=object)
     found[:] = values
     return found
-
-
-def confidences(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How sure a network is of labels, ``(N,)``: of a set as sure as of the answer that it is least sure of.
-
-    Args:
-        probs: ``(N, K)``.
-        labels: ``(N,)`` class indices, or of a set ``(N, K)``, 1 where it has the value; unknown ones give any
-            number.
-    """
-    if labels.ndim == 2:
-        return np.where(labels == 1, probs, 1 - probs).min(axis=1)
-    return np.take_along_axis(probs, labels.clip(min=0)[:, None], axis=1)[:, 0]
-
-
-def labels_of(task: Task, probs: np.ndarray, thresholds: np.ndarray | None, top_k: int = 1) -> dict[str, list]:
-    """Columns of a predictions table for one task: see ``top_labels``, or of a set its values and their confidence.
-
-    With ``top_k`` above 1 a set has besides ``<slug>/value/1`` and the value's own confidence, the likeliest first,
-    whether or not the set has it.
-
-    Args:
-        thresholds: ``(K,)`` of a set.
-    """
-    if thresholds is None:
-        return top_labels(task, probs, top_k)
-    has = (probs >= thresholds).astype(np.int64)
-    columns: dict[str, list] = {
-        task.slug: [list(task.label(row) or ()) for row in has.tolist()],
-        f"{task.slug}/confidence": confidences(probs, has).tolist(),
-    }
-    order = np.argsort(-probs, axis=1, kind="stable")
-    for k in range(min(top_k, task.num_classes) if top_k > 1 else 0):
-        columns[f"{task.slug}/value/{k + 1}"] = [task.classes[i] for i in order[:, k]]
-        columns[f"{task.slug}/value/{k + 1}/confidence"] = np.take_along_axis(probs, order, axis=1)[:, k].tolist()
-    return columns
-
-
-def top_labels(task: Task, probs: np.ndarray, top_k: int = 1) -> dict[str, list]:
-    """Columns of a predictions table for one task: label and confidence, best first.
-
-    Args:
-        probs: ``(N, K)``.
-        top_k: Labels per image; a task with fewer classes gives those it has.
-    """
-    # Either way the first of equals; one label alone needs no sorting.
-    order = probs.argmax(axis=1)[:, None] if top_k == 1 else np.argsort(-probs, axis=1, kind="stable")
-    columns = {}
-    for k in range(min(top_k, task.num_classes)):
-        name = task.slug if k == 0 else f"{task.slug}/{k + 1}"
-        columns[name] = [task.classes[i] for i in order[:, k]]
-        columns[f"{name}/confidence"] = np.take_along_axis(probs, order[:, k : k + 1], axis=1)[:, 0].tolist()
-    return columns
 
 
 def attribute_names(columns: Iterable[str], tasks: Tasks) -> dict[str, str]:

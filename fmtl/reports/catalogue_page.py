@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.reasons import meaning
-from fmtl.dataset.prepared import PreparedDataset, class_counts
+from fmtl.dataset.prepared import PreparedDataset, class_counts, unlabelled
 from fmtl.dataset.splits import SPLITS
 from fmtl.evaluation import baselines
 from fmtl.reports import html
@@ -61,20 +61,22 @@ def _reasons(rejects: pd.DataFrame) -> list[dict]:
 
 
 def _guesses(dataset: PreparedDataset) -> list[dict]:
-    """Per task, what test accuracy needs no photo."""
+    """Per task, what test accuracy and macro-F1 need no photo."""
     majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
     rows = []
     for t, task in enumerate(dataset.tasks):
-        known = [a for a in range(len(dataset.tasks)) if not np.isnan(lookup[a, t])]
-        best = max(known, key=lambda a: lookup[a, t], default=None)
-        rows.append(
-            {
-                "task": task.name,
-                "majority": number_text(majority[task.name]),
-                "lookup": number_text(lookup[best, t]) if best is not None else "n/a",
-                "source": dataset.tasks[best].name if best is not None else "",
-            }
-        )
+        found = []
+        for metric, alone in enumerate(majority[task.name]):
+            scores = lookup[metric, :, t]
+            best = None if np.isnan(scores).all() else int(np.nanargmax(scores))
+            found.append(
+                {
+                    "majority": number_text(alone),
+                    "lookup": number_text(scores[best]) if best is not None else "n/a",
+                    "source": dataset.tasks[best].name if best is not None else "",
+                }
+            )
+        rows.append({"task": task.name, "metrics": found})
     return rows
 
 
@@ -94,12 +96,13 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
             strip = _strip(dataset, rows, per_class) if len(rows) else ""
             counts = [int(getattr(row, split)) for split in SPLITS]
             classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
-        missing = int((targets == IGNORE_INDEX).all(axis=1).sum())
+        missing, elsewhere = unlabelled(dataset, task)
         absent = [name for name in SPLITS[1:] if (table[name] == 0).any()]
         tables.append(
             {
                 "name": task.name,
                 "missing": missing,
+                "elsewhere": elsewhere,
                 "is_set": task.is_set,
                 "empty": int((task.is_set & (targets == 0).all(axis=1)).sum()),
                 "classes": classes,

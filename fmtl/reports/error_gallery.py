@@ -12,8 +12,8 @@ from PIL import Image
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import gradcam
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
+from fmtl.model.decisions import confidences
 from fmtl.model.network import MultiTaskNet
-from fmtl.model.predictor import confidences
 from fmtl.reports import html
 from fmtl.storage import durable, tables
 from fmtl.tasks import IGNORE_INDEX

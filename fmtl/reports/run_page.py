@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from fmtl import metric_names
 from fmtl.evaluation import calibration, curves
 from fmtl.metric_names import EPOCH, SCORES
-from fmtl.model.predictor import labels_of
+from fmtl.model.decisions import labels_of
 from fmtl.reports import plots
 from fmtl.storage import durable, tables
 from fmtl.tasks import Task, Tasks
@@ -155,8 +155,9 @@ def _lines(result: TrainResult) -> dict[str, tuple[dict[str, str], str, str]]:
 def predictions_table(evaluation: Evaluation, tasks: Tasks, rows: pd.DataFrame) -> pd.DataFrame:
     """Labels, confidences, true labels and all probabilities per image; the target is None where unknown."""
     columns = {"id": rows["id"].to_numpy(), "path": rows["path"].to_numpy()}
+    found = labels_of(tasks, evaluation.probs, evaluation.thresholds)
     for task in tasks:
-        columns |= labels_of(task, evaluation.probs[task.name], evaluation.thresholds.get(task.name))
+        columns |= {name: found[name] for name in (task.slug, f"{task.slug}/confidence")}
         targets = evaluation.targets[task.name].reshape(-1, len(task.columns))
         columns[f"{task.slug}/target"] = [task.label(target) for target in targets.tolist()]
         columns[f"{task.slug}/probs"] = list(evaluation.probs[task.name])

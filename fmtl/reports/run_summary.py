@@ -40,7 +40,9 @@ def of_training(
     majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
     without_photo = {
         "most frequent class": [majority[task.name] for task in dataset.tasks],
-        "best look-up": [np.nanmax([*column, -math.inf]) for column in lookup.T],
+        "best look-up": [
+            tuple(np.nanmax([*scores, -math.inf]) for scores in lookup[:, :, t]) for t in range(len(dataset.tasks))
+        ],
     }
     faults = _faults(result)
     if errors is not None and len(errors.suspects):
@@ -110,20 +112,23 @@ def _wrong(faults: Sequence[str]) -> str:
 def averaged(result: TrainResult) -> str:
     """Which tasks the averages speak for."""
     scores = result.test.scores
-    without = [task.name for task in result.tasks if math.isnan(scores[task.name]["f1"])]
+    names = result.tasks.attributes
+    without = [name for name in names if math.isnan(scores[name]["f1"])]
     shown = [*without[:MAX_NAMES], *([f"and {len(without) - MAX_NAMES} more"] if len(without) > MAX_NAMES else [])]
     left_out = f" (without any test label: {', '.join(shown)})" if without else ""
-    return f"mean over {len(result.tasks) - len(without)} tasks{left_out}"
+    return f"mean over {len(names) - len(without)} tasks{left_out}"
 
 
-def _table(result: TrainResult, others: Mapping[str, Sequence[float]]) -> str:
-    """Scores, and accuracies to hold them against, by heading and task; not finite where there is none."""
-    heads = ["attribute", "classes", "accuracy", *others, "macro-F1"]
+def _table(result: TrainResult, others: Mapping[str, Sequence[tuple[float, ...]]]) -> str:
+    """Accuracy and macro-F1, each beside what they are held against, by heading and task; not finite where there is
+    none."""
+    heads = ["attribute", "classes", "accuracy", *others, "macro-F1", *others]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     tasks, scores = result.tasks, result.test.scores
     for t, task in enumerate(tasks[:MAX_TASKS]):
         found = scores[task.name]
-        numbers = [found["accuracy"], *(values[t] for values in others.values()), found["f1"]]
+        accuracies, f1s = ([values[t][metric] for values in others.values()] for metric in (0, 1))
+        numbers = [found["accuracy"], *accuracies, found["f1"], *f1s]
         shown = [number_text(number, 3) for number in numbers]
         kind = f"set of {task.num_classes}" if task.is_set else str(task.num_classes)
         lines.append(f"| {markdown.text(task.name, MAX_NAME)} | {kind} | {' | '.join(shown)} |")

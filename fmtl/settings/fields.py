@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 P = TypeVar("P")
@@ -44,8 +45,37 @@ def _in_seconds(value: Any) -> Any:
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
+def _as_rules(value: Any) -> Any:
+    """``{Heel: {ProductType: [Sandals, Heels]}}`` as YAML has it, from text; one value needs no list."""
+    if isinstance(value, str):
+        try:
+            value = yaml.load(value, Loader=TextLoader) if value.strip() else {}  # it makes text alone
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"YAML ({getattr(error, 'problem', None) or 'too deeply nested'})") from error
+    if not isinstance(value, dict) or not all(isinstance(rule, dict) and rule for rule in value.values()):
+        raise ValueError("for each attribute the columns and their values, such as {Heel: {ProductType: [Sandals]}}")
+    return {
+        str(name): {str(column): [values] if isinstance(values, str) else values for column, values in rule.items()}
+        for name, rule in value.items()
+    }
+
+
+class TextLoader(yaml.BaseLoader):
+    """YAML where every scalar stays text; aliases and tags, which settings don't need, are refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            what = "an alias" if isinstance(event, yaml.AliasEvent) else f"the tag {event.tag}"
+            raise yaml.MarkedYAMLError(problem=f"{what} is not allowed here", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
 Place = Annotated[str, BeforeValidator(_from_home)]  # of a file or folder
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+Rules = Annotated[
+    dict[str, dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]], BeforeValidator(_as_rules)
+]  # of attributes that exist for some products only
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
 ModelName = Annotated[str, Field(max_length=250), AfterValidator(_as_mlflow_allows)]

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from fmtl.errors import UsageError, did_you_mean, first_ten
-from fmtl.settings.fields import Settings
+from fmtl.settings.fields import Settings, TextLoader
 
 S = TypeVar("S", bound=Settings)
 
@@ -91,17 +91,6 @@ def _sentence(item: Mapping, given: Mapping[str, Given]) -> str:
     return f"{where}: expected {message.split(', unable')[0]}, got {got}"
 
 
-class _TextLoader(yaml.BaseLoader):
-    """YAML where every scalar stays text; aliases and tags, which configs don't need, are refused."""
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            what = "an alias" if isinstance(event, yaml.AliasEvent) else f"the tag {event.tag}"
-            raise yaml.MarkedYAMLError(problem=f"{what} is not allowed here", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-
 @dataclass(frozen=True)
 class ConfigFile:
     """A YAML file as it was found: its top level, its variants, and what is wrong with its form."""
@@ -116,7 +105,7 @@ def _parse(path: Path) -> ConfigFile:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"config {path}: more than {MOST_BYTES:,} bytes, which settings never are")
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_TextLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=TextLoader)
     except OSError as error:
         raise UsageError(f"config {path}: {error.strerror}") from error
     except RecursionError as error:
@@ -152,10 +141,15 @@ def _mapping(node: yaml.Node, path: Path, problems: list[str]) -> dict[str, Give
 
 
 def _plain(item: Given) -> Given:
-    node = item.value
+    return Given(_text_of(item.value), item.where)
+
+
+def _text_of(node: yaml.Node) -> Any:
     if isinstance(node, yaml.SequenceNode):
-        return Given([str(entry.value) for entry in node.value], item.where)
-    return Given("(a mapping)" if isinstance(node, yaml.MappingNode) else node.value, item.where)
+        return [_text_of(entry) for entry in node.value]
+    if isinstance(node, yaml.MappingNode):
+        return {str(_text_of(key)): _text_of(value) for key, value in node.value}
+    return node.value
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

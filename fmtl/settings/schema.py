@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fmtl.metric_names import CHOSEN_BY
-from fmtl.settings.fields import Device, Fraction, ModelName, Names, Place, Px, Seed, Settings, by_name
+from fmtl.settings.fields import Device, Fraction, ModelName, Names, Place, Px, Rules, Seed, Settings, by_name
 from fmtl.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class PrepareSettings(Settings):
     sets: Literal["named", "auto"] = Field("named", description="auto: every column that looks like a set is one.")
     preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
     missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
+    not_applicable: Names = Field((), description="Spellings that mean: it does not apply to the product; comma list.")
+    applies: Rules = Field(
+        {}, description="Attributes that some products have: {Heel: {ProductType: [Sandals, Heels]}}."
+    )
     encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
     quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
     casefold: bool = Field(False, description="Labels that differ only by case are one class.")
@@ -72,6 +76,8 @@ class PrepareSettings(Settings):
             raise ValueError(f"label_cols: a column is named twice in {', '.join(self.label_cols)}")
         if both := set(self.set_cols) & set(self.first_value):
             raise ValueError(f"set_cols, first_value: '{min(both)}' is named in both; either all values count or one")
+        if both := set(self.missing) & set(self.not_applicable):
+            raise ValueError(f"missing, not_applicable: '{min(both)}' is in both; either it is not known or not there")
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction: expected a sum below 1, nothing is left for training")
         if self.image_col and self.image_template:
@@ -150,6 +156,7 @@ class PredictSettings(Settings):
     image_template: str | None = Field(None, description="Image path built from columns, such as '{id}.jpg'.")
     preset: Literal["kaggle-fashion"] | None = Field(None, description="Columns and blanks of a known catalogue.")
     missing: Names = Field((), description="Spellings, besides nothing at all, that mean a blank; comma list.")
+    not_applicable: Names = Field((), description="Spellings that mean: it does not apply to the product; comma list.")
     encoding: str | None = Field(None, description="Of a CSV or JSON [default: by its mark, UTF-8, or guessed].")
     quotes: bool = Field(True, description="Whether double quotes enclose text in a CSV.")
     names: Literal["slug", "attribute"] = Field("slug", description="What the columns of labels are called.")

@@ -1,6 +1,7 @@
 """Settings in words: their defaults and ranges for help and docs, and the command that repeats a run."""
 
 import functools
+import json
 import shlex
 from collections.abc import Mapping
 from math import inf
@@ -20,7 +21,7 @@ def default_text(kind: type[Settings], name: str) -> str:
             return ", ".join(f"{value} ({mode})" for mode, value in by_mode.items())
         return by_mode["tuned"]
     field = kind.model_fields[name]
-    return "" if field.is_required() or field.default in (None, ()) else as_text(field.default)
+    return "" if field.is_required() or field.default in (None, (), {}) else as_text(field.default)
 
 
 def allowed_text(kind: type[Settings], name: str) -> str:
@@ -51,6 +52,8 @@ def as_text(value: Any) -> str:
     """A value as it is typed: ``true``, ``1e-05``, ``a,b``."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     short = f"{value:g}" if isinstance(value, float) else ""

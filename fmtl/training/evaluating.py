@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import length_hint
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Paced, Watch, unwatched
-from fmtl.model import temperature, thresholds
+from fmtl.model import decisions, temperature
 from fmtl.model.network import MultiTaskNet
-from fmtl.tasks import IGNORE_INDEX
+from fmtl.tasks import IGNORE_INDEX, Tasks
 from fmtl.training import metrics
 from fmtl.training.criterion import MultiTaskLoss
 
@@ -34,6 +34,7 @@ class Evaluation:
         probs: ``(N, K)`` float32 by task name, in the loader's order.
         targets: ``(N,)`` int64 by task name; of a set ``(N, K)``, 1 for each value that an image has.
         own: Names of the tasks that have a criterion of their own.
+        apart: Names of the tasks that averages leave out: those that say whether an attribute applies.
         thresholds: ``(K,)`` float32 by name of each set, that its values were told by.
     """
 
@@ -43,6 +44,7 @@ class Evaluation:
     probs: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
     own: frozenset[str] = frozenset()
+    apart: frozenset[str] = frozenset()
     thresholds: dict[str, np.ndarray] = field(default_factory=dict)
 
     def predicted(self, name: str) -> np.ndarray:
@@ -67,6 +69,10 @@ class Evaluation:
             if name not in self.own
         }
 
+    def averaged_over(self, tasks: Tasks) -> "Evaluation":
+        """The same, with averages over the attributes among tasks."""
+        return replace(self, apart=frozenset(tasks.names).difference(tasks.attributes))
+
     @property
     def refined_loss(self) -> float:
         """``loss`` under those temperatures: what over-confidence costs is left out of it."""
@@ -82,7 +88,8 @@ class Evaluation:
                 if name in self.thresholds
                 else metrics.task_metrics(confusion)
                 for name, confusion in self.confusion.items()
-            }
+            },
+            self.apart,
         )
 
 
@@ -151,7 +158,7 @@ def _summed_up(
     wanted = {name: part.cpu().numpy() for name, part in targets.items()}
     known = {name for name, part in wanted.items() if (part != IGNORE_INDEX).any()}
     for name, of_net in net.thresholds_of.items() if choose_thresholds else ():
-        of_net.copy_(torch.from_numpy(thresholds.best(probs[name], wanted[name])))
+        of_net.copy_(torch.from_numpy(decisions.best_thresholds(probs[name], wanted[name])))
     chosen = {name: values.cpu().numpy().copy() for name, values in net.thresholds_of.items()}
     singles = {name: size for name, size in net.num_classes.items() if name not in chosen}
     counts: dict[str, metrics.Confusion] = {}

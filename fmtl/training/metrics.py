@@ -1,6 +1,6 @@
 """Numbers from counts. N images, T tasks, K classes; rows of a confusion matrix are targets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -105,9 +105,15 @@ def all_metrics(confusions: Mapping[str, Confusion]) -> dict[str, dict[str, floa
     return with_average({name: task_metrics(confusion) for name, confusion in confusions.items()})
 
 
-def with_average(by_task: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Scores by task name, and under ``avg`` the mean of ``SCORES`` over the tasks that have any target."""
-    measured = [m for m in by_task.values() if not np.isnan(m["accuracy"])]
+def with_average(
+    by_task: Mapping[str, Mapping[str, float]], apart: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Scores by task name, and under ``avg`` the mean of ``SCORES`` over the tasks that have any target.
+
+    Args:
+        apart: Names of tasks that are left out of the mean.
+    """
+    measured = [m for name, m in by_task.items() if name not in apart and not np.isnan(m["accuracy"])]
     average = {n: float(np.mean([m[n] for m in measured])) if measured else float("nan") for n in SCORES}
     return {**{name: dict(scores) for name, scores in by_task.items()}, AVERAGE: average}
 

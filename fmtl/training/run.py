@@ -1,7 +1,7 @@
 """One training, epoch by epoch: who iterates over it logs, saves, draws and stops."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -201,7 +201,8 @@ class Training:
             between=Between(self._position, at_step, on_skip),
             watch=lambda loader, what: watch(loader, self._heading(what), self._so_far),
         )
-        for result in results:
+        for counted in results:
+            result = replace(counted, val=counted.val.averaged_over(self.tasks))
             if all((targets == IGNORE_INDEX).all() for targets in result.val.targets.values()):
                 raise DataError(
                     "no image has a label of any task, so that no epoch is better than another", where="validation"
@@ -258,7 +259,8 @@ class Training:
             self.net, test, loss=self.loss, device=self.device,
             watch=lambda loader, what: interruption.checked(watch(loader, what, "")),
         )  # fmt: skip
-        return TrainResult(self.history.rows, self.history.best, found, self.tasks, self.history.chosen_by)
+        averaged = found.averaged_over(self.tasks)
+        return TrainResult(self.history.rows, self.history.best, averaged, self.tasks, self.history.chosen_by)
 
     def _heading(self, what: str) -> str:
         return f"{what}/{self.history.num_epochs}" if what.startswith("epoch") else what

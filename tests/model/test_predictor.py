@@ -13,7 +13,7 @@ from fmtl.errors import DataError
 from fmtl.loading.batches import Batches
 from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
-from fmtl.model import backbones, predictor
+from fmtl.model import backbones, decisions, predictor
 from fmtl.model.execution import Execution
 from fmtl.tasks import make_tasks
 from fmtl.training import evaluating
@@ -89,9 +89,9 @@ def test_the_model_carries_precision_and_layout_and_the_caller_may_choose_anothe
 
 
 def test_top_labels_are_in_order_of_probability():
-    (task,) = make_tasks({"c": ["x", "y", "z"]})
+    tasks = make_tasks({"c": ["x", "y", "z"]})
     probs = np.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])
-    columns = predictor.top_labels(task, probs, top_k=9)
+    columns = decisions.labels_of(tasks, {"c": probs}, {}, top_k=9)
     assert columns == {
         "c": ["y", "x"],
         "c/confidence": [0.5, 0.6],

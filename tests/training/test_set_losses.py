@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
-from fmtl.model import temperature, thresholds
+from fmtl.model import decisions, temperature
 from fmtl.model.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics
@@ -160,7 +160,7 @@ def test_a_threshold_has_the_highest_f1_that_any_has(seed):
     probs = np.clip(rng.normal(targets * 0.3 + 0.3, 0.2), 0.001, 0.999).astype(np.float32).round(2)
     targets[rng.random(60) < 0.2] = IGNORE_INDEX
     known = targets[:, 0] != IGNORE_INDEX
-    for k, threshold in enumerate(thresholds.best(probs, targets)):
+    for k, threshold in enumerate(decisions.best_thresholds(probs, targets)):
         scores = [
             sk.f1_score(targets[known, k], probs[known, k] >= cut, zero_division=0) for cut in np.linspace(0, 1, 501)
         ]
@@ -170,11 +170,11 @@ def test_a_threshold_has_the_highest_f1_that_any_has(seed):
 def test_rare_values_share_a_threshold_and_without_any_it_is_a_half():
     probs = np.tile(np.linspace(0, 0.9, 10, dtype=np.float32)[:, None], (1, 3))
     targets = np.zeros((10, 3), np.int64)
-    assert thresholds.best(probs, targets).tolist() == [0.5, 0.5, 0.5]
+    assert decisions.best_thresholds(probs, targets).tolist() == [0.5, 0.5, 0.5]
     targets[4:, 0] = 1
     targets[9, 1] = 1
     probs[:, 1:] /= 2
-    own, shared, same = thresholds.best(probs, targets)
+    own, shared, same = decisions.best_thresholds(probs, targets)
     assert own == pytest.approx(0.35)
     assert shared == same == pytest.approx((0.4 + 0.45) / 2)  # 7 are said to have one, of which 6 do, of 7
 

@@ -159,6 +159,11 @@ def without(cells: pd.Series, missing: Collection[str]) -> pd.Series:
     return pd.Series(kept, index=cells.index, dtype=object)
 
 
+def says_only(cell: Sequence[str] | None, spellings: Collection[str]) -> bool:
+    """Whether a set has values, and all of them are among some spellings."""
+    return bool(cell) and set(cell or ()).issubset(spellings)
+
+
 def _from_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> list[list[str] | None]:
     """The values of each row; None where all of its cells are blank. A blank beside an answer is a no."""
     rows = zip(*(frame[column] for column in columns), strict=True)

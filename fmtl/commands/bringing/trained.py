@@ -1,7 +1,6 @@
 """What a notebook gets back: plain numbers, and the network that was trained."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from fmtl.commands.bringing.brought import Brought
 from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, UsageError
 from fmtl.metric_names import SCORES, score
+from fmtl.model.decisions import labels_of
 from fmtl.model.network import MultiTaskNet
-from fmtl.model.predictor import Predictor, attribute_names, labels_of
+from fmtl.model.predictor import Predictor, attribute_names
 from fmtl.tasks import AVERAGE
 from fmtl.training.history import Row
 from fmtl.training.metrics import Confusion, cells
@@ -70,14 +70,11 @@ class TrainedModel(dict[str, Any]):
         probs = self._net.probs(
             {name: part.float() for name, part in self._net(images.float().to(self._brought.device)).items()}
         )
-        columns: dict[str, list] = {}
-        for task in self._brought.tasks:
-            thresholds = self._net.thresholds_of.get(task.name)
-            columns |= labels_of(
-                replace(task, slug=task.name), probs[task.name].cpu().numpy(),
-                None if thresholds is None else thresholds.cpu().numpy(),
-            )  # fmt: skip
-        return pd.DataFrame(columns)
+        found, thresholds = (
+            {name: values.cpu().numpy() for name, values in some.items()} for some in (probs, self._net.thresholds_of)
+        )
+        table = pd.DataFrame(labels_of(self._brought.tasks, found, thresholds))
+        return table.rename(columns=attribute_names(table.columns, self._brought.tasks))
 
     def _of_photos(self, paths: Sequence[Path], batch_size: int) -> pd.DataFrame:
         preprocess = self._brought.preprocess

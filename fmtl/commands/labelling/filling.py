@@ -19,6 +19,8 @@ from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tasks import SEPARATOR, Task, Tasks, as_text
 
+NOWHERE = "(does not apply)"  # stands for a label in the list of disagreements
+
 
 @dataclass
 class Judged:
@@ -28,6 +30,7 @@ class Judged:
         filled: By line, the label for a blank cell.
         left: Those of them that could not be written.
         contradicted: Line, image, column, label, predicted label and confidence of the known labels that differ.
+        elsewhere: Blank cells of products to which the attribute does not apply, with no spelling for that.
         unknown: Labels that are no class of the model.
     """
 
@@ -37,13 +40,16 @@ class Judged:
     unknown: Counter[str] = field(default_factory=Counter)
     agreeing: int = 0
     unsure: int = 0
+    elsewhere: int = 0
     left: int = 0
     without_photo: int = 0
 
     def told(self, threshold: float) -> str:
-        blank, filled = len(self.filled) + self.unsure + self.without_photo, len(self.filled) - self.left
+        filled = len(self.filled) - self.left
+        blank = len(self.filled) + self.unsure + self.elsewhere + self.without_photo
+        apart = f" + {self.elsewhere} to which it does not apply" if self.elsewhere else ""
         told = (
-            f"{self.column}: {blank} blank cells = {filled} filled + {self.unsure} below {threshold:g} + "
+            f"{self.column}: {blank} blank cells = {filled} filled + {self.unsure} below {threshold:g}{apart} + "
             f"{self.without_photo} without a photo; {self.agreeing} labels agree, {len(self.contradicted)} do not"
         )
         if self.left:
@@ -63,11 +69,12 @@ def columns_of(tasks: Tasks, table: Catalogue | None) -> dict[str, str]:
     if table is None:
         raise DataError("expected a table with blank cells, not photos alone", where="fill")
     by_case = {column.casefold(): column for column in table.frame}
-    found = {name: name if name in table.frame else by_case.get(name.casefold()) for name in tasks.names}
+    names = tasks.attributes
+    found = {name: name if name in table.frame else by_case.get(name.casefold()) for name in names}
     columns = {name: column for name, column in found.items() if column is not None}
     if not columns:
         raise DataError(
-            f"the table has no column of what the model tells ({', '.join(tasks.names)}); its columns: "
+            f"the table has no column of what the model tells ({', '.join(names)}); its columns: "
             f"{', '.join(table.frame)}. --keep-columns true writes predictions beside them",
             where="fill",
         )
@@ -89,12 +96,14 @@ def fill(
         lines: Of the table, one for each row of predictions.
         tasks: By the column of predictions that has its labels.
     """
-    columns = columns_of(Tasks(tasks.values()), table)
-    absent = [task.name for task in tasks.values() if task.name not in columns]
+    all_tasks = Tasks(tasks.values())
+    columns = columns_of(all_tasks, table)
+    absent = [name for name in all_tasks.attributes if name not in columns]
     judged = {name: Judged(columns[task.name]) for name, task in tasks.items() if task.name in columns}
     for name, found in judged.items():
-        spelling = _Spelling.of(tasks[name], table.frame[found.column].dropna())
-        _judge(found, table, lines, predictions, name, spelling, settings.threshold)
+        apart = settings.not_applicable if tasks[name].name in all_tasks.applicability else ()
+        spelling = _Spelling.of(tasks[name], table.frame[found.column].dropna(), apart)
+        _judge(found, table, lines, predictions, name, spelling, settings)
     cells: dict[int, dict[str, str]] = {}
     for found in judged.values():
         for line, label in found.filled.items():
@@ -118,10 +127,10 @@ def _judge(
     predictions: pd.DataFrame,
     name: str,
     spelling: "_Spelling",
-    threshold: float,
+    settings: PredictSettings,
 ) -> None:
     """Sort the cells of a column by what becomes of them."""
-    cells = table.frame[found.column].reindex(lines)
+    cells = _with_limits(table, found.column, settings.not_applicable).reindex(lines)
     columns = [predictions[c] for c in ("image", "status", name, f"{name}/confidence")]
     rows = zip(lines, cells, *columns, strict=True)
     for line, cell, image, status, label, confidence in rows:
@@ -130,16 +139,28 @@ def _judge(
             continue
         if status != OK:
             found.without_photo += blank
-        elif blank and confidence < threshold:
+        elif blank and confidence < settings.threshold:
             found.unsure += 1
         elif blank:
-            found.filled[line] = spelling.cell(label)
+            said = spelling.cell(label)
+            if said is None:
+                found.elsewhere += 1
+            else:
+                found.filled[line] = said
         elif (known := spelling.known_class(cell)) is None:
             found.unknown[cell] += 1
-        elif known == label:
+        elif known == (label or ""):
             found.agreeing += 1
         else:
-            found.contradicted.append((line, image, found.column, cell, label, confidence))
+            found.contradicted.append((line, image, found.column, cell, label or NOWHERE, confidence))
+
+
+def _with_limits(table: Catalogue, column: str, not_applicable: Sequence[str]) -> pd.Series:
+    """A column's cells, with those that say that it does not apply."""
+    cells = table.frame[column].copy()
+    if column in table.not_applicable:
+        cells[table.not_applicable[column]] = not_applicable[0]
+    return cells
 
 
 @dataclass(frozen=True)
@@ -147,16 +168,30 @@ class _Spelling:
     """How a column spells its labels.
 
     Attributes:
-        known_class: From a cell to the class that it means, or of a set to the text of all; None where a part of it is
-            no class.
-        cell: From a predicted label to the cell that says it.
+        known_class: From a cell to the class that it means, or of a set to the text of all; empty where the attribute
+            does not apply, None where a part of it is no class.
+        cell: From a predicted label to the cell that says it; None where nothing does.
     """
 
     known_class: Callable[[str], str | None]
-    cell: Callable[[str], str]
+    cell: Callable[[str | None], str | None]
 
     @classmethod
-    def of(cls, task: Task, values: pd.Series) -> "_Spelling":
+    def of(cls, task: Task, values: pd.Series, not_applicable: Sequence[str]) -> "_Spelling":
+        """
+        Args:
+            values: Cells of the column.
+            not_applicable: Spellings that say that it does not apply, where the model can tell.
+        """
+        of_labels = cls._of_labels(task, values)
+        nowhere = next(iter(not_applicable), None)
+        return cls(
+            lambda cell: "" if cell in not_applicable else of_labels.known_class(cell),
+            lambda label: nowhere if label is None else of_labels.cell(label),
+        )
+
+    @classmethod
+    def _of_labels(cls, task: Task, values: pd.Series) -> "_Spelling":
         known_word = _known_word(task)
         if not task.is_set:
             return cls(known_word, lambda label: label)
@@ -166,7 +201,7 @@ class _Spelling:
             found = {known_word(value) for value in sets.parts(cell, separator)}
             return None if None in found else as_text(tuple(value for value in task.classes if value in found))
 
-        return cls(known_set, lambda label: sets.joined(sets.parts(label, SEPARATOR), separator))
+        return cls(known_set, lambda label: sets.joined(sets.parts(label or "", SEPARATOR), separator))
 
 
 def _known_word(task: Task) -> Callable[[str], str | None]:
