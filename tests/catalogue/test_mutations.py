@@ -38,7 +38,7 @@ def test_no_bytes_of_a_table_are_a_traceback_and_every_row_is_accounted_for(kind
                 warnings.simplefilter("ignore")  # of libraries, on damaged files
                 finders = places.finders(plan)
                 catalogue, columns = places.read_tables(plan, finders)
-                draft = steps.begin(catalogue, columns, casefold=False)
+                draft = steps.begin(catalogue, columns, plan)
                 draft, problems = steps.find_photos(draft, best_finder(finders, draft.table["path"].tolist()))
         except FmtlError as error:
             assert str(path) in str(error), f"{kind} {n}: {error}"

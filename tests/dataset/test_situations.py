@@ -59,7 +59,7 @@ def read(table: Path, **options) -> Read:
     plan = PrepareSettings(table=str(table), out=str(table.parent / "out"), **options).resolve()
     finders = places.finders(plan)
     catalogue, columns = places.read_tables(plan, finders)
-    draft = steps.begin(catalogue, columns, casefold=plan.casefold)
+    draft = steps.begin(catalogue, columns, plan)
     finder = best_finder(finders, draft.table["path"].tolist())
     return Read(catalogue, columns, *steps.find_photos(draft, finder))
 
