@@ -13,11 +13,12 @@ from fmtl.storage import durable
 NUM_GARMENTS = 600
 SIDE_PX = 192
 TABLE = "catalogue.csv"
-COLUMNS = ("id", "image", "kind", "colour", "pattern", "sleeve", "fit", "title")
+COLUMNS = ("id", "image", "kind", "colour", "pattern", "sleeve", "fit", "details", "title")
 KINDS = ("shirt", "dress", "trousers", "skirt", "hat", "bag")
 RARE_KIND = "scarf"
 SLEEVED = ("shirt", "dress")
 FITTED = ("shirt", "dress", "trousers", "skirt")
+APPLIES = {"sleeve": {"kind": SLEEVED}, "fit": {"kind": FITTED}}  # blank for all other kinds
 COLOURS = {
     "red": (190, 40, 45),
     "blue": (45, 80, 175),
@@ -29,6 +30,19 @@ COLOURS = {
 }
 PATTERNS = ("plain", "striped", "dotted", "checked")
 SLEEVE_REACH = {"none": 0, "short": 30, "long": 78}  # pixels
+# What can be seen of a garment besides, as a set of values.
+DETAILS = {
+    "striped": ("lines across",),
+    "checked": ("lines across", "lines down"),
+    "dotted": ("dots",),
+    "shirt": ("neckline",),
+    "dress": ("neckline",),
+    "trousers": ("legs",),
+    "hat": ("brim",),
+    "bag": ("handle",),
+    "short": ("sleeves",),
+    "long": ("sleeves",),
+}
 FITS = {"slim": 0.72, "regular": 1.0, "loose": 1.3}
 MISSING_LABEL_SHARE = 0.04
 LINE_PX = 3  # of a stripe or check at 192 px: gone in a thumbnail
@@ -64,13 +78,15 @@ def draw_catalogue(folder: Path, *, seed: int = 0) -> Path:
 
 def _garment(rng: np.random.Generator, kind: str | None) -> dict[str, str]:
     kind = kind or str(rng.choice(KINDS))
-    return {
+    garment = {
         "kind": kind,
         "colour": str(rng.choice(list(COLOURS))),
         "pattern": str(rng.choice(PATTERNS)),
         "sleeve": str(rng.choice(list(SLEEVE_REACH))) if kind in SLEEVED else "",
         "fit": str(rng.choice(list(FITS))) if kind in FITTED else "",
     }
+    details = [detail for word in garment.values() for detail in DETAILS.get(word, ())]
+    return garment | {"details": "|".join(sorted(details)) or "[]"}
 
 
 def _title(garment: dict[str, str]) -> str:

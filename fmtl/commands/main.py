@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from fmtl.catalogue import sample
 from fmtl.catalogue.photos.cells import Cell, PhotoCell
 from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
 from fmtl.commands.compare import compare
@@ -43,8 +44,9 @@ def main(settings: MainSettings) -> None:
         run.log_params(settings.model_dump(mode="json"))
         _say("prepare: the sample catalogue" if is_sample else f"prepare: {settings.table}")
         px = max(settings.px, PrepareSettings.model_fields["px"].default)
+        how: dict[str, Any] = {"sets": "auto", "applies": sample.APPLIES} if is_sample else {}
         dataset = prepare(
-            PrepareSettings(table=settings.table, images=settings.images, out=data, px=px, seed=settings.seed)
+            PrepareSettings(table=settings.table, images=settings.images, out=data, px=px, seed=settings.seed, **how)
         )
         for mode in MODES:
             _say(f"train: {settings.backbone}, {mode}")
