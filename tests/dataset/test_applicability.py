@@ -167,14 +167,14 @@ def test_values_of_a_rule_that_do_not_occur_are_told(shop):
 def test_a_column_that_is_blank_for_whole_kinds_is_told_and_nothing_is_done(shop):
     dataset = prepared(shop)
     assert dataset.tasks.names == ["kind", "heel"]
-    (told,) = (note for note in dataset.manifest["notes"] if "is blank in all" in note)
-    assert "column 'heel' is blank in all 12 rows of 1 classes of 'kind' (shirt 12)" in told
+    (told,) = (note for note in dataset.manifest["notes"] if "is blank in" in note)
+    assert "column 'heel' is blank in 12 of 12 rows of 1 classes of 'kind' (shirt 12)" in told
     given = told.partition("--applies ")[2].strip("'")
     (settings,) = [reading.build(PrepareSettings, {"table": Given("t", ""), "applies": Given(given, "--applies")})]
     assert settings.applies == {"heel": {"kind": ("boot", "shoe")}}
     assert labels(prepared(shop, applies=settings.applies), "heel applies") == APPLIES * 6
     random = np.random.default_rng(0).permutation(HEELS).tolist()
-    assert not any("is blank in all" in note for note in prepared(shop, heels=random).manifest["notes"])
+    assert not any("is blank in" in note for note in prepared(shop, heels=random).manifest["notes"])
 
 
 def test_a_kind_of_a_few_rows_that_are_blank_by_chance_is_no_proposal():
@@ -186,7 +186,15 @@ def test_a_kind_of_a_few_rows_that_are_blank_by_chance_is_no_proposal():
     labels = pd.DataFrame({"kind": ["a"] * 200 + ["b"] * 20, "half": ["x", None] * 100 + [None] * 20})
     labels = labels.astype(object).where(labels.notna(), None)
     (note,) = applicability.propose(labels, {})
-    assert "all 20 rows" in note.text
+    assert "20 of 20 rows" in note.text
+
+
+def test_a_wrong_label_hides_no_proposal_and_what_is_too_rare_to_tell_is_not_in_its_rule():
+    kind = ["shoe"] * 100 + ["shirt"] * 100 + ["scarf"] * 2
+    heel = pd.Series(["high"] * 95 + [None] * 5 + ["flat"] + [None] * 101, dtype=object)
+    (note,) = applicability.propose(pd.DataFrame({"kind": kind, "heel": heel}), {})
+    assert "blank in 101 of 102 rows of 2 classes of 'kind' (shirt 100, scarf 2)" in note.text
+    assert note.text.endswith("""--applies '{"heel": {"kind": ["shoe"]}}'""")
 
 
 def test_a_rule_is_written_in_yaml_on_the_command_line_and_in_a_file(shop):

@@ -21,6 +21,7 @@ from fmtl.tasks import APPLIES, DOES_NOT_APPLY, as_text
 Rules = Mapping[str, Mapping[str, Sequence[str]]]  # by attribute and column, the values of products that have it
 LEAST_BLANK = 0.05  # share of the rows that are blank for whole classes, where a rule is proposed
 LEAST_KNOWN = 0.5  # share of the other classes' rows that are known there
+MISTAKES = 0.02  # share of a class's rows that may be known although the attribute does not apply to it
 CHANCE = 1e-3  # that a class is blank throughout although the attribute applies to it: below, it is no chance
 MOST_CLASSES = 100  # of a column that a rule is proposed by: all those that it names are written out
 _SHOWN = 5
@@ -172,36 +173,38 @@ def propose(labels: pd.DataFrame, has_limits: Mapping[str, str]) -> list[Note]:
         rules = {column: rule for column, rule in found.items() if rule is not None}
         if rules:
             column = max(rules, key=lambda column: (rules[column][0], -len(rules[column][1])))
-            notes.append(_proposal(name, column, *rules[column], codes[column]))
+            notes.append(_proposal(name, column, known, rules[column][1], codes[column]))
     return notes
 
 
 def _rule(known: np.ndarray, codes: np.ndarray, classes: Sequence[str]) -> tuple[int, np.ndarray] | None:
-    """How many rows lie in classes that are blank throughout and not by chance, and the other classes."""
+    """How many blank rows lie in classes that are as good as blank, and not by chance; and the classes that are not."""
     if not 1 < len(classes) <= MOST_CLASSES or known.all():
         return None
     rows = np.bincount(codes[codes >= 0], minlength=len(classes))
     labelled = np.bincount(codes[known & (codes >= 0)], minlength=len(classes))
-    others = labelled > 0
-    share = labelled.sum() / max(rows[others].sum(), 1)
+    others = labelled > MISTAKES * rows
+    share = labelled[others].sum() / max(rows[others].sum(), 1)
     blank = ~others & ((1 - share) ** rows < CHANCE)
-    num = int(rows[blank].sum())
+    num = int((rows - labelled)[blank].sum())
     if share < LEAST_KNOWN or num < LEAST_BLANK * len(known):
         return None
-    return num, np.flatnonzero(~blank)
+    return num, np.flatnonzero(others)
 
 
 def _proposal(
-    name: str, column: str, blank: int, where_known: np.ndarray, found: tuple[np.ndarray, Sequence[str]]
+    name: str, column: str, known: np.ndarray, where_known: np.ndarray, found: tuple[np.ndarray, Sequence[str]]
 ) -> Note:
     codes, classes = found
     never = np.setdiff1d(np.arange(len(classes)), where_known)
+    elsewhere = np.isin(codes, never)
+    rows, blank = int(elsewhere.sum()), int((elsewhere & ~known).sum())
     largest = never[np.argsort(-np.bincount(codes[codes >= 0], minlength=len(classes))[never], kind="stable")]
     shown = ", ".join(f"{classes[k]} {int((codes == k).sum())}" for k in largest[:_SHOWN])
     more = f" and {len(never) - _SHOWN} more" if len(never) > _SHOWN else ""
     rule = json.dumps({name: {column: [str(classes[k]) for k in where_known]}}, ensure_ascii=False)
     return Note(
-        f"column '{name}' is blank in all {blank} rows of {len(never)} classes of '{column}' ({shown}{more}); if it "
+        f"column '{name}' is blank in {blank} of {rows} rows of {len(never)} classes of '{column}' ({shown}{more}); if it "
         f"does not apply to them, say so, and it is learnt as that: --applies {shlex.quote(rule)}"
     )
 
