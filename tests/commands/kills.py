@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from kit.forks import Zygote
 from kit.outages import Server
 
+from fmtl.catalogue import sample
 from fmtl.metric_names import PACE
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.training import checkpoints
@@ -199,9 +200,10 @@ def spread(operations: list[str], num: int) -> list[int]:
 
 
 def prepare(zygote: Zygote, root: Path) -> tuple[Path, Path]:
-    """A small dataset, and an empty store whose schema is made."""
+    """A small dataset of single labels, a set, and attributes that some products do not have; and an empty store."""
     store = root / "empty.db"
     options = ["prepare", "--table", "sample", "--px", "32", "--limit", "150", "--out", str(root / "data")]
+    options += ["--sets", "auto", "--applies", json.dumps(sample.APPLIES)]
     env = {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/prepare.db"}
     if zygote.run(options, root, root / "prepare.log", env=env):
         raise RuntimeError((root / "prepare.log").read_text())

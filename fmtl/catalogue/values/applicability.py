@@ -204,8 +204,8 @@ def _proposal(
     more = f" and {len(never) - _SHOWN} more" if len(never) > _SHOWN else ""
     rule = json.dumps({name: {column: [str(classes[k]) for k in where_known]}}, ensure_ascii=False)
     return Note(
-        f"column '{name}' is blank in {blank} of {rows} rows of {len(never)} classes of '{column}' ({shown}{more}); if it "
-        f"does not apply to them, say so, and it is learnt as that: --applies {shlex.quote(rule)}"
+        f"column '{name}' is blank in {blank} of {rows} rows of {len(never)} classes of '{column}' ({shown}{more}); if "
+        f"it does not apply to them, say so, and it is learnt as that: --applies {shlex.quote(rule)}"
     )
 
 
