@@ -148,7 +148,7 @@ def content(place: RunFolder) -> dict[str, Any]:
         found[which] = digest([saved.model, saved.epoch, without_timing(saved.metrics), training])
     table = pd.read_parquet(place.files / "predictions" / "test.parquet")
     found["predictions"] = digest(
-        [np.stack(table[name]) if "/probs" in name else table[name].tolist() for name in table]
+        [np.stack(table[name]) if "/probs" in name else table[name].map(_plain).tolist() for name in table]
     )
     metrics: dict[str, Any] = {}
     for line, _ in place.journal().lines():
@@ -157,6 +157,10 @@ def content(place: RunFolder) -> dict[str, Any]:
     found["metrics"] = digest(sorted(metrics.items()))
     found["metric names"] = sorted({name.split(" at ")[0] for name in metrics})
     return found
+
+
+def _plain(cell: object) -> object:
+    return cell.tolist() if isinstance(cell, np.ndarray) else cell  # the values of a set
 
 
 def without_timing(row: dict) -> dict:
