@@ -32,7 +32,7 @@ def mlproject(text: str) -> str:
     """``MLproject`` with every setting that has a default in its entry point's comment."""
     for command, kind in KINDS.items():
         names = [name for name, field in kind.model_fields.items() if not field.is_required()]
-        names += ["config"] if command == "train" else []
+        names += ["config"] if command in ("prepare", "train") else []
         also = textwrap.wrap("Also: " + ", ".join(names), 116, break_long_words=False)
         lines = "".join(f"  # {line}\n" for line in also)
         comment = rf"  # Also: .*\n(?:  # .*\n)*(?=  {command}:\n)"

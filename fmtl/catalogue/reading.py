@@ -9,6 +9,7 @@ from typing import Protocol
 from fmtl.catalogue.formats import content, csv_file, json_lines, parquet_file, workbook
 from fmtl.catalogue.presets import Preset
 from fmtl.catalogue.table import Catalogue
+from fmtl.catalogue.values.labels import folded, folded_all
 from fmtl.errors import DataError
 from fmtl.storage import durable, tables
 
@@ -31,7 +32,7 @@ def read_catalogue(
     Args:
         free_text_col: A column whose unescaped delimiters are re-joined; without it such a line is rejected.
         missing: Spellings that mean a blank, besides nothing at all.
-        not_applicable: Spellings that mean that a column does not apply to a row.
+        not_applicable: Spellings, in any case, that mean that a column does not apply to a row.
         encoding: Of a CSV or JSON; by default what its mark says, UTF-8, or what can be guessed safely.
         quotes: Whether double quotes enclose text in a CSV.
         id_col: Column of the ids that rejects are listed under; by default one with a usual name.
@@ -56,17 +57,19 @@ def read_catalogue(
         )
     if catalogue.num_rows_read == 0:
         raise DataError("0 rows; expected a header and at least one row", where=str(path))
-    for column in catalogue.frame if not_applicable else ():
-        marked = catalogue.frame[column].isin(not_applicable)
+    absent = folded_all(not_applicable)
+    for column in catalogue.frame if absent else ():
+        cells = catalogue.frame[column]
+        marked = cells.isin([cell for cell in cells.dropna().unique() if folded(cell) in absent])
         if marked.any():
-            catalogue.not_applicable[column] = catalogue.frame.index[marked]
-    blanks = {"", *missing}.difference(not_applicable)
+            catalogue.not_applicable[column] = cells[marked]
+            catalogue.frame[column] = cells.mask(marked, None)
+    blanks = {"", *missing}
     for column in catalogue.frame:
         blank = Counter(cell or "" for cell in catalogue.frame[column] if cell is None or cell in blanks)
         if blank:
             catalogue.blanks[column] = dict(blank.most_common())
-    nothing = blanks.union(not_applicable)
-    catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in nothing else cell)
+    catalogue.frame = tables.map_cells(catalogue.frame, lambda cell: None if cell in blanks else cell)
     return catalogue
 
 

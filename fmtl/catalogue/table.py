@@ -30,7 +30,7 @@ class Catalogue:
         rejects: The lines that could not become a row.
         notes: What was repaired or assumed, for the user to read.
         blanks: Per column, how often each spelling of a blank occurs.
-        not_applicable: Per column, the lines whose cell says that it does not apply; ``frame`` is blank there.
+        not_applicable: Per column, the cells that say that it does not apply, by line; ``frame`` is blank there.
         unusable: Columns that can't be text, and their Parquet type.
         image_cells: The column whose cells hold the images themselves; ``frame`` has their paths there.
         cells: By line, where such an image lies: Parquet file, row group, row in it.
@@ -40,7 +40,7 @@ class Catalogue:
     rejects: list[Reject] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     blanks: dict[str, dict[str, int]] = field(default_factory=dict)
-    not_applicable: dict[str, pd.Index] = field(default_factory=dict)
+    not_applicable: dict[str, pd.Series] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     image_cells: str | None = None
     cells: dict[int, tuple[str, int, int]] = field(default_factory=dict)
@@ -48,6 +48,14 @@ class Catalogue:
     @property
     def num_rows_read(self) -> int:
         return len(self.frame) + len(self.rejects)
+
+    @property
+    def written(self) -> pd.DataFrame:
+        """``frame``, with the cells that say that a column does not apply."""
+        frame = self.frame.copy()
+        for column, cells in self.not_applicable.items():
+            frame.loc[cells.index, column] = cells
+        return frame
 
     def add(self, other: "Catalogue", name: str, *, split_col: str) -> None:
         """Let the rows of another table follow, as the test split.
@@ -74,8 +82,9 @@ class Catalogue:
             *other.notes,
             Note(f"the rows of {name} are the test split; their lines are counted from {after}"),
         ]
-        for column, lines in other.not_applicable.items():
-            self.not_applicable[column] = self.not_applicable.get(column, lines[:0]).append(lines + after)
+        for column, cells in other.not_applicable.items():
+            parts = [self.not_applicable.get(column, cells[:0]), cells.set_axis(cells.index + after)]
+            self.not_applicable[column] = pd.concat(parts)
         self.unusable |= other.unusable
         self.cells |= {line + after: cell for line, cell in other.cells.items()}
         for column, blanks in other.blanks.items():

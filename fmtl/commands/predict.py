@@ -103,7 +103,8 @@ def _fill(
 def _key(settings: PredictSettings, model: str, listing: Listing) -> dict[str, object]:
     """What decides the rows."""
     photos = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape")).hexdigest()
-    chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns"})
+    read = {"missing", "not_applicable"} if settings.keep_columns else set()
+    chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns"} | read, mode="json")
     table = fingerprint(listing.source) if listing.source and settings.keep_columns else None
     return {"model": model, "list of photos": photos, "table": table} | chosen
 

@@ -79,11 +79,11 @@ def _summary(dataset: PreparedDataset) -> list[str]:
         + ("" if dataset.manifest["settings"]["group_near_duplicates"] else ", not kept together"),
     ]
     for task, table in zip(dataset.tasks, class_counts(dataset).values(), strict=True):
-        missing, elsewhere = unlabelled(dataset, task)
+        missing, not_applicable = unlabelled(dataset, task)
         absent = int((table["test"] == 0).sum())
         rare = f"; {absent} of them not in test" if absent else ""
         kind = f"set of {task.num_classes} values" if task.is_set else f"{task.num_classes} classes"
-        apart = f"; it does not apply to {elsewhere} images" if elsewhere else ""
+        apart = f"; it does not apply to {not_applicable} images" if not_applicable else ""
         lines.append(f"task {task.name}: {kind}{rare}{apart}; {missing} images without the label")
     lines += dataset.manifest["notes"]
     lines += [f"dataset: {dataset.folder} (digest {dataset.digest[:8]})", f"report: {dataset.folder / REPORT}"]
@@ -91,7 +91,7 @@ def _summary(dataset: PreparedDataset) -> list[str]:
         lines.append(f"rejected rows: {dataset.folder / REJECTS}")
     if counts["duplicate_groups"] or counts["near_groups"]:
         lines.append(f"twins: {dataset.folder / DUPLICATES}")
-    if CONTRADICTIONS in dataset.manifest["files"]:
+    if counts.get("contradictions"):
         lines.append(f"labels of what does not apply: {dataset.folder / CONTRADICTIONS}")
     return lines
 

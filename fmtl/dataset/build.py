@@ -162,6 +162,8 @@ def _write(
 ) -> PreparedDataset:
     frame, twins = steps.dataset_table(draft), steps.list_twins(draft)
     counts = accounting.count(num_read, frame, draft.rejects, twins, decoded)
+    if draft.applicability.of:
+        counts["contradictions"] = len(draft.applicability.contradictions)
     notes = [
         *draft.notes,
         *accounting.dataset_notes(frame, draft.targets, damaged_before=previous.damaged),

@@ -249,6 +249,6 @@ def unlabelled(dataset: PreparedDataset, task: Task) -> tuple[int, int]:
     """Rows whose label is not known, and rows to which the attribute does not apply."""
     targets = dataset.tasks.by_name(dataset.targets)
     blank = (targets[task.name].reshape(len(dataset.table), -1) == IGNORE_INDEX).all(axis=1)
-    limits = dataset.tasks.applicability.get(task.name)
-    elsewhere = targets[limits.name] == limits.classes.index(DOES_NOT_APPLY) if limits else np.zeros_like(blank)
-    return int((blank & ~elsewhere).sum()), int(elsewhere.sum())
+    applies = dataset.tasks.applicability.get(task.name)
+    not_applicable = targets[applies.name] == applies.classes.index(DOES_NOT_APPLY) if applies else np.zeros_like(blank)
+    return int((blank & ~not_applicable).sum()), int(not_applicable.sum())

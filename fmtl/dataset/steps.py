@@ -3,68 +3,42 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fmtl.catalogue import rows
+from fmtl.catalogue.cleaning import cleaned
 from fmtl.catalogue.columns import Columns
 from fmtl.catalogue.notes import Note
 from fmtl.catalogue.photos.finding import Finder
 from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue, Reject
-from fmtl.catalogue.values import sets
 from fmtl.catalogue.values.applicability import find, propose
 from fmtl.catalogue.values.kinds import as_number
-from fmtl.catalogue.values.labels import OTHER, clean_labels, clean_sets, is_set, rare_classes
+from fmtl.catalogue.values.labels import OTHER, is_set, rare_classes
 from fmtl.dataset import duplicates
 from fmtl.dataset.decode import Decoded
 from fmtl.dataset.draft import Draft, PreparePlan, some
 from fmtl.dataset.prepared import GROUP
 from fmtl.dataset.splits.stratified import split_groups
 from fmtl.errors import TABLE, DataError, first_ten
-from fmtl.storage import tables
 from fmtl.tasks import IGNORE_INDEX, SET, Label, Task, Tasks, make_tasks
 
 
 def begin(catalogue: Catalogue, columns: Columns, plan: PreparePlan) -> Draft:
     """Clean the labels, find out to which rows each attribute applies, and choose the rows that are worth decoding."""
-    frame = catalogue.frame
-    for column, separator in columns.separators.items():
-        first = partial(sets.first_value, separator=separator)
-        frame = frame.assign(**{column: tables.map_cells(frame[[column]], first)[column]})
-    labels, marked, label_notes = _cleaned(catalogue, frame, columns, plan)
-    labels, applicability = find(frame, labels, plan.applies, marked, casefold=plan.casefold)
+    labels, marked, label_notes = cleaned(
+        catalogue, columns, casefold=plan.casefold, missing=plan.missing, not_applicable=plan.not_applicable
+    )
+    labels, applicability = find(catalogue.frame, labels, plan.applies, marked, casefold=plan.casefold)
     proposals = propose(labels, applicability.of)
-    table, rejects = rows.candidates(frame, columns, labels)
+    table, rejects = rows.candidates(catalogue.frame, columns, labels, applicability)
     notes = [
         *catalogue.notes, *columns.notes, *_blanks(catalogue, columns), *label_notes, *applicability.notes, *proposals,
     ]  # fmt: skip
     return Draft(table, labels.loc[table.index], [*catalogue.rejects, *rejects], notes, applicability)
-
-
-def _cleaned(
-    catalogue: Catalogue, frame: pd.DataFrame, columns: Columns, plan: PreparePlan
-) -> tuple[pd.DataFrame, dict[str, pd.Index], list[Note]]:
-    """The labels, a column per attribute, those of sets tuples of their values, cleaned like labels; and by attribute
-    the rows whose cell says that it does not apply."""
-    singles = [c for c in columns.labels if c not in columns.sets]
-    labels, notes = clean_labels(frame, singles, casefold=plan.casefold)
-    marked = {name: catalogue.not_applicable[name] for name in singles if name in catalogue.not_applicable}
-    for name, cells in columns.sets.items():
-        values = sets.read(frame, name, cells)
-        nowhere = np.array([sets.says_only(cell, plan.not_applicable) for cell in values], bool)
-        for column in cells.columns or (name,):
-            lines = catalogue.not_applicable.get(column, frame.index[:0])
-            nowhere |= frame.index.isin(lines) & values.isna().to_numpy()
-        if nowhere.any():
-            marked[name] = frame.index[nowhere]
-        values = sets.without(values, (*plan.missing, *plan.not_applicable))
-        labels[name], said = clean_sets(name, values, casefold=plan.casefold)
-        notes += said
-    return labels[columns.labels], marked, notes
 
 
 def take(draft: Draft, limit: int, *, also: Iterable[pd.Series], seed: int) -> Draft:

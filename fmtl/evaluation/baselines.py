@@ -57,14 +57,16 @@ def lookup(dataset: PreparedDataset, split: str = "test") -> np.ndarray:
     column's.
 
     The answer is the most frequent class, or whole set, in train beside the known label, else train's most frequent;
-    nan where the split has no label, or two tasks have too many classes for a table.
+    nan where the split has no label, or two tasks have too many classes for a table; and where it is asked whether an
+    attribute applies and the known one is known only where something applies: that it is blank would be the answer.
     """
     train, there = dataset.rows("train"), dataset.rows(split)
     num_tasks, all_codes = len(dataset.tasks), label_codes(dataset)
     found = np.full((len(METRICS), num_tasks, num_tasks), np.nan)
     for a, known in enumerate(all_codes):
         for b, asked in enumerate(all_codes):
-            if a != b and known.num * asked.num <= MOST_PAIRS:
+            tells_itself = dataset.tasks[b].applies_to and dataset.tasks[a].name in dataset.tasks.applicability
+            if a != b and not tells_itself and known.num * asked.num <= MOST_PAIRS:
                 table = cooccurrence(known.of_rows[train], asked.of_rows[train], known.num, asked.num)
                 most_frequent = _most_frequent(asked.of_rows[train], asked.num)
                 best = np.where(table.any(axis=1), table.argmax(axis=1), most_frequent)

@@ -89,14 +89,14 @@ class Predictor:
         return {name: values.cpu().numpy() for name, values in self.net.thresholds_of.items()}
 
     def comparable(self, photos: Sequence[Photo]) -> pd.DataFrame:
-        """What it says of photos, such that a little less or more of a probability changes it little: of sets the
-        probability of each value, in columns of ``Task.columns``, in place of those that it says."""
+        """What it says of photos, such that a little less or more of a probability changes it little: of sets, and of
+        attributes that do not apply to every product, the probability of each class in place of what it says."""
         table = self.predict(photos)
         probs = self.probs(np.stack([self.decode(photo) for photo in photos]))
         for task in self.tasks:
-            if task.is_set:
+            if task.is_set or task.name in self.tasks.applicability:
                 table = table.drop(columns=[task.slug, f"{task.slug}/confidence"])
-                table[task.columns] = probs[task.name].astype(float)
+                table[[f"{task.slug}/{label}" for label in task.classes]] = probs[task.name].astype(float)
         return table
 
     def decode(self, photo: Photo) -> np.ndarray:

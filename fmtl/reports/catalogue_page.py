@@ -96,13 +96,13 @@ def _task_tables(dataset: PreparedDataset) -> list[dict]:
             strip = _strip(dataset, rows, per_class) if len(rows) else ""
             counts = [int(getattr(row, split)) for split in SPLITS]
             classes.append({"label": label, "counts": counts, "total": int(row.total), "photos": strip})
-        missing, elsewhere = unlabelled(dataset, task)
+        missing, not_applicable = unlabelled(dataset, task)
         absent = [name for name in SPLITS[1:] if (table[name] == 0).any()]
         tables.append(
             {
                 "name": task.name,
                 "missing": missing,
-                "elsewhere": elsewhere,
+                "not_applicable": not_applicable,
                 "is_set": task.is_set,
                 "empty": int((task.is_set & (targets == 0).all(axis=1)).sum()),
                 "classes": classes,

@@ -143,7 +143,7 @@ def _table(result: TrainResult, others: Mapping[str, Sequence[tuple[float, ...]]
 
 def _faults(result: TrainResult) -> list[str]:
     found, scores = [], result.test.scores
-    measured = [task.name for task in result.tasks if not math.isnan(scores[task.name]["f1"])]
+    measured = [task.name for task in result.tasks if not task.applies_to and not math.isnan(scores[task.name]["f1"])]
     if measured:
         weakest = min(measured, key=lambda name: scores[name]["f1"])
         found.append(f"weakest attribute {markdown.text(weakest, MAX_NAME)} (macro-F1 {scores[weakest]['f1']:.3f})")

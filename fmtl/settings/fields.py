@@ -49,15 +49,41 @@ def _as_rules(value: Any) -> Any:
     """``{Heel: {ProductType: [Sandals, Heels]}}`` as YAML has it, from text; one value needs no list."""
     if isinstance(value, str):
         try:
-            value = yaml.load(value, Loader=TextLoader) if value.strip() else {}  # it makes text alone
+            value = text_of(yaml.compose(value, Loader=TextLoader)) if value.strip() else {}  # it makes text alone
         except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"YAML ({getattr(error, 'problem', None) or 'too deeply nested'})") from error
     if not isinstance(value, dict) or not all(isinstance(rule, dict) and rule for rule in value.values()):
         raise ValueError("for each attribute the columns and their values, such as {Heel: {ProductType: [Sandals]}}")
-    return {
+    rules = {
         str(name): {str(column): [values] if isinstance(values, str) else values for column, values in rule.items()}
         for name, rule in value.items()
     }
+    for name, rule in rules.items():
+        for column, values in rule.items():
+            if not values:
+                raise ValueError(f"values of column '{column}' to which '{name}' applies")
+            if column == name:
+                raise ValueError(f"another column to say to which products '{name}' applies")
+    return rules
+
+
+def text_of(node: yaml.Node | None) -> Any:
+    """A part of a YAML file as text, lists and mappings of it.
+
+    Raises:
+        yaml.MarkedYAMLError: A name is given twice in one mapping.
+    """
+    if isinstance(node, yaml.SequenceNode):
+        return [text_of(entry) for entry in node.value]
+    if isinstance(node, yaml.MappingNode):
+        found = {}
+        for key, value in node.value:
+            name = str(text_of(key))
+            if name in found:
+                raise yaml.MarkedYAMLError(problem=f"'{name}' is given twice", problem_mark=key.start_mark)
+            found[name] = text_of(value)
+        return found
+    return node.value if node else ""
 
 
 class TextLoader(yaml.BaseLoader):
@@ -74,7 +100,7 @@ class TextLoader(yaml.BaseLoader):
 Place = Annotated[str, BeforeValidator(_from_home)]  # of a file or folder
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Rules = Annotated[
-    dict[str, dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]], BeforeValidator(_as_rules)
+    dict[str, dict[str, tuple[str, ...]]], BeforeValidator(_as_rules)
 ]  # of attributes that exist for some products only
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from fmtl.errors import UsageError, did_you_mean, first_ten
-from fmtl.settings.fields import Settings, TextLoader
+from fmtl.settings.fields import Settings, TextLoader, text_of
 
 S = TypeVar("S", bound=Settings)
 
@@ -122,8 +122,18 @@ def _parse(path: Path) -> ConfigFile:
         if not entries:
             problems.append(f"{variants.where}: variants: expected a list of mappings")
         layers = [_mapping(entry, path, problems) for entry in entries]
-    plain = [{k: _plain(v) for k, v in layer.items()} for layer in (base, *layers)]
+    plain = [
+        {name: Given(_text(item, problems), item.where) for name, item in layer.items()} for layer in (base, *layers)
+    ]
     return ConfigFile(plain[0], plain[1:], problems)
+
+
+def _text(item: Given, problems: list[str]) -> Any:
+    try:
+        return text_of(item.value)
+    except yaml.MarkedYAMLError as error:
+        problems.append(f"{item.where}: {error.problem}")
+        return ""
 
 
 def _mapping(node: yaml.Node, path: Path, problems: list[str]) -> dict[str, Given]:
@@ -138,18 +148,6 @@ def _mapping(node: yaml.Node, path: Path, problems: list[str]) -> dict[str, Give
             problems.append(f"{where}: '{name}' is given twice, first on {found[name].where.removeprefix(path.name)}")
         found[name] = Given(value, where)
     return found
-
-
-def _plain(item: Given) -> Given:
-    return Given(_text_of(item.value), item.where)
-
-
-def _text_of(node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        return [_text_of(entry) for entry in node.value]
-    if isinstance(node, yaml.MappingNode):
-        return {str(_text_of(key)): _text_of(value) for key, value in node.value}
-    return node.value
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:

@@ -24,6 +24,11 @@ DEFAULT_ALIAS = "champion"
 DISAGREEMENTS = "disagreements.csv"
 
 
+def _check_spellings(missing: tuple[str, ...], not_applicable: tuple[str, ...]) -> None:
+    if both := set(missing) & set(not_applicable):
+        raise ValueError(f"missing, not_applicable: '{min(both)}' is in both; either it is not known or does not apply")
+
+
 class PrepareSettings(Settings):
     """Settings of ``prepare``."""
 
@@ -76,8 +81,7 @@ class PrepareSettings(Settings):
             raise ValueError(f"label_cols: a column is named twice in {', '.join(self.label_cols)}")
         if both := set(self.set_cols) & set(self.first_value):
             raise ValueError(f"set_cols, first_value: '{min(both)}' is named in both; either all values count or one")
-        if both := set(self.missing) & set(self.not_applicable):
-            raise ValueError(f"missing, not_applicable: '{min(both)}' is in both; either it is not known or not there")
+        _check_spellings(self.missing, self.not_applicable)
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("val_fraction + test_fraction: expected a sum below 1, nothing is left for training")
         if self.image_col and self.image_template:
@@ -185,6 +189,7 @@ class PredictSettings(Settings):
 
     @model_validator(mode="after")
     def _named(self) -> "PredictSettings":
+        _check_spellings(self.missing, self.not_applicable)
         if not (self.images or self.table):
             raise ValueError("images, table: give one of them")
         read = {Path(place).resolve() for place in (self.images, self.table) if place}

@@ -34,7 +34,7 @@ class Evaluation:
         probs: ``(N, K)`` float32 by task name, in the loader's order.
         targets: ``(N,)`` int64 by task name; of a set ``(N, K)``, 1 for each value that an image has.
         own: Names of the tasks that have a criterion of their own.
-        apart: Names of the tasks that averages leave out: those that say whether an attribute applies.
+        not_averaged: Names of the tasks that averages leave out: those that say whether an attribute applies.
         thresholds: ``(K,)`` float32 by name of each set, that its values were told by.
     """
 
@@ -44,7 +44,7 @@ class Evaluation:
     probs: dict[str, np.ndarray]
     targets: dict[str, np.ndarray]
     own: frozenset[str] = frozenset()
-    apart: frozenset[str] = frozenset()
+    not_averaged: frozenset[str] = frozenset()
     thresholds: dict[str, np.ndarray] = field(default_factory=dict)
 
     def predicted(self, name: str) -> np.ndarray:
@@ -71,7 +71,7 @@ class Evaluation:
 
     def averaged_over(self, tasks: Tasks) -> "Evaluation":
         """The same, with averages over the attributes among tasks."""
-        return replace(self, apart=frozenset(tasks.names).difference(tasks.attributes))
+        return replace(self, not_averaged=frozenset(tasks.names).difference(tasks.attributes))
 
     @property
     def refined_loss(self) -> float:
@@ -89,7 +89,7 @@ class Evaluation:
                 else metrics.task_metrics(confusion)
                 for name, confusion in self.confusion.items()
             },
-            self.apart,
+            self.not_averaged,
         )
 
 

@@ -106,14 +106,14 @@ def all_metrics(confusions: Mapping[str, Confusion]) -> dict[str, dict[str, floa
 
 
 def with_average(
-    by_task: Mapping[str, Mapping[str, float]], apart: Collection[str] = ()
+    by_task: Mapping[str, Mapping[str, float]], not_averaged: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
     """Scores by task name, and under ``avg`` the mean of ``SCORES`` over the tasks that have any target.
 
     Args:
-        apart: Names of tasks that are left out of the mean.
+        not_averaged: Names of tasks that are left out of the mean.
     """
-    measured = [m for name, m in by_task.items() if name not in apart and not np.isnan(m["accuracy"])]
+    measured = [m for name, m in by_task.items() if name not in not_averaged and not np.isnan(m["accuracy"])]
     average = {n: float(np.mean([m[n] for m in measured])) if measured else float("nan") for n in SCORES}
     return {**{name: dict(scores) for name, scores in by_task.items()}, AVERAGE: average}
 

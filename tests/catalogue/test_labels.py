@@ -57,7 +57,8 @@ def test_cells_that_may_mean_a_blank_are_pointed_out():
     frame = pd.DataFrame({"usage": ["Casual", "NA", "NA", "none"]}, dtype=object)
     _, notes = clean_labels(frame, ["usage"])
     assert [str(note) for note in notes] == [
-        "warning: column 'usage' has 2 cells 'NA', a class of its own; if it means a blank, name it: --missing NA"
+        "warning: column 'usage' has 2 cells 'NA', a class of its own; if it means a blank, name it: --missing NA; "
+        "if it means that the column does not apply to a product: --not-applicable NA"
     ]
 
 

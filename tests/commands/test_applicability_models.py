@@ -116,17 +116,47 @@ def test_blank_cells_are_filled_and_known_ones_stay(store, data):
     wrong = read("disagreements.csv").set_index(["attribute", "image"])
     assert wrong.loc[("shape", "103.png"), "predicted"] == "(does not apply)"
     assert wrong.loc[("shape", "100.png"), "label"] == NOWHERE
+    # In a file of another kind, and beside the predictions, the words of the table stay, too.
+    table["shape"] = table["shape"].replace(NOWHERE, NOWHERE.upper())
+    table.to_csv("own.csv", index=False)
+    whole = predict(
+        PredictSettings(**how, out="p.csv", fill="f.parquet", keep_columns=True, not_applicable=("?", NOWHERE))
+    )
+    assert pd.read_parquet("f.parquet")["shape"][48:].tolist() == table["shape"][48:].tolist()
+    assert whole["table/shape"][48:].tolist() == table["shape"][48:].tolist()
     # Without a spelling for it a cell stays blank; and a cell of that spelling is a class that the model lacks.
     predict(PredictSettings(**how, out="q.csv", fill="other.csv"))
     assert read("other.csv")["shape"][:48].tolist() == said["shape"][:48].tolist()
     assert read("other.csv")["shape"][48:].tolist() == table["shape"][48:].tolist()
 
 
+def test_a_set_that_does_not_apply_is_told_from_an_empty_one(store, data):
+    """Of photos of stripes the table says nothing, none, that it does not apply, or a colour."""
+    options = {"set_cols": ("colours",), "applies": {"colours": {"kind": ("figure",)}}, "px": 32, "workers": 1}
+    images = str(data.parent / "images")
+    table = read(data.parent / "t.csv")
+    stripes = table["kind"] == "stripes"
+    table.loc[stripes, "colours"] = ["", "[]", '["N/A"]', "blue"] * (stripes.sum() // 4)
+    table.to_csv("own.csv", index=False)
+    again = PrepareSettings(table="own.csv", images=images, out="d", not_applicable=("N/A",), **options)
+    build_dataset(again)
+    run_id = train(TrainSettings(data="d", epochs=8, learning_rate=0.01, gallery=False, **HOW))
+    predict(PredictSettings(model=run_id, table="own.csv", images=images, out="p.csv", fill="f.csv", threshold=0,
+                            not_applicable=("N/A",)))  # fmt: skip
+    said, filled = read("p.csv"), read("f.csv")
+    known = stripes & (said["colours_applies"] == "no")
+    assert known.sum() > 0.8 * stripes.sum()
+    assert filled["colours"][known].tolist() == [cell or "N/A" for cell in table["colours"][known]]
+    wrong = read("disagreements.csv").query("attribute == 'colours'").set_index("image")
+    assert set(wrong[wrong["predicted"] == "(does not apply)"]["label"]) <= {"blue", *table["colours"][~stripes]}
+    assert set(table["image"][known & (table["colours"] == "blue")]) <= set(wrong.index)
+
+
 def test_what_a_perfect_model_says_of_a_table_is_the_table(store, data, capsys):
     run_id = train(TrainSettings(data=str(data), epochs=8, learning_rate=0.01, gallery=False, **HOW))
     how = {"not_applicable": (NOWHERE,), "images": str(data.parent / "images")}
     predict(
-        PredictSettings(model=run_id, table=str(data.parent / "t.csv"), out="p.csv", fill="f.csv", threshold=1, **how)
+        PredictSettings(model=run_id, table=str(data.parent / "t.csv"), out="p.csv", fill="f.csv", threshold=0, **how)
     )
     pd.testing.assert_frame_equal(read("f.csv"), read(data.parent / "t.csv"))
     assert "shape: 0 blank cells" in capsys.readouterr().out

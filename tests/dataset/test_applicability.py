@@ -149,6 +149,79 @@ def test_several_columns_of_a_rule_must_all_agree():
     assert found["heel applies"].tolist() == ["yes", "no", "no", "no", None]
 
 
+def table(**columns):
+    frame = pd.DataFrame(columns, dtype=object)
+    return frame.astype(object).where(frame.notna(), None)
+
+
+def test_a_rule_is_met_by_equal_numbers_and_with_casefold_by_words_of_any_case():
+    frame = table(size=["36", "36.0", "37", None], kind=["Shoe", "SHOE", "shirt", "shoe"], heel=[None] * 4)
+    for labels in (frame, frame[["heel"]]):  # a rule by an attribute, and by any other column
+        by_size, _ = applicability.find(frame, labels, {"heel": {"size": ["36"]}}, {}, casefold=False)
+        assert by_size["heel applies"].tolist() == ["yes", "yes", "no", None]
+        by_kind, _ = applicability.find(frame, labels, {"heel": {"kind": ["shoe"]}}, {}, casefold=True)
+        assert by_kind["heel applies"].tolist() == ["yes", "yes", "no", "yes"]
+        by_case, _ = applicability.find(frame, labels, {"heel": {"kind": ["shoe"]}}, {}, casefold=False)
+        assert by_case["heel applies"].tolist() == ["no", "no", "no", "yes"]
+
+
+def test_what_asks_for_an_attribute_that_does_not_apply_does_not_apply_itself():
+    frame = table(
+        height=["9", None, None, "3", None],
+        heel=["high", "flat", None, None, None],
+        kind=["shoe", "shoe", "shirt", "shirt", "shoe"],
+    )
+    rules = {"height": {"heel": ["high"]}, "heel": {"kind": ["shoe"]}}
+    found, told = applicability.find(frame, frame, rules, {}, casefold=False)
+    assert found["heel applies"].tolist() == ["yes", "yes", "no", "no", "yes"]
+    assert found["height applies"].tolist() == ["yes", "no", "no", None, None]
+    assert told.contradictions.to_numpy().tolist() == [[3, "height", "3", "heel does not apply"]]
+    with pytest.raises(DataError, match="in a circle, 'heel' by 'height' by 'heel'|in a circle, 'height' by 'heel'"):
+        applicability.find(frame, frame, {"heel": {"height": ["9"]}, "height": {"heel": ["high"]}}, {}, casefold=False)
+
+
+def test_a_reason_names_only_the_columns_that_speak_against_the_label():
+    frame = table(kind=["shoe", "shirt"], who=["him", "him"], heel=["high", "high"])
+    rules = {"heel": {"kind": ["shoe"], "who": ["her", "him"]}}
+    _, told = applicability.find(frame, frame, rules, {}, casefold=False)
+    assert told.contradictions["because"].tolist() == ["kind shirt"]
+
+
+@pytest.mark.parametrize("cell", ["n/a", " N/A", "N/\u200bA", "N/A\u00a0"])
+def test_spellings_are_known_in_any_case_and_with_odd_spaces(shop, cell):
+    dataset = prepared(shop, heels=["high", "flat", cell, ""] * 6, not_applicable=("N/A",))
+    assert labels(dataset, "heel applies") == ["yes", "yes", "no", ""] * 6
+
+
+def test_the_first_value_of_a_list_is_none_that_says_it_does_not_apply(shop):
+    cells = ["high|low", "flat", "N/A|low", "N/A|n/a"] * 6
+    dataset = prepared(shop, heels=cells, first_value=("heel",), not_applicable=("N/A",))
+    assert labels(dataset, "heel") == ["high", "flat", "low", ""] * 6
+    assert labels(dataset, "heel applies") == ["yes", "yes", "yes", "no"] * 6
+
+
+def test_rows_of_one_product_of_which_only_one_says_what_it_is_keep_their_other_labels(shop):
+    frame = pd.DataFrame({"id": range(NUM), "image": [f"{i}.png" for i in range(NUM)], "kind": KINDS, "heel": HEELS})
+    frame.loc[2, "heel"] = "high"
+    again = frame.iloc[[2]].assign(kind="shirt", heel="")
+    frame.loc[2, "kind"] = ""
+    dataset = of(shop, pd.concat([frame, again]), applies=RULE)
+    assert dataset.manifest["counts"]["reasons"] == {"duplicate_row": 1}
+    assert [labels(dataset, name)[2] for name in ("kind", "heel", "heel applies")] == ["shirt", "", ""]
+    (listed,) = contradictions(dataset)
+    assert (listed["label"], listed["because"]) == ("high", "lines 4, 26 are one product")
+
+
+def test_splits_that_a_table_names_need_no_product_in_train_to_which_nothing_applies(shop):
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(NUM)], "kind": ["shoe", "boot"] * 12, "split": "train"})
+    frame["heel"] = ["high", "flat"] * 12
+    frame.loc[[20, 21], "split"], frame.loc[[22, 23], "split"] = "val", "test"
+    frame.loc[23, "heel"] = "N/A"
+    dataset = of(shop, frame, not_applicable=("N/A",), split_col="split")
+    assert labels(dataset, "heel applies")[23] == ""
+    assert any("label dropped, train has none: 'no' of column 'heel applies'" in n for n in dataset.manifest["notes"])
+
+
 def test_values_of_a_rule_that_do_not_occur_are_told(shop):
     told = prepared(shop, applies={"heel": {"kind": ["shoe", "boots", "boot"]}}).manifest["notes"]
     assert any("no row has 'boots' in column 'kind'; did you mean 'boot'?" in note for note in told)
@@ -206,9 +279,14 @@ def test_a_rule_is_written_in_yaml_on_the_command_line_and_in_a_file(shop):
     assert settings.applies == {"heel": {"kind": ("shoe", "boot")}}
     one = reading.build(PrepareSettings, given | {"applies": Given("{heel: {kind: shoe}}", "--applies")})
     assert one.applies == {"heel": {"kind": ("shoe",)}}
-    for wrong in ("heel", "{heel: shoe}", "{heel: {}}", "{heel: {kind: []}}", "{heel: [", "[" * 5000, "!!python/x {}"):
+    twice = "{heel: {kind: [a]}, heel: {who: [b]}}"
+    for wrong in ("heel", "{heel: shoe}", "{heel: {}}", "{heel: {kind: []}}", "{heel: [", "[" * 5000, "!!python/x {}",
+                  twice, "{heel: {heel: [high]}}"):  # fmt: skip
         with pytest.raises(UsageError, match="--applies"):
             reading.build(PrepareSettings, given | {"applies": Given(wrong, "--applies")})
+    (shop / "p.yaml").write_text("table: t.csv\napplies:\n  heel: {kind: shoe}\n  heel: {who: her}\n")
+    with pytest.raises(UsageError, match="p.yaml line 2: 'heel' is given twice"):
+        reading.build_from_file(PrepareSettings, {}, shop / "p.yaml")
     with pytest.raises(UsageError, match="'N/A' is in both"):
         reading.build(PrepareSettings, given | {name: Given("N/A", "") for name in ("missing", "not_applicable")})
 

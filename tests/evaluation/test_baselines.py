@@ -61,3 +61,13 @@ def test_scores_are_those_of_scikit_learn(seed):
     known, said = sets[:, 0] >= 0, several.values[answers].astype(int)
     want = f1_score(sets[known], said[known], average="macro", zero_division=0)
     assert several.scores(rows, answers) == pytest.approx((accuracy_score(sets[known], said[known]), want))
+
+
+def test_that_an_attribute_is_blank_does_not_answer_whether_it_applies():
+    tasks = make_tasks({"heel": ["flat", "high"], "heel applies": ["no", "yes"], "kind": ["shirt", "shoe"]},
+                       applies_to={"heel applies": "heel"})  # fmt: skip
+    rows = [(split, *row) for split in ("train", "test") for row in [(-100, 0, 0)] * 7 + [(1, 1, 1)] * 2 + [(0, 1, 1)]]
+    table = pd.DataFrame(rows, columns=["split", "heel", "heel_applies", "kind"])
+    found = baselines.lookup(PreparedDataset(None, {}, tasks, table))
+    assert np.isnan(found[:, 0, 1]).all()
+    assert found[0, 2, 1] == 1

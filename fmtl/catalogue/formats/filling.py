@@ -147,7 +147,7 @@ def _fill_parquet(source: Path, target: Path, table: Catalogue, cells: Cells) ->
         if is_text:  # what stood there, rather than how it was read
             values = dict(enumerate(found.column(n).cast(plain).to_pylist(), 1))
         else:
-            values = table.frame[column].to_dict()
+            values = table.written[column].to_dict()
             changed.append(column)
         values |= {line: labels[column] for line, labels in cells.items() if column in labels}
         filled = pa.array(list(values.values()), plain if is_text else pa.string())
@@ -160,7 +160,7 @@ def _fill_parquet(source: Path, target: Path, table: Catalogue, cells: Cells) ->
 
 
 def _write_anew(table: Catalogue, target: Path, cells: Cells) -> list[Note]:
-    frame = table.frame.copy()
+    frame = table.written
     for column in frame:
         labels = {line: found[column] for line, found in cells.items() if column in found}
         frame[column] = [labels.get(line, cell) for line, cell in zip(frame.index, frame[column], strict=True)]

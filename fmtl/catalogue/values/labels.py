@@ -3,7 +3,7 @@
 import re
 import shlex
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import pandas as pd
 
@@ -21,6 +21,15 @@ def clean_label(text: str) -> str | None:
     is left."""
     text = unicodedata.normalize("NFC", spellings.without_entities(text).translate(_INVISIBLE))
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text).strip() or None
+
+
+def folded(text: str) -> str:
+    """What two spellings of one word have in common, but for their case."""
+    return (clean_label(text) or "").casefold()
+
+
+def folded_all(spellings: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(folded, spellings)) - {""}
 
 
 def clean_labels(
@@ -51,7 +60,8 @@ def clean_labels(
             notes.append(
                 warning(
                     f"column '{column}' has {count} cells {blank!r}, a class of its own; if it means a blank, name it: "
-                    f"--missing {shlex.quote(blank)}"
+                    f"--missing {shlex.quote(blank)}; if it means that the column does not apply to a product: "
+                    f"--not-applicable {shlex.quote(blank)}"
                 )
             )
         notes += spellings.notes_on(column, classes)

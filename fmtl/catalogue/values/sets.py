@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -71,12 +71,6 @@ def separator_named(values: pd.Series) -> str:
     """That of a column which is a set because the user says so: of those that occur the first, in doubt a bar."""
     found = separator_of(values)
     return found or next((s for s in _SEPARATORS if values.str.contains(s, regex=False).any()), "|")
-
-
-def first_value(cell: str, separator: str) -> str | None:
-    """The first of several values; None of an empty list."""
-    found = parts(cell, separator)
-    return found[0] if found else None
 
 
 def parts(cell: str, separator: str) -> list[str]:
@@ -151,17 +145,15 @@ def read(frame: pd.DataFrame, name: str, cells: SetCells) -> pd.Series:
     return pd.Series(found, index=frame.index, dtype=object)
 
 
-def without(cells: pd.Series, missing: Collection[str]) -> pd.Series:
+def without(cells: pd.Series, is_blank: Callable[[str], bool]) -> pd.Series:
     """Sets without the values that mean a blank; None where there was nothing else."""
-    if not missing:
-        return cells
-    kept = [cell and ([value for value in cell if value not in missing] or None) for cell in cells]
+    kept = [cell and ([value for value in cell if not is_blank(value)] or None) for cell in cells]
     return pd.Series(kept, index=cells.index, dtype=object)
 
 
-def says_only(cell: Sequence[str] | None, spellings: Collection[str]) -> bool:
-    """Whether a set has values, and all of them are among some spellings."""
-    return bool(cell) and set(cell or ()).issubset(spellings)
+def says_only(cell: Sequence[str] | None, means_it: Callable[[str], bool]) -> bool:
+    """Whether a set has values, and all of them mean the same."""
+    return bool(cell) and all(map(means_it, cell or ()))
 
 
 def _from_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> list[list[str] | None]:

@@ -12,14 +12,15 @@ from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.table import Catalogue, id_position
 from fmtl.catalogue.values import sets
 from fmtl.catalogue.values.kinds import as_number
-from fmtl.catalogue.values.labels import clean_label
+from fmtl.catalogue.values.labels import clean_label, folded, folded_all
 from fmtl.errors import DataError
 from fmtl.model.predictor import OK
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tasks import SEPARATOR, Task, Tasks, as_text
 
-NOWHERE = "(does not apply)"  # stands for a label in the list of disagreements
+EMPTY = as_text(())  # a set of nothing, which agrees with one that does not apply
+NOT_APPLICABLE = "(does not apply)"  # stands for a label in the list of disagreements
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Judged:
         filled: By line, the label for a blank cell.
         left: Those of them that could not be written.
         contradicted: Line, image, column, label, predicted label and confidence of the known labels that differ.
-        elsewhere: Blank cells of products to which the attribute does not apply, with no spelling for that.
+        not_applicable: Blank cells of products to which the attribute does not apply, with no spelling for that.
         unknown: Labels that are no class of the model.
     """
 
@@ -40,14 +41,14 @@ class Judged:
     unknown: Counter[str] = field(default_factory=Counter)
     agreeing: int = 0
     unsure: int = 0
-    elsewhere: int = 0
+    not_applicable: int = 0
     left: int = 0
     without_photo: int = 0
 
     def told(self, threshold: float) -> str:
         filled = len(self.filled) - self.left
-        blank = len(self.filled) + self.unsure + self.elsewhere + self.without_photo
-        apart = f" + {self.elsewhere} to which it does not apply" if self.elsewhere else ""
+        blank = len(self.filled) + self.unsure + self.not_applicable + self.without_photo
+        apart = f" + {self.not_applicable} to which it does not apply" if self.not_applicable else ""
         told = (
             f"{self.column}: {blank} blank cells = {filled} filled + {self.unsure} below {threshold:g}{apart} + "
             f"{self.without_photo} without a photo; {self.agreeing} labels agree, {len(self.contradicted)} do not"
@@ -101,8 +102,8 @@ def fill(
     absent = [name for name in all_tasks.attributes if name not in columns]
     judged = {name: Judged(columns[task.name]) for name, task in tasks.items() if task.name in columns}
     for name, found in judged.items():
-        apart = settings.not_applicable if tasks[name].name in all_tasks.applicability else ()
-        spelling = _Spelling.of(tasks[name], table.frame[found.column].dropna(), apart)
+        spellings = settings.not_applicable if tasks[name].name in all_tasks.applicability else ()
+        spelling = _Spelling.of(tasks[name], table.frame[found.column].dropna(), spellings)
         _judge(found, table, lines, predictions, name, spelling, settings)
     cells: dict[int, dict[str, str]] = {}
     for found in judged.values():
@@ -130,7 +131,7 @@ def _judge(
     settings: PredictSettings,
 ) -> None:
     """Sort the cells of a column by what becomes of them."""
-    cells = _with_limits(table, found.column, settings.not_applicable).reindex(lines)
+    cells = table.written[found.column].reindex(lines)
     columns = [predictions[c] for c in ("image", "status", name, f"{name}/confidence")]
     rows = zip(lines, cells, *columns, strict=True)
     for line, cell, image, status, label, confidence in rows:
@@ -144,23 +145,15 @@ def _judge(
         elif blank:
             said = spelling.cell(label)
             if said is None:
-                found.elsewhere += 1
+                found.not_applicable += 1
             else:
                 found.filled[line] = said
         elif (known := spelling.known_class(cell)) is None:
             found.unknown[cell] += 1
-        elif known == (label or ""):
+        elif known == (label or "") or (label is None and known == EMPTY):
             found.agreeing += 1
         else:
-            found.contradicted.append((line, image, found.column, cell, label or NOWHERE, confidence))
-
-
-def _with_limits(table: Catalogue, column: str, not_applicable: Sequence[str]) -> pd.Series:
-    """A column's cells, with those that say that it does not apply."""
-    cells = table.frame[column].copy()
-    if column in table.not_applicable:
-        cells[table.not_applicable[column]] = not_applicable[0]
-    return cells
+            found.contradicted.append((line, image, found.column, cell, label or NOT_APPLICABLE, confidence))
 
 
 @dataclass(frozen=True)
@@ -183,22 +176,26 @@ class _Spelling:
             values: Cells of the column.
             not_applicable: Spellings that say that it does not apply, where the model can tell.
         """
-        of_labels = cls._of_labels(task, values)
-        nowhere = next(iter(not_applicable), None)
+        absent = folded_all(not_applicable)
+        of_labels = cls._of_labels(task, values, absent)
+        spelt = next(iter(not_applicable), None)
         return cls(
-            lambda cell: "" if cell in not_applicable else of_labels.known_class(cell),
-            lambda label: nowhere if label is None else of_labels.cell(label),
+            lambda cell: "" if folded(cell) in absent else of_labels.known_class(cell),
+            lambda label: spelt if label is None else of_labels.cell(label),
         )
 
     @classmethod
-    def _of_labels(cls, task: Task, values: pd.Series) -> "_Spelling":
+    def _of_labels(cls, task: Task, values: pd.Series, absent: frozenset[str]) -> "_Spelling":
         known_word = _known_word(task)
         if not task.is_set:
             return cls(known_word, lambda label: label)
         separator = sets.separator_named(values)
 
         def known_set(cell: str) -> str | None:
-            found = {known_word(value) for value in sets.parts(cell, separator)}
+            parts = sets.parts(cell, separator)
+            if sets.says_only(parts, lambda value: folded(value) in absent):
+                return ""
+            found = {known_word(value) for value in parts if folded(value) not in absent}
             return None if None in found else as_text(tuple(value for value in task.classes if value in found))
 
         return cls(known_set, lambda label: sets.joined(sets.parts(label or "", SEPARATOR), separator))

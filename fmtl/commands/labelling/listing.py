@@ -61,7 +61,7 @@ class Listing:
         """
         if self.table is None:
             raise UsageError("keep_columns: expected a table, not photos alone")
-        frame = self.table.frame.reindex(self.lines)
+        frame = self.table.written.reindex(self.lines)
         return frame.rename(columns={name: f"table/{name}" for name in frame if name in taken})
 
 

@@ -107,7 +107,7 @@ def as_said(
 def _without_unseen(draft: Draft, assigned: np.ndarray, *, mask: bool) -> tuple[np.ndarray, list[str]]:
     """Targets without the classes that train does not have, and which those were; an error unless ``mask``."""
     targets, lines = draft.targets.copy(), np.array(draft.lines)
-    dropped = []
+    dropped, refused = [], []
     for column, k in stratified.only_outside_train(assigned, draft.targets):
         task, hit = draft.tasks.task_of(column), draft.targets[:, column] == k
         shown = ", ".join(map(str, lines[hit][:SHOWN]))
@@ -115,11 +115,13 @@ def _without_unseen(draft: Draft, assigned: np.ndarray, *, mask: bool) -> tuple[
         if task.is_set and k == 0:
             what = f"without {what}"
         dropped.append(f"{what} of column '{task.name}': lines {shown}")
+        if not task.applies_to:  # the table has no such column
+            refused.append(dropped[-1])
         targets[hit, column] = IGNORE_INDEX
-    if dropped and not mask:
+    if refused and not mask:
         raise DataError(
-            f"{len(dropped)} classes occur in val or test and never in train; move a row of each to train, or drop "
-            "those labels with --rare drop:\n" + first_ten(dropped),
+            f"{len(refused)} classes occur in val or test and never in train; move a row of each to train, or drop "
+            "those labels with --rare drop:\n" + first_ten(refused),
             where="split_col",
         )
     return targets, dropped
