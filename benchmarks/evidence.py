@@ -31,6 +31,8 @@ CATALOGUES = {
 BASE: dict[str, Any] = {"backbone": "tf_efficientnet_lite0", "weights": "bundled", "px": 128, "epochs": 12}
 BARE = {"mode": "tuned", "label_smoothing": 0.0, "class_weights": 0.0, "augment": False}
 TURNS = {"augment": True, "crop_scale": 1.0, "rotation": 10.0, "colour_jitter": 0.1}
+CROPS = {"augment": True, "crop_scale": 0.75, "rotation": 0.0, "colour_jitter": 0.0}
+BEFORE = {"mode": "tuned", "label_smoothing": 0.1, "class_weights": 0.5, **CROPS}  # tuned, until this was measured
 # Settings of train, and of prepare under "prepare". The plain loop keeps its last epoch: look at its ``last``.
 ARMS: dict[str, dict[str, Any]] = {
     **{
@@ -38,11 +40,12 @@ ARMS: dict[str, dict[str, Any]] = {
         for rate in (1e-4, 3e-4, 1e-3)
     },
     "tuned": {"mode": "tuned"},
-    "tuned, stretched": {"mode": "tuned", "prepare": {"fit": "stretch"}},
+    "tuned, 192 px": {"mode": "tuned", "px": 192},
+    "crops, class weights 0.5, smoothing 0.1": BEFORE,
     "bare": BARE,
     "bare, stretched": {**BARE, "prepare": {"fit": "stretch"}},
     "bare, turns": {**BARE, **TURNS},
-    "bare, mirror": {**BARE, "augment": True, "crop_scale": 1.0},
+    "bare, mirror": {**BARE, **CROPS, "crop_scale": 1.0},
     "bare, class weights 0.5": {**BARE, "class_weights": 0.5},
     "bare, class weights 0.25": {**BARE, "class_weights": 0.25},
     "bare, smoothing 0.05": {**BARE, "label_smoothing": 0.05},

@@ -75,7 +75,7 @@ def test_help_says_what_a_setting_may_be_and_what_it_is_by_default():
     text = " ".join(subprocess.run([sys.executable, "-m", "fmtl", "train", "--help"], capture_output=True, text=True,
                                    check=True, cwd=ROOT).stdout.split())  # fmt: skip
     for said in (
-        "[default: 0.1 (tuned), 0 (baseline); 0 to below 1]",
+        "[default: 1 (tuned), 0.75 (baseline); 0.1 to 1]",
         "[default: 32; 2 to 65536, auto]",
         "[default: auto; auto, fp32, bf16]",
         "[default: none; none, trivial, rand]",

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from fmtl.training.criterion import LossPlan
     from fmtl.training.setup import TrainPlan
 
-CROP_SCALE = 0.75
 TRIAL_BATCH = 32  # of the trial that finds the fastest way to run, where the batch size is to be found too
 
 
@@ -33,7 +32,7 @@ class TrainSettings(Settings):
     backbone: str = Field("convnext_tiny", description="A torchvision or timm classification model.")
     mode: Literal["tuned", "baseline"] = Field(
         "tuned",
-        description="tuned: AdamW, OneCycle, two rates, clipping, crops, rare classes weighted, labels smoothed; "
+        description="tuned: AdamW, OneCycle, two rates, clipping, photos mirrored, turned and their light changed; "
         "baseline: Adam at one constant rate.",
     )
     epochs: int = Field(12, ge=1, le=10_000, description="Passes over the training images.")
@@ -79,14 +78,14 @@ class TrainSettings(Settings):
     task_weights: str = Field(
         "equal", description="equal, uncertainty (learnt), or factors of tasks, such as 'Colour=2,Usage=0.5'."
     )
-    augment: bool | None = Field(None, description="Random crops and mirror images.")
-    crop_scale: float = Field(
-        CROP_SCALE,
+    augment: bool | None = Field(None, description="Mirror images, and what the next five settings say.")
+    crop_scale: float | None = Field(
+        None,
         ge=0.1,
         le=1,
         description="Smallest side of the crops over the photo's; needs augment. 1: whole photos.",
     )
-    rotation: float = Field(0.0, ge=0, le=180, description="Largest turn in degrees; needs augment. 0: none.")
+    rotation: float | None = Field(None, ge=0, le=180, description="Largest turn in degrees; needs augment. 0: none.")
     colour_jitter: float | None = Field(
         None, ge=0, le=1, description="Strength: brightness, contrast, saturation, hue; needs augment. 0: none."
     )
@@ -186,10 +185,13 @@ class TrainSettings(Settings):
             UsageError: Something is asked for that the mode has no use of.
         """
         filled = self.model_copy(update={k: v for k, v in self.defaults.items() if getattr(self, k) is None})
+        if not filled.augment:
+            still = {k: v for k, v in STILL.items() if getattr(self, k) is None}
+            filled = filled.model_copy(update=still)
         if self.objective != "both" and self.mode == "baseline":
             raise UsageError("objective: mode=baseline is the same whatever counts; choose_by says what its epoch has")
-        varied = filled.crop_scale != CROP_SCALE or filled.rotation or filled.colour_jitter or filled.policy != "none"
-        if varied and not filled.augment:
+        varied = [name for name, value in STILL.items() if getattr(filled, name) != value]
+        if not filled.augment and (varied and (varied, filled.crop_scale) != (["crop_scale"], RECORDED_CROPS)):
             raise UsageError(
                 "crop_scale, rotation, colour_jitter, policy: they need augment=true, which mode=baseline has not by "
                 "default"
@@ -280,10 +282,12 @@ MODES: dict[str, dict[str, Any]] = {
         "clip_norm": 1.0,
         "ema_decay": 0.0,
         "choose_by": "refined_loss",
-        "label_smoothing": 0.1,
-        "class_weights": 0.5,
+        "label_smoothing": 0.0,
+        "class_weights": 0.0,
         "augment": True,
-        "colour_jitter": 0.0,
+        "crop_scale": 1.0,
+        "rotation": 10.0,
+        "colour_jitter": 0.1,
         "policy": "none",
         "mixup": 0.0,
         "cutmix": 0.0,
@@ -303,12 +307,18 @@ MODES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.0,
         "class_weights": 0.0,
         "augment": False,
+        "crop_scale": 0.75,
+        "rotation": 0.0,
         "colour_jitter": 0.0,
         "policy": "none",
         "mixup": 0.0,
         "cutmix": 0.0,
     },
 }
+
+RECORDED_CROPS = 0.75  # by older versions, also where photos were not varied
+# Of photos that are not varied.
+STILL: dict[str, Any] = {"crop_scale": 1.0, "rotation": 0.0, "colour_jitter": 0.0, "policy": "none"}
 
 # What an objective makes of mode=tuned.
 OBJECTIVES: dict[str, dict[str, Any]] = {

@@ -138,7 +138,7 @@ def test_a_missing_requirement_is_named():
 def test_a_plan_is_what_the_settings_say_with_nothing_left_open():
     plan = TrainSettings(backbone="resnet18", freeze_epochs=2, epochs=5, mixup=0.2).resolve(["Colour", "Usage"], px=96)
     assert (plan.network.backbone, plan.network.px, plan.recipe.mixup, plan.frozen_epochs) == ("resnet18", 96, 0.2, 2)
-    assert (plan.recipe.learning_rate, plan.loss.label_smoothing, plan.loss.class_weights) == (3e-3, 0.1, 0.5)
+    assert (plan.recipe.learning_rate, plan.loss.label_smoothing, plan.loss.class_weights) == (3e-3, 0.0, 0.0)
     assert plan.augmentation.keep_hue and plan.augmentation.keep_colour  # there is a colour to be learnt
     assert {(way.precision, way.channels_last) for way in plan.ways} == {
         (precision, last) for precision in ("fp32", "bf16") for last in (True, False)
@@ -191,6 +191,6 @@ def test_a_value_as_text_is_read_back(value, text):
 
 def test_a_command_names_what_differs_from_the_defaults():
     defaults = TrainSettings().with_mode().model_dump()
-    chosen = TrainSettings(backbone="resnet18", augment=False, data="my photos", task_weights="A=2,B=3").with_mode()
+    chosen = TrainSettings(backbone="resnet18", data="my photos", task_weights="A=2,B=3", rotation=0).with_mode()
     command = wording.command_line("train", chosen.model_dump(), defaults)
-    assert command == "fmtl train --data 'my photos' --backbone resnet18 --task-weights A=2,B=3 --augment false"
+    assert command == "fmtl train --data 'my photos' --backbone resnet18 --task-weights A=2,B=3 --rotation 0"
