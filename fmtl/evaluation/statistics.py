@@ -1,4 +1,7 @@
-"""How sure a difference is, where it was measured on several splits of one dataset."""
+"""How sure a difference is: over several splits of one dataset, or between labellers of the same photos.
+
+N photos, G groups of them, B resamples, K classes.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.sparse import csr_array
+
+from fmtl.tasks import IGNORE_INDEX
+
+RESAMPLES = 2000
+ENOUGH_SEEDS = 3  # of a recipe: from so many on their spread is told, too
 
 
 @dataclass(frozen=True)
@@ -40,3 +49,125 @@ def over_splits(differences: Sequence[float], *, test_share: float, confidence: 
     error = spread * math.sqrt(1 / len(differences) + test_share)
     half = float(stats.t.ppf((1 + confidence) / 2, len(differences) - 1)) * error
     return Interval(mean, mean - half, mean + half)
+
+
+class Resamples:
+    """A test split drawn again and again, whole groups of photos with replacement (the cluster bootstrap: Field &
+    Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x). What is scored on the same resamples can be compared in pairs.
+
+    Args:
+        groups: ``(N,)``; equal where photos are twins or show one product, and so are no independent evidence.
+    """
+
+    def __init__(self, groups: Sequence | np.ndarray, *, num: int = RESAMPLES, seed: int = 0):
+        _, self._groups = np.unique(np.asarray(groups), return_inverse=True)
+        size = int(self._groups.max()) + 1
+        drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=num)
+        self._times = np.concatenate([np.ones((1, size)), drawn]).astype(np.float64)  # the split itself comes first
+
+    @property
+    def num_groups(self) -> int:
+        return self._times.shape[1]
+
+    def means(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Mean of some photos' values in the split and in each resample, ``(1 + B,)``; nan where none is drawn.
+
+        Args:
+            values: One for each of ``rows``.
+            rows: Which photos they are.
+        """
+        sums = self._times @ np.bincount(self._groups[rows], weights=values, minlength=self.num_groups)
+        counts = self._times @ np.bincount(self._groups[rows], minlength=self.num_groups)
+        return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+
+    def scores(self, targets: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy and macro-F1 of a task in the split and in each resample, ``(1 + B,)`` each; as
+        ``training.metrics`` has them.
+
+        Args:
+            targets: ``(N,)`` class indices, or of a set ``(N, K)`` zeros and ones; ``IGNORE_INDEX`` is left out.
+            predicted: The same of what was said. An index that is no class, such as -1, is wrong.
+        """
+        known = targets != IGNORE_INDEX
+        rows = np.flatnonzero(known if targets.ndim == 1 else known.any(axis=1))
+        targets, predicted = targets[rows], predicted[rows]
+        right = targets == predicted
+        accuracy = self.means((right if targets.ndim == 1 else right.all(axis=1)).astype(float), rows)
+        if targets.ndim == 1:
+            size = int(max(targets.max(initial=-1), predicted.max(initial=-1))) + 1
+            wanted, said = (self._of_classes(rows, codes, size) for codes in (targets, predicted))
+            hits = self._of_classes(rows[right], targets[right], size)
+        else:
+            has, says = targets == 1, predicted == 1
+            wanted, said, hits = (self._of_values(rows, values) for values in (has, says, has & says))
+        both = wanted + said
+        f1 = np.divide(2 * hits, both, out=np.full(both.shape, np.nan), where=both > 0)
+        seen = np.isfinite(f1).any(axis=1)
+        macro = np.ones(len(f1)) if targets.ndim == 2 else np.full(len(f1), np.nan)
+        macro[seen] = np.nanmean(f1[seen], axis=1)
+        return accuracy, np.where(np.isnan(accuracy), np.nan, macro)
+
+    def _of_classes(self, rows: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
+        """How often each class occurs, ``(1 + B, K)``."""
+        is_class = codes >= 0
+        cells = (self._groups[rows[is_class]], codes[is_class])
+        return self._times @ csr_array((np.ones(is_class.sum()), cells), shape=(self.num_groups, size))
+
+    def _of_values(self, rows: np.ndarray, has: np.ndarray) -> np.ndarray:
+        at, values = np.nonzero(has)
+        cells = (self._groups[rows[at]], values)
+        return self._times @ csr_array((np.ones(len(at)), cells), shape=(self.num_groups, has.shape[1]))
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far a labeller is ahead of another.
+
+    Attributes:
+        difference: Of their scores on the split, with bounds.
+        better: Probability to be ahead, over the resamples; where both are equal, half of it counts.
+        p: That a difference at least so large is chance (two-sided).
+    """
+
+    difference: Interval
+    better: float
+    p: float
+
+
+def lead(first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, seed: int = 0) -> Lead:
+    """Of one labeller over another, from scores on the same resamples; bounds are percentiles.
+
+    Where a recipe has ``ENOUGH_SEEDS`` trainings, their seeds are drawn again, too: what another training of the same
+    recipe would give is part of the doubt.
+
+    Args:
+        first, second: ``(S, 1 + B)``, scores of each training of a recipe as ``Resamples`` has them.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = _over_seeds(first, rng) - _over_seeds(second, rng)
+    found, drawn = float(np.mean(first[:, 0]) - np.mean(second[:, 0])), drawn[np.isfinite(drawn)]
+    low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)])
+    below, above = int((drawn < 0).sum()), int((drawn > 0).sum())
+    equal = len(drawn) - below - above
+    p = min(1.0, 2 * (min(below, above) + equal + 1) / (len(drawn) + 1))
+    return Lead(Interval(found, float(low), float(high)), (above + equal / 2) / len(drawn), p)
+
+
+def _over_seeds(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mean over trainings in each resample, ``(B,)``."""
+    num, drawn = scores.shape[0], scores[:, 1:]
+    if num < ENOUGH_SEEDS:
+        return drawn.mean(axis=0)
+    chosen = rng.integers(0, num, size=drawn.shape)
+    return np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Each p as it counts where several differences are looked at at once (Holm 1979): the chance to call any of them
+    real that is not stays below the level that they are held against."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))).clip(max=1)
+    found = np.empty(len(p))
+    found[order] = adjusted
+    return found
