@@ -210,6 +210,22 @@ def register(settings: schema.RegisterSettings) -> None:
     register(settings)
 
 
+@command(schema.HistorySettings)
+def history(settings: schema.HistorySettings) -> None:
+    """Show every move of a registered model's alias: when, who, from which version to which, and why."""
+    from fmtl.commands.aliases import history
+
+    history(settings)
+
+
+@command(schema.RollbackSettings)
+def rollback(settings: schema.RollbackSettings) -> None:
+    """Move a registered model's alias back to the version that it pointed to before."""
+    from fmtl.commands.aliases import rollback
+
+    rollback(settings)
+
+
 @command(schema.PredictSettings)
 def predict(settings: schema.PredictSettings) -> None:
     """Label images with a model."""

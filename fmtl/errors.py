@@ -6,7 +6,8 @@
     ├── UsageError           exit 2   a wrong option, setting or config file
     │   └── Diverged                  training left the finite numbers: a setting was too bold
     ├── DataError            exit 3   a table, image, prepared dataset, checkpoint or run that can't be used
-    └── EnvironmentFault     exit 4   disk, memory, server, or weights that can't be fetched
+    ├── EnvironmentFault     exit 4   disk, memory, server, or weights that can't be fetched
+    └── Refused              exit 5   a model that is not good enough for what was asked
     Terminated               exit 143 SIGTERM, raised where the main thread stands
 """
 
@@ -69,6 +70,12 @@ class EnvironmentFault(FmtlError):
     """The machine or a service is in the way: disk, memory, server, weights unavailable."""
 
     exit_code = 4
+
+
+class Refused(FmtlError):
+    """A model is not good enough to be registered, by rules that its owner set."""
+
+    exit_code = 5
 
 
 class Terminated(BaseException):

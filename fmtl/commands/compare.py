@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+from fmtl.commands.choosing.gate import Rules
 from fmtl.commands.choosing.runs import best_run, other_groups, rank_runs, register
 from fmtl.dataset.prepared import open_dataset
 from fmtl.evaluation.ranking import Leaderboard
 from fmtl.reports import plots
 from fmtl.reports.leaderboard_page import leaderboard_page, to_markdown, to_text
+from fmtl.settings.fields import by_name
 from fmtl.settings.schema import DEFAULT_ALIAS, CompareSettings
 from fmtl.storage import durable, tables
 from fmtl.tracking import doctor, store
@@ -33,7 +35,8 @@ def compare(settings: CompareSettings) -> Leaderboard:
             print(others)
         print(f"leaderboard: {out / 'leaderboard.html'}")
         if settings.register:
-            print(register(best_run(records, board), name=settings.register, alias=DEFAULT_ALIAS))
+            best, rules = best_run(records, board), by_name(Rules, settings)
+            print("\n".join(register(best, name=settings.register, alias=DEFAULT_ALIAS, rules=rules)))
     return board
 
 

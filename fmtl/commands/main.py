@@ -1,19 +1,16 @@
 """``main``: the whole pipeline on a catalogue; what it records are children of one MLflow run."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from fmtl.catalogue import sample
-from fmtl.catalogue.photos.cells import Cell, PhotoCell
-from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
+from fmtl.commands.choosing.photos import photos_of
 from fmtl.commands.compare import compare
 from fmtl.commands.labelling.listing import Listing
 from fmtl.commands.predict import predict
 from fmtl.commands.prepare import SAMPLE, prepare
 from fmtl.commands.train import train
-from fmtl.dataset.prepared import PreparedDataset
 from fmtl.settings.schema import (
     DEFAULT_ALIAS,
     DEFAULT_MODEL_NAME,
@@ -56,22 +53,13 @@ def main(settings: MainSettings) -> None:
         compare(CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=dataset.digest))
         _say("predict: the test photos")
         model = f"models:/{DEFAULT_MODEL_NAME}@{DEFAULT_ALIAS}"
-        table = predict(PredictSettings(model=model, images=data, out="predictions.csv"), _test_photos(dataset))
+        table = predict(
+            PredictSettings(model=model, images=data, out="predictions.csv"),
+            Listing(*photos_of(dataset, dataset.rows("test"))),
+        )
         shown = [c for c in table if "/" not in c]
         print(table[shown].head(NUM_SHOWN).to_string(index=False))
     print("\nBrowse the runs: make ui (or mlflow ui --port 5000), then open http://127.0.0.1:5000")
-
-
-def _test_photos(dataset: PreparedDataset) -> Listing:
-    """The test photos: files of the image folder, or cells of the table."""
-    rows = dataset.rows("test")
-    names = dataset.table["path"].iloc[rows].tolist()
-    sources = dataset.sources.iloc[dataset.image_of[rows]]
-    if sources["cell"].any():
-        return Listing(names, [PhotoCell(Cell(*json.loads(cell))) for cell in sources["cell"]])
-    root = dataset.folder / dataset.manifest["source"]["images_path"]
-    folder = ImageFolder(root, follow_links=dataset.manifest["settings"]["follow_links"])
-    return Listing(names, [PhotoFile(folder, name) for name in names])
 
 
 def _say(step: str) -> None:

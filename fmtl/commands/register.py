@@ -1,7 +1,9 @@
 """``register``: a train run's model to a registered version and its alias."""
 
+from fmtl.commands.choosing.gate import Rules
 from fmtl.commands.choosing.runs import best_run, other_groups, rank_runs
 from fmtl.commands.choosing.runs import register as register_run
+from fmtl.settings.fields import by_name
 from fmtl.settings.schema import RegisterSettings
 from fmtl.tracking import doctor, store
 from fmtl.tracking.run import adopted_run
@@ -19,5 +21,8 @@ def register(settings: RegisterSettings) -> None:
                 print(others)
         else:
             record = store.get_run(settings.run)
-        print(register_run(record, name=settings.name, alias=settings.alias))
+        said = register_run(record, name=settings.name, alias=settings.alias, rules=by_name(Rules, settings))
+        print(said[0])
         print(f"use it: fmtl predict --model models:/{settings.name}@{settings.alias} --images FOLDER")
+        for line in said[1:]:
+            print(line)

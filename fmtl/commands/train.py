@@ -12,6 +12,7 @@ from typing import Any
 from fmtl import hardware, interruption, machine
 from fmtl.commands import publisher
 from fmtl.commands.choosing import inherited
+from fmtl.commands.choosing.photos import write_splits
 from fmtl.commands.publisher import CheckpointFiles, Keeper
 from fmtl.commands.training import budget, resuming
 from fmtl.commands.training.budget import Limit
@@ -169,7 +170,8 @@ def _train(
     files.settle()
     result = training.finish(work.data.test(), watch)
     interruption.check()
-    rows = dataset.table.iloc[dataset.rows("test")][["id", "path"]]
+    rows = dataset.table.iloc[dataset.rows("test")][["id", "path", GROUP]]
+    write_splits(run.folder, dataset)
     run_page.write(run.folder, result, rows=rows, draw=settings.extra_plots)
     interruption.check()
     errors = _gallery(work, run, result) if settings.gallery else None

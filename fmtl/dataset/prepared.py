@@ -126,6 +126,12 @@ class PreparedDataset:
         images = pd.read_parquet(self.folder / IMAGES, columns=["path", "cell", "reason"])
         return images[images["reason"] == ""].reset_index(drop=True)
 
+    @cached_property
+    def photo_hashes(self) -> np.ndarray:
+        """sha256 of the photo that each row shows, ``(N,)`` text."""
+        images = pd.read_parquet(self.folder / IMAGES, columns=["sha256", "reason"])
+        return images.loc[images["reason"] == "", "sha256"].to_numpy()[self.image_of]
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, ``(n,)`` int64."""
         return np.flatnonzero((self.table["split"] == split).to_numpy())

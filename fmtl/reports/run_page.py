@@ -29,7 +29,7 @@ def write(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) 
     """Write everything that the run page shows besides checkpoints, gallery and model.
 
     Args:
-        rows: ``id`` and ``path`` of the test images, in the loader's order.
+        rows: ``id``, ``path`` and group of twins of the test images, in the loader's order.
         draw: PNGs as well.
 
     Returns:
@@ -154,7 +154,7 @@ def _lines(result: TrainResult) -> dict[str, tuple[dict[str, str], str, str]]:
 
 def predictions_table(evaluation: Evaluation, tasks: Tasks, rows: pd.DataFrame) -> pd.DataFrame:
     """Labels, confidences, true labels and all probabilities per image; the target is None where unknown."""
-    columns = {"id": rows["id"].to_numpy(), "path": rows["path"].to_numpy()}
+    columns = {name: rows[name].to_numpy() for name in rows}
     found = labels_of(tasks, evaluation.probs, evaluation.thresholds)
     for task in tasks:
         columns |= {name: found[name] for name in (task.slug, f"{task.slug}/confidence")}

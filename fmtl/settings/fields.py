@@ -97,11 +97,24 @@ class TextLoader(yaml.BaseLoader):
         return super().compose_node(parent, index)
 
 
+def _as_floors(value: Any) -> Any:
+    """``Colour=0.3,avg=0.6`` to numbers by name."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=") for part in _split_list(value)]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise ValueError("names and numbers, such as Colour=0.3,avg=0.6")
+    if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+        raise ValueError("each name once")
+    return {name.strip(): number.strip() for name, _, number in pairs}
+
+
 Place = Annotated[str, BeforeValidator(_from_home)]  # of a file or folder
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Rules = Annotated[
     dict[str, dict[str, tuple[str, ...]]], BeforeValidator(_as_rules)
 ]  # of attributes that exist for some products only
+Floors = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(_as_floors)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
 ModelName = Annotated[str, Field(max_length=250), AfterValidator(_as_mlflow_allows)]

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fmtl.metric_names import CHOSEN_BY
-from fmtl.settings.fields import Device, Fraction, ModelName, Names, Place, Px, Rules, Seed, Settings, by_name
+from fmtl.settings.fields import Device, Floors, Fraction, ModelName, Names, Place, Px, Rules, Seed, Settings, by_name
 from fmtl.settings.train import TrainSettings
 
 if TYPE_CHECKING:
     from fmtl.dataset.draft import PreparePlan
 
 __all__ = [
-    "CleanSettings", "CompareSettings", "DoctorSettings", "FetchSettings", "MainSettings", "PredictSettings",
-    "PrepareSettings", "RegisterSettings", "Settings", "SyncSettings", "TrainSettings",
+    "CleanSettings", "CompareSettings", "DoctorSettings", "FetchSettings", "HistorySettings", "MainSettings",
+    "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings", "Settings", "SyncSettings",
+    "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
@@ -120,6 +121,14 @@ with warnings.catch_warnings():
         top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
         out: Place = Field("leaderboard", description="Folder of the leaderboard files.")
         register: ModelName | None = Field(None, description="Register the best under this model name.")
+        if_better: bool = Field(
+            False,
+            description="Only if it is better than the alias's model: the 95 % interval of the difference "
+            "of their test scores lies above -margin.",
+        )
+        margin: float = Field(0.0, ge=0, le=1, description="What if_better lets it be worse.")
+        floor: Floors = Field({}, description="Lowest test macro-F1 by attribute, or avg: Colour=0.3,avg=0.6.")
+        force: bool = Field(False, description="Register although if_better or floor says no; what it said is kept.")
 
 
 class RegisterSettings(Settings):
@@ -135,6 +144,14 @@ class RegisterSettings(Settings):
     )
     experiment: str | None = Field(None, description="Where 'best' looks [default: every one that has train runs].")
     metric: str = Field(CHOSEN_BY, description="What 'best' ranks by.")
+    if_better: bool = Field(
+        False,
+        description="Only if it is better than the alias's model: the 95 % interval of the difference "
+        "of their test scores lies above -margin.",
+    )
+    margin: float = Field(0.0, ge=0, le=1, description="What if_better lets it be worse.")
+    floor: Floors = Field({}, description="Lowest test macro-F1 by attribute, or avg: Colour=0.3,avg=0.6.")
+    force: bool = Field(False, description="Register although if_better or floor says no; what it said is kept.")
 
     @field_validator("alias")
     @classmethod
@@ -142,6 +159,21 @@ class RegisterSettings(Settings):
         if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
             raise ValueError("a name that MLflow does not reserve (it has 'latest' and 'v1', 'v2', ...)")
         return alias
+
+
+class AliasSettings(Settings):
+    """What ``history`` and ``rollback`` share."""
+
+    name: ModelName = Field(DEFAULT_MODEL_NAME, description="Registered model.")
+    alias: str = Field(DEFAULT_ALIAS, pattern=r"^[\w-]+$", max_length=255, description="Alias.")
+
+
+class HistorySettings(AliasSettings):
+    """Settings of ``history``."""
+
+
+class RollbackSettings(AliasSettings):
+    """Settings of ``rollback``."""
 
 
 class PredictSettings(Settings):

@@ -1,5 +1,12 @@
 """Registered models: versions and aliases. What is registered exists, whole and as it was logged."""
 
+import contextlib
+import getpass
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -10,6 +17,10 @@ from fmtl.errors import DataError
 from fmtl.tracking import logged_models, model_files, store
 from fmtl.tracking.opening import reachable
 from fmtl.tracking.store import RunRecord
+
+MOVES = "fmtl.alias."  # tags of a registered model that keep the moves of its aliases
+MOST_CHARACTERS = 5000  # of a tag
+MOST_WHY = 1000
 
 
 def why_not_registrable(run: RunRecord) -> str | None:
@@ -25,30 +36,135 @@ def why_not_registrable(run: RunRecord) -> str | None:
     return None
 
 
-def register(run: RunRecord, *, name: str, alias: str) -> tuple[int, int | None]:
-    """Register a run's model as a new version and move the alias to it.
-
-    A model that is registered under this name already keeps its version.
-
-    Returns:
-        The version, and the one that the alias pointed to before.
-
+def check(run: RunRecord) -> None:
+    """
     Raises:
         DataError: The run has no model to register, or it is not whole, was altered, or says something else than when
-            it was logged. Nothing was registered then.
+            it was logged.
         EnvironmentFault: The store can't be used.
     """
     with reachable():
         if reason := why_not_registrable(run) or _why_not_whole(run):
             raise DataError(f"run '{run.run_id}' ({run.name}) can't be registered: {reason}")
+
+
+def add_version(run: RunRecord, name: str, *, tags: Mapping[str, str], description: str) -> int:
+    """A run's model as a version of a registered model; one that it has already is kept, and described anew.
+
+    Args:
+        tags: Besides the run and its dataset. Longer ones than MLflow takes are cut.
+    """
+    tags = {"fmtl.run": run.run_id, "fmtl.data": run.tags.get("fmtl.data", "")} | dict(tags)
+    tags = {key: value[:MOST_CHARACTERS] for key, value in tags.items()}
+    with reachable():
         client = mlflow.MlflowClient()
         version = _existing_version(client, name, run.run_id)
         if version is None:
-            tags = {"fmtl.run": run.run_id, "fmtl.data": run.tags.get("fmtl.data", "")}
             version = int(mlflow.register_model(str(run.model_uri), name, tags=tags).version)
-        previous = _alias_target(client, name, alias)
+        else:
+            for key, value in tags.items():
+                client.set_model_version_tag(name, str(version), key, value)
+        client.update_model_version(name, str(version), description)
+    return version
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of an alias.
+
+    Attributes:
+        before, after: Versions; None where it was new.
+        at: When, UTC in ISO 8601.
+        by: The user's name on the machine.
+        is_back: Whether it takes the last move back.
+    """
+
+    before: int | None
+    after: int
+    at: str
+    by: str
+    why: str
+    is_back: bool = False
+
+
+def alias_target(name: str, alias: str) -> int | None:
+    """The version that an alias points to; None where there is none."""
+    with reachable():
+        try:
+            return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
+        except MlflowException as error:
+            if error.error_code not in store.NOT_FOUND:
+                raise
+            return None
+
+
+def move_alias(name: str, alias: str, version: int, *, why: str, is_back: bool = False) -> int | None:
+    """Let an alias point to a version, and keep that it did. Returns the version before.
+
+    What is kept comes first: of two processes at once none loses the other's line.
+    """
+    before = alias_target(name, alias)
+    if before == version:
+        return before
+    now = datetime.now(UTC)
+    move = Move(before, version, now.isoformat(timespec="milliseconds"), _user(), why[:MOST_WHY], is_back)
+    key = f"{MOVES}{alias}.{int(now.timestamp() * 1e6):020d}.{secrets.token_hex(4)}"
+    with reachable():
+        client = mlflow.MlflowClient()
+        client.set_registered_model_tag(name, key, json.dumps(asdict(move), ensure_ascii=False))
         client.set_registered_model_alias(name, alias, str(version))
-    return version, previous
+    return before
+
+
+def moves(name: str, alias: str) -> list[Move]:
+    """Every move of an alias that was kept, the first one first.
+
+    Raises:
+        DataError: There is no such registered model.
+    """
+    with reachable():
+        try:
+            tags = mlflow.MlflowClient().get_registered_model(name).tags
+        except MlflowException as error:
+            if error.error_code not in store.NOT_FOUND:
+                raise
+            raise DataError(f"no registered model '{name}' in the store {store.address()}", where="name") from error
+    found = []
+    for key in sorted(key for key in tags if key.startswith(f"{MOVES}{alias}.")):
+        with contextlib.suppress(ValueError, TypeError):  # somebody else's, or altered
+            found.append(Move(**json.loads(tags[key])))
+    return found
+
+
+def step_back(moved: Sequence[Move]) -> int | None:
+    """The version before the last move that was not taken back; None where there is none."""
+    stack: list[Move] = []
+    for move in moved:
+        if move.is_back and stack:
+            stack.pop()
+        elif not move.is_back:
+            stack.append(move)
+    return stack[-1].before if stack else None
+
+
+def run_of(name: str, version: int) -> RunRecord | None:
+    """The train run that a version is the model of; None where it is not known or not there any more."""
+    with reachable():
+        found = mlflow.MlflowClient().get_model_version(name, str(version))
+    run_id = found.tags.get("fmtl.run") or found.run_id
+    if not run_id:
+        return None
+    try:
+        return store.get_run(run_id)
+    except DataError:
+        return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return ""
 
 
 def _why_not_whole(run: RunRecord) -> str | None:
@@ -75,10 +191,3 @@ def _existing_version(client: mlflow.MlflowClient, name: str, run_id: str) -> in
     quote = '"' if "'" in name else "'"
     found = client.search_model_versions(f"name = {quote}{name}{quote}")
     return next((int(v.version) for v in found if v.tags.get("fmtl.run") == run_id and v.status == "READY"), None)
-
-
-def _alias_target(client: mlflow.MlflowClient, name: str, alias: str) -> int | None:
-    try:
-        return int(client.get_model_version_by_alias(name, alias).version)
-    except MlflowException:  # there is no such alias yet
-        return None

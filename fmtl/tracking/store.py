@@ -1,5 +1,7 @@
 """The MLflow store: reach it, and read runs from it."""
 
+import atexit
+import contextlib
 import logging
 import os
 import re
@@ -14,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from fmtl.errors import DataError, EnvironmentFault, redacted
+from fmtl.storage import durable
 from fmtl.tracking.opening import reachable
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,8 @@ FOLDER_ID_TAG = "fmtl.folder_id"  # of the folder that a run is delivered from
 MODEL_TAG = "fmtl.model_id"  # of the model that it finished
 MANIFEST_TAG = "fmtl.model_sha256"  # of the list of that model's files
 PAGE_SIZE = 1000
+_copies = contextlib.ExitStack()
+atexit.register(_copies.close)
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown and an odd id
 
 
@@ -171,6 +176,22 @@ def get_run(run_id: str) -> RunRecord:
             if error.error_code not in NOT_FOUND:
                 raise
             raise DataError(f"run '{run_id}': not in the store {address()}") from error
+
+
+def artifact(run: RunRecord, name: str) -> Path | None:
+    """A file of a run on this disk: where it lies, or a copy that goes with this process; None where there is none."""
+    if (local := local_folder(run.artifact_uri)) is not None:
+        path = local.joinpath(*name.split("/"))
+        return path if path.is_file() else None
+    with reachable():
+        try:
+            folder = _copies.enter_context(durable.temporary_folder())
+            return Path(
+                mlflow.artifacts.download_artifacts(run_id=run.run_id, artifact_path=name, dst_path=str(folder))
+            )
+        except (MlflowException, OSError) as error:
+            log.debug("%s of run %s: %s", name, run.run_id, error)
+            return None
 
 
 def steps_of(run_id: str, metric: str) -> set[int]:

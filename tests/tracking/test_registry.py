@@ -81,6 +81,12 @@ FILES = {
 }  # fmt: skip
 
 
+def register(record, *, name, alias):
+    registry.check(record)
+    version = registry.add_version(record, name, tags={}, description="")
+    return version, registry.move_alias(name, alias, version, why="a test")
+
+
 def versions():
     return [version for model in mlflow.MlflowClient().search_registered_models() for version in model.latest_versions]
 
@@ -93,7 +99,7 @@ def test_altered_or_half_written_files_are_not_registered(logged, tmp_path, way)
     try:
         alter(folder)
         with pytest.raises(DataError, match=f"can't be registered: its model m-.*{says}"):
-            registry.register(store.get_run(run_id), name="m", alias="champion")
+            register(store.get_run(run_id), name="m", alias="champion")
     finally:
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept", folder)
@@ -106,11 +112,11 @@ def test_a_pending_model_and_a_deleted_run_are_not_registered(logged):
     model_id = store.get_run(run_id).model_uri.removeprefix("models:/")
     client.finalize_logged_model(model_id, LoggedModelStatus.FAILED)
     with pytest.raises(DataError, match="was not written to its end"):
-        registry.register(store.get_run(run_id), name="m", alias="champion")
+        register(store.get_run(run_id), name="m", alias="champion")
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
     client.delete_run(run_id)
     with pytest.raises(DataError, match="was deleted; 'mlflow runs restore"):
-        registry.register(store.get_run(run_id), name="m", alias="champion")
+        register(store.get_run(run_id), name="m", alias="champion")
     client.restore_run(run_id)
     assert versions() == []
 
@@ -128,7 +134,7 @@ def test_a_model_that_says_something_else_is_not_registered(logged, tmp_path):
     record = store.get_run(run_id)
     record.tags.pop(store.MANIFEST_TAG)
     with pytest.raises(DataError, match="Colour: it says .* where it said .* when it was logged"):
-        registry.register(record, name="m", alias="champion")
+        register(record, name="m", alias="champion")
     check.write_text(kept)
     assert versions() == []
 
@@ -136,8 +142,8 @@ def test_a_model_that_says_something_else_is_not_registered(logged, tmp_path):
 @pytest.mark.parametrize("name", ["main.shop.fashion_attributes", "Fashion attributes v2"])
 def test_a_whole_model_is_registered_once_under_any_name_that_mlflow_takes(logged, name):
     run_id, _ = logged
-    assert registry.register(store.get_run(run_id), name=name, alias="2026-11") == (1, None)
-    assert registry.register(store.get_run(run_id), name=name, alias="champion") == (1, None)
+    assert register(store.get_run(run_id), name=name, alias="2026-11") == (1, None)
+    assert register(store.get_run(run_id), name=name, alias="champion") == (1, None)
     assert pyfunc.model_folder(f"models:/{name}@2026-11").is_dir()
 
 

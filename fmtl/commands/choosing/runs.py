@@ -1,8 +1,10 @@
 """Which train run is the best, and registering it: what ``compare`` and ``register`` share."""
 
+import json
 from collections.abc import Sequence
 
-from fmtl.errors import DataError
+from fmtl.commands.choosing.gate import Rules, is_worse, judge
+from fmtl.errors import DataError, Refused
 from fmtl.evaluation.ranking import Entry, Leaderboard, rank
 from fmtl.tracking import registry
 from fmtl.tracking.store import RunRecord
@@ -36,11 +38,41 @@ def other_groups(board: Leaderboard) -> str:
     return f"'best' is the first of dataset {groups[0]}, the newest run's; other datasets: {', '.join(groups[1:])}"
 
 
-def register(record: RunRecord, *, name: str, alias: str) -> str:
-    """Register a run's model, move the alias, and return a sentence that says so."""
-    version, previous = registry.register(record, name=name, alias=alias)
+def register(record: RunRecord, *, name: str, alias: str, rules: Rules) -> list[str]:
+    """Register a run's model, move the alias, and return what is to be said of it.
+
+    Raises:
+        DataError: The model is not whole.
+        Refused: It is not what the rules ask for. Nothing was registered then.
+    """
+    registry.check(record)
+    verdict = judge(record, name=name, alias=alias, rules=rules)
+    if not verdict.passes:
+        reasons = "; ".join(verdict.against)
+        raise Refused(f"run '{record.run_id}' ({record.name}) is not registered: {reasons}. --force true overrides it")
+    f1s = {n.removeprefix("test/").removesuffix("/f1"): value for n, value in record.metrics.items() if _is_f1(n)}
+    tags = {
+        "fmtl.gate": json.dumps(verdict.to_json(), ensure_ascii=False),
+        "fmtl.scores": json.dumps(f1s, ensure_ascii=False),
+        "fmtl.commit": record.tags.get("mlflow.source.git.commit", ""),
+    }
+    replaced = verdict.details["replaces"]
+    if replaced is not None:
+        tags["fmtl.replaces"] = str(replaced)
+    version = registry.add_version(record, name, tags=tags, description=f"{record.name}: {verdict}")
+    previous = registry.move_alias(name, alias, version, why=str(verdict))
     before = f"; it pointed to version {previous} before" if previous not in (None, version) else ""
-    return f"registered {record.name} ({record.run_id}) as {name} version {version}, alias {name}@{alias}{before}"
+    said = [f"registered {record.name} ({record.run_id}) as {name} version {version}, alias {name}@{alias}{before}"]
+    if verdict.forced:
+        said.append(f"forced, although: {'; '.join(verdict.against)}")
+    if is_worse(verdict) and previous != version:
+        said.append(f"warning: it is worse than version {previous}: {verdict.said[-1] if verdict.said else verdict}; "
+                    f"fmtl rollback --name {name} --alias {alias} goes back")  # fmt: skip
+    return said
+
+
+def _is_f1(name: str) -> bool:
+    return name.startswith("test/") and name.endswith("/f1")
 
 
 def _entry(record: RunRecord) -> Entry:

@@ -1,0 +1,178 @@
+"""What stands between a model and an alias: floors, and the model whose place it would take."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fmtl.commands.choosing.photos import SPLITS_OF_PHOTOS, hashes_learnt_from, photos_of
+from fmtl.dataset.prepared import GROUP, PreparedDataset, open_dataset
+from fmtl.errors import DataError, UsageError, did_you_mean
+from fmtl.evaluation import gate
+from fmtl.evaluation.gate import LEAST_PHOTOS, METRICS, Comparison, Verdict
+from fmtl.metric_names import score
+from fmtl.tasks import AVERAGE, Tasks
+from fmtl.tracking import registry, store
+from fmtl.tracking.store import RunRecord
+
+TASKS, PREDICTIONS = "tasks.json", "predictions/test.parquet"  # artifacts of a run
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a model has to be; the settings of ``register`` say what each means."""
+
+    metric: str
+    if_better: bool = False
+    margin: float = 0.0
+    floor: Mapping[str, float] | None = None
+    force: bool = False
+
+    @property
+    def compared_by(self) -> str:
+        """
+        Raises:
+            UsageError: if_better has nothing to compare by.
+        """
+        name = self.metric.rpartition("/")[2]
+        if name not in METRICS and self.if_better:
+            raise UsageError(f"if_better: models are compared by f1 or accuracy, not by '{self.metric}'")
+        return name if name in METRICS else "f1"
+
+
+def judge(run: RunRecord, *, name: str, alias: str, rules: Rules) -> Verdict:
+    """Whether a run's model may have an alias.
+
+    Raises:
+        UsageError: A floor is for an attribute that it does not tell.
+    """
+    against: list[str] = []
+    said: list[str] = []
+    metric = rules.compared_by
+    against += gate.not_finite({n: run.metrics.get(n, np.nan) for n in (score("test", None, m) for m in METRICS)})
+    if rules.floor:
+        against += gate.floors_missed(_f1s(run, rules.floor), rules.floor)
+    version = registry.alias_target(name, alias)
+    champion = registry.run_of(name, version) if version is not None else None
+    found: Comparison | str | None = None
+    if version is None:
+        said.append(f"{name}@{alias} is new")
+    elif champion is not None and champion.run_id == run.run_id:
+        said.append(f"it is {name}@{alias} already")
+    else:
+        found = compared(run, champion, f"models:/{name}/{version}", metric, thorough=rules.if_better)
+        told = f"not compared with version {version}: {found}" if isinstance(found, str) else f"{found}"
+        is_better = not isinstance(found, str) and found.lead.difference.low > -rules.margin
+        if rules.if_better and not is_better:
+            bound = "" if isinstance(found, str) else f"; the lower bound must be above {-rules.margin:g}"
+            against.append(f"not shown to be better than version {version}: {found}{bound}")
+        else:
+            said.append(told)
+    details = {
+        "floors": dict(rules.floor or {}),
+        "if_better": rules.if_better,
+        "margin": rules.margin,
+        "replaces": version,
+        "comparison": found.to_json() if isinstance(found, Comparison) else found,
+    }
+    return Verdict(tuple(against), bool(against) and rules.force, tuple(said), details)
+
+
+def is_worse(verdict: Verdict) -> bool:
+    """Whether a score is lower than that of the model whose place is taken."""
+    found = verdict.details.get("comparison")
+    return isinstance(found, dict) and found["candidate"] < found["champion"]
+
+
+def compared(
+    run: RunRecord, champion: RunRecord | None, model: str, metric: str, *, thorough: bool
+) -> Comparison | str:
+    """A run's model beside another on the run's own test photos, or why not.
+
+    Args:
+        champion: The run of the other model, if it is known.
+        model: The other model's address.
+        thorough: The other one is run on the photos where it was not tested on them.
+    """
+    mine = _tested(run)
+    if mine is None:
+        return "its predictions of the test photos were not logged"
+    table, tasks = mine
+    theirs = _tested(champion) if champion is not None else None
+    if champion is not None and theirs is not None and champion.tags.get("fmtl.data") == run.tags.get("fmtl.data"):
+        # Of one dataset both have the same test photos; photos are known by their place in the table.
+        other = theirs[0].set_index(["id", "path"])
+        common = table.set_index(["id", "path"]).index.intersection(other.index)
+        rows = table.set_index(["id", "path"]).loc[common].reset_index()
+        return _enough(rows) or gate.compare(rows, other.loc[common].reset_index(), tasks, theirs[1], metric=metric)
+    if not thorough:
+        return "it was tested on other photos; --if-better true runs it on these"
+    return _on_photos(run, champion, model, table, tasks, metric)
+
+
+def _on_photos(
+    run: RunRecord, champion: RunRecord | None, model: str, table: pd.DataFrame, tasks: Tasks, metric: str
+) -> Comparison | str:
+    dataset = _dataset(run)
+    if isinstance(dataset, str):
+        return dataset
+    learnt = hashes_learnt_from(champion) if champion is not None else None
+    if learnt is None:
+        return f"it is not known on which photos it was trained: its run has no {SPLITS_OF_PHOTOS}"
+    rows = dataset.rows("test")
+    unseen = np.array([sha256 not in learnt for sha256 in dataset.photo_hashes[rows]], bool)
+    table = table[unseen].reset_index(drop=True)
+    if short := _enough(table, int((~unseen).sum())):
+        return short
+    from fmtl.commands.choosing import models  # and torch with it
+
+    predictor, _ = models.load(model)
+    names, photos = photos_of(dataset, rows[unseen])
+    said = predictor.predict(photos).assign(path=names)
+    return gate.compare(table, said, tasks, predictor.tasks, metric=metric, left_out=int((~unseen).sum()))
+
+
+def _enough(table: pd.DataFrame, left_out: int = 0) -> str:
+    if len(table) >= LEAST_PHOTOS:
+        return ""
+    apart = f", {left_out} others were its own for training" if left_out else ""
+    return f"no verdict on {len(table)} test photos{apart}; {LEAST_PHOTOS} are the least"
+
+
+def _dataset(run: RunRecord) -> PreparedDataset | str:
+    """The dataset that a run was trained on, if it is still where it was."""
+    place = run.param("data")
+    try:
+        dataset = open_dataset(place, verify=False)
+    except DataError as error:
+        return f"the photos that it is to be tested on are not there ({error})"
+    if dataset.digest != run.tags.get("fmtl.data"):
+        return f"the photos that it is to be tested on are not there: {place} holds another dataset now"
+    return dataset
+
+
+def _tested(run: RunRecord) -> tuple[pd.DataFrame, Tasks] | None:
+    """What a run said of its test photos, and the tasks; None where it was not logged."""
+    table, tasks = store.artifact(run, PREDICTIONS), store.artifact(run, TASKS)
+    if table is None or tasks is None:
+        return None
+    found = Tasks.from_json(json.loads(tasks.read_text(encoding="utf-8")), where=str(tasks))
+    frame = pd.read_parquet(table)
+    wanted = ["id", "path", *(column for column in (GROUP,) if column in frame)]
+    return frame[[*wanted, *(name for t in found for name in (t.slug, f"{t.slug}/target"))]], found
+
+
+def _f1s(run: RunRecord, names: Mapping[str, float]) -> dict[str, float]:
+    """Test macro-F1 by name of the attributes that floors are for."""
+    path = store.artifact(run, TASKS)
+    tasks = Tasks.from_json(json.loads(path.read_text(encoding="utf-8"))) if path else Tasks()
+    slugs = {AVERAGE: AVERAGE} | {task.slug: task.slug for task in tasks} | {task.name: task.slug for task in tasks}
+    found = {}
+    for name in names:
+        if name not in slugs:
+            hint = did_you_mean(name, slugs, otherwise=f"the model tells {', '.join(tasks.names)}")
+            raise UsageError(f"floor: there is no attribute '{name}'; {hint}")
+        found[name] = run.metrics.get(f"test/{slugs[name]}/f1", np.nan)
+    return found
