@@ -32,7 +32,7 @@ def test_each_of_the_four_backbones_trains_and_logs_every_artifact(store, real_d
     slugs = [task.slug for task in dataset.tasks]
     for backbone in BACKBONES:
         run_id = train(schema.TrainSettings(backbone=backbone, weights="none", epochs=1, batch_size=16, px=96))
-        want = {"config.yaml", "tasks.json", "predictions/test.parquet", "plots/history.csv"}
+        want = {"config.yaml", "tasks.json", "predictions/test.parquet", "photos.parquet", "plots/history.csv"}
         want |= {f"plots/{name}.png" for name in ("averages", "loss", "task_losses", "task_f1", "learning_rates")}
         want |= {f"gallery/{name}" for name in ("gallery.html", "mistakes.csv", "suspects.csv")}
         want |= {f"checkpoints/{backbone}_tuned_{which}.pt" for which in ("best", "last")}
@@ -53,7 +53,7 @@ def test_each_of_the_four_backbones_trains_and_logs_every_artifact(store, real_d
 
 
 def test_the_small_network_learns_the_real_photos(store, real_data):
-    """The README's result: 12 epochs of tf_efficientnet_lite0 at 128 px."""
+    """12 epochs of tf_efficientnet_lite0 at 128 px."""
     fashion = real_data / "fashion"
     dataset = prepare(schema.PrepareSettings(table=str(fashion / "fashion.csv")))
     assert len(dataset.rows("test")) >= 330
