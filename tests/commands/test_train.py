@@ -114,7 +114,14 @@ def test_every_artifact_of_the_contract_is_there(run, dataset):
             yield from tree(item.path) if item.is_dir else [item.path]
 
     slugs = [task.slug for task in dataset.tasks]
-    want = {"config.yaml", "tasks.json", "plots/averages.png", "plots/loss.png", "predictions/test.parquet"}
+    want = {
+        "config.yaml",
+        "tasks.json",
+        "plots/averages.png",
+        "plots/loss.png",
+        "predictions/test.parquet",
+        "photos.parquet",
+    }
     want |= {f"checkpoints/resnet18_tuned_{which}.pt" for which in ("best", "last")}
     curves = ("confusion", "roc", "precision_recall", "reliability")
     want |= {f"{kind}/{slug}.{suffix}" for kind in curves for slug in slugs for suffix in ("png", "json")}
