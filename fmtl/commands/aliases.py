@@ -11,7 +11,8 @@ def history(settings: HistorySettings) -> list[Move]:
     moves = registry.moves(settings.name, settings.alias)
     for move in moves:
         before = f"version {move.before}" if move.before is not None else "nothing"
-        print(f"{move.at} {move.by}: {before} -> version {move.after}: {move.why}")
+        at, by, why = (" ".join(text.split()) for text in (move.at, move.by, move.why))
+        print(f"{at} {by}: {before} -> version {move.after}: {why}")
     now = registry.alias_target(settings.name, settings.alias)
     called = f"{settings.name}@{settings.alias}"
     print(f"{called} points to version {now}" if now is not None else f"there is no alias {called}")
@@ -36,7 +37,8 @@ def rollback(settings: RollbackSettings) -> int:
 
 
 def _before(settings: AliasSettings) -> int:
-    found = registry.step_back(registry.moves(settings.name, settings.alias))
+    now = registry.alias_target(settings.name, settings.alias)
+    found = registry.step_back(registry.moves(settings.name, settings.alias), now)
     if found is None:
         told = "no version is known that it pointed to before; fmtl history shows what was kept"
         raise DataError(f"{told}", where=f"{settings.name}@{settings.alias}")

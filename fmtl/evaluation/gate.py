@@ -97,8 +97,10 @@ def compare(
     pairs = [(task, other) for task in tasks for other in others if not task.applies_to and _alike(task, other)]
     if not pairs:
         return "they tell no attribute in common"
-    groups = candidate[GROUP] if GROUP in candidate else candidate["path"]
-    drawn = Resamples(groups.to_numpy())
+    alone = pd.Series(np.arange(len(candidate)))  # where nobody knows which are twins
+    drawn = Resamples(candidate.get(GROUP, alone).to_numpy())
+    if drawn.num_groups < LEAST_PHOTOS:
+        return f"no verdict on {drawn.num_groups} groups of twins; {LEAST_PHOTOS} are the least"
     scores = []
     for table in (candidate, champion):
         found = []

@@ -5,7 +5,7 @@ import getpass
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def add_version(run: RunRecord, name: str, *, tags: Mapping[str, str], descripti
         else:
             for key, value in tags.items():
                 client.set_model_version_tag(name, str(version), key, value)
-        client.update_model_version(name, str(version), description)
+        client.update_model_version(name, str(version), description[:MOST_CHARACTERS])
     return version
 
 
@@ -132,25 +132,41 @@ def moves(name: str, alias: str) -> list[Move]:
     found = []
     for key in sorted(key for key in tags if key.startswith(f"{MOVES}{alias}.")):
         with contextlib.suppress(ValueError, TypeError):  # somebody else's, or altered
-            found.append(Move(**json.loads(tags[key])))
+            move = Move(**json.loads(tags[key]))
+            if isinstance(move.after, int) and isinstance(move.before, int | None):
+                found.append(replace(move, at=str(move.at), by=str(move.by), why=str(move.why)))
     return found
 
 
-def step_back(moved: Sequence[Move]) -> int | None:
-    """The version before the last move that was not taken back; None where there is none."""
+def step_back(moved: Sequence[Move], now: int | None) -> int | None:
+    """The version before the last move that was not taken back; None where there is none.
+
+    Args:
+        now: Where the alias points. Moves that led from there were begun and not done, or others came between; where
+            somebody else has moved it, the step leads to where the last move led.
+    """
     stack: list[Move] = []
     for move in moved:
         if move.is_back and stack:
             stack.pop()
         elif not move.is_back:
             stack.append(move)
+    while stack and stack[-1].before == now and stack[-1].after != now:
+        stack.pop()
+    if stack and stack[-1].after != now:
+        return stack[-1].after
     return stack[-1].before if stack else None
 
 
 def run_of(name: str, version: int) -> RunRecord | None:
     """The train run that a version is the model of; None where it is not known or not there any more."""
     with reachable():
-        found = mlflow.MlflowClient().get_model_version(name, str(version))
+        try:
+            found = mlflow.MlflowClient().get_model_version(name, str(version))
+        except MlflowException as error:
+            if error.error_code not in store.NOT_FOUND:
+                raise
+            raise DataError(f"version {version} was deleted", where=name) from error
     run_id = found.tags.get("fmtl.run") or found.run_id
     if not run_id:
         return None

@@ -155,9 +155,10 @@ def test_a_model_that_is_not_whole_is_no_matter_of_a_gate(world, shop):
     assert mlflow.MlflowClient().search_model_versions(f"name = '{shop}'") == []
 
 
-def test_the_champion_of_another_dataset_is_run_on_the_candidates_photos(world, shop):
+def test_the_champion_of_another_dataset_is_run_on_the_candidates_photos(world, shop, capsys):
     registered(world, shop, "there")
     assert registered(world, shop, "good") == 2  # other photos: not compared, and so not refused
+    assert "warning: not compared with version 1: it was tested on other photos" in capsys.readouterr().out
     registered(world, shop, "there")
     assert registered(world, shop, "good", if_better=True) == 2
     found = verdict(shop, 2)["comparison"]
@@ -248,10 +249,15 @@ def test_a_step_back_takes_back_what_was_not_taken_back_yet():
     def move(before, after, is_back=False):
         return registry.Move(before, after, "", "", "", is_back)
 
-    assert registry.step_back([]) is None
-    assert registry.step_back([move(None, 1)]) is None
-    assert registry.step_back([move(None, 1), move(1, 2), move(2, 3)]) == 2
-    assert registry.step_back([move(None, 1), move(1, 2), move(2, 3), move(3, 2, is_back=True)]) == 1
+    three = [move(None, 1), move(1, 2), move(2, 3)]
+    assert registry.step_back([], None) is None
+    assert registry.step_back([move(None, 1)], 1) is None
+    assert registry.step_back(three, 3) == 2
+    assert registry.step_back([*three, move(3, 2, is_back=True)], 2) == 1
+    assert registry.step_back([*three, move(2, 3)], 3) == 2  # begun twice
+    assert registry.step_back([move(None, 1), move(1, 2), move(2, 3), move(2, 3), move(3, 2, is_back=True)], 2) == 1
+    assert registry.step_back([*three, move(3, 4)], 3) == 2  # begun and not done
+    assert registry.step_back(three, 7) == 3  # somebody else has moved it
 
 
 def test_rules_without_a_champion_say_so(world, shop):

@@ -105,8 +105,10 @@ def compared(
         # Of one dataset both have the same test photos; photos are known by their place in the table.
         other = theirs[0].set_index(["id", "path"])
         common = table.set_index(["id", "path"]).index.intersection(other.index)
-        rows = table.set_index(["id", "path"]).loc[common].reset_index()
-        return _enough(rows) or gate.compare(rows, other.loc[common].reset_index(), tasks, theirs[1], metric=metric)
+        rows, others = table.set_index(["id", "path"]).loc[common].reset_index(), other.loc[common].reset_index()
+        if len(rows) != len(others) or not _same_labels(rows, others, tasks, theirs[1]):
+            return "the labels that both were tested on are not the same"
+        return _enough(rows) or gate.compare(rows, others, tasks, theirs[1], metric=metric)
     if not thorough:
         return "it was tested on other photos; --if-better true runs it on these"
     return _on_photos(run, champion, model, table, tasks, metric)
@@ -127,11 +129,20 @@ def _on_photos(
     if short := _enough(table, int((~unseen).sum())):
         return short
     from fmtl.commands.choosing import models  # and torch with it
+    from fmtl.model.predictor import OK
 
     predictor, _ = models.load(model)
     names, photos = photos_of(dataset, rows[unseen])
-    said = predictor.predict(photos).assign(path=names)
+    said = predictor.predict(photos)
+    if unread := int((said["status"] != OK).sum()):
+        return f"{unread} of the {len(names)} photos that it is to be tested on can't be read where they were"
     return gate.compare(table, said, tasks, predictor.tasks, metric=metric, left_out=int((~unseen).sum()))
+
+
+def _same_labels(rows: pd.DataFrame, others: pd.DataFrame, tasks: Tasks, other_tasks: Tasks) -> bool:
+    """Whether two tables of one dataset tell of the same photos, in the same order."""
+    columns = [f"{task.slug}/target" for task in tasks if task in other_tasks]
+    return all(rows[name].map(repr).equals(others[name].map(repr)) for name in columns)
 
 
 def _enough(table: pd.DataFrame, left_out: int = 0) -> str:

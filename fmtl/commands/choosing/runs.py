@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from fmtl.commands.choosing.gate import Rules, is_worse, judge
 from fmtl.errors import DataError, Refused
+from fmtl.evaluation.gate import Verdict
 from fmtl.evaluation.ranking import Entry, Leaderboard, rank
 from fmtl.tracking import registry
 from fmtl.tracking.store import RunRecord
+
+TRIES = 5  # to move an alias that others move
 
 
 def rank_runs(records: Sequence[RunRecord], *, metric: str, data: str | None = None) -> Leaderboard:
@@ -46,10 +49,38 @@ def register(record: RunRecord, *, name: str, alias: str, rules: Rules) -> list[
         Refused: It is not what the rules ask for. Nothing was registered then.
     """
     registry.check(record)
-    verdict = judge(record, name=name, alias=alias, rules=rules)
-    if not verdict.passes:
-        reasons = "; ".join(verdict.against)
-        raise Refused(f"run '{record.run_id}' ({record.name}) is not registered: {reasons}. --force true overrides it")
+    for _ in range(TRIES):
+        verdict = judge(record, name=name, alias=alias, rules=rules)
+        if not verdict.passes:
+            reasons = "; ".join(verdict.against)
+            raise Refused(
+                f"run '{record.run_id}' ({record.name}) is not registered: {reasons}. --force true overrides it"
+            )
+        replaced = verdict.details["replaces"]
+        version = registry.add_version(
+            record, name, tags=_tags(record, verdict), description=f"{record.name}: {verdict}"
+        )
+        if registry.alias_target(name, alias) in (replaced, version):
+            break  # else another process has moved it meanwhile, and nothing was compared with what is there now
+    else:
+        raise Refused(f"{name}@{alias} is being moved by others again and again; version {version} is there without it")
+    previous = registry.move_alias(name, alias, version, why=str(verdict))
+    before = f"; it pointed to version {previous} before" if previous not in (None, version) else ""
+    said = [f"registered {record.name} ({record.run_id}) as {name} version {version}, alias {name}@{alias}{before}"]
+    if verdict.forced:
+        said.append(f"forced, although: {'; '.join(verdict.against)}")
+    comparison = verdict.details["comparison"]
+    if isinstance(comparison, str) and previous not in (None, version):
+        said.append(f"warning: not compared with version {previous}: {comparison}; "
+                    f"fmtl rollback --name {name} --alias {alias} goes back")  # fmt: skip
+    if is_worse(verdict) and previous != version:
+        said.append(f"warning: it is worse than version {previous}: {verdict.said[-1] if verdict.said else verdict}; "
+                    f"fmtl rollback --name {name} --alias {alias} goes back")  # fmt: skip
+    return said
+
+
+def _tags(record: RunRecord, verdict: Verdict) -> dict[str, str]:
+    """What a version says of how it came to be."""
     f1s = {n.removeprefix("test/").removesuffix("/f1"): value for n, value in record.metrics.items() if _is_f1(n)}
     tags = {
         "fmtl.gate": json.dumps(verdict.to_json(), ensure_ascii=False),
@@ -57,18 +88,7 @@ def register(record: RunRecord, *, name: str, alias: str, rules: Rules) -> list[
         "fmtl.commit": record.tags.get("mlflow.source.git.commit", ""),
     }
     replaced = verdict.details["replaces"]
-    if replaced is not None:
-        tags["fmtl.replaces"] = str(replaced)
-    version = registry.add_version(record, name, tags=tags, description=f"{record.name}: {verdict}")
-    previous = registry.move_alias(name, alias, version, why=str(verdict))
-    before = f"; it pointed to version {previous} before" if previous not in (None, version) else ""
-    said = [f"registered {record.name} ({record.run_id}) as {name} version {version}, alias {name}@{alias}{before}"]
-    if verdict.forced:
-        said.append(f"forced, although: {'; '.join(verdict.against)}")
-    if is_worse(verdict) and previous != version:
-        said.append(f"warning: it is worse than version {previous}: {verdict.said[-1] if verdict.said else verdict}; "
-                    f"fmtl rollback --name {name} --alias {alias} goes back")  # fmt: skip
-    return said
+    return tags | ({"fmtl.replaces": str(replaced)} if replaced is not None else {})
 
 
 def _is_f1(name: str) -> bool:
