@@ -30,8 +30,7 @@ def rollback(settings: RollbackSettings) -> int:
     back = _before(settings)
     if (run := registry.run_of(settings.name, back)) is not None:
         registry.check(run)
-    why = "rollback"
-    previous = registry.move_alias(settings.name, settings.alias, back, why=why, is_back=True)
+    previous = registry.move_alias(settings.name, settings.alias, back, why="rollback", is_back=True)
     print(f"{settings.name}@{settings.alias} points to version {back} again; it pointed to version {previous}")
     return back
 
@@ -41,5 +40,5 @@ def _before(settings: AliasSettings) -> int:
     found = registry.step_back(registry.moves(settings.name, settings.alias), now)
     if found is None:
         told = "no version is known that it pointed to before; fmtl history shows what was kept"
-        raise DataError(f"{told}", where=f"{settings.name}@{settings.alias}")
+        raise DataError(told, where=f"{settings.name}@{settings.alias}")
     return found

@@ -35,6 +35,12 @@ def _as_mlflow_allows(name: str) -> str:
     return name
 
 
+def _not_reserved(alias: str) -> str:
+    if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
+        raise ValueError("a name that MLflow does not reserve (it has 'latest' and 'v1', 'v2', ...)")
+    return alias
+
+
 def _in_seconds(value: Any) -> Any:
     """'1h30m' as people write times, or a number of seconds."""
     if not isinstance(value, str):
@@ -114,7 +120,22 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Rules = Annotated[
     dict[str, dict[str, tuple[str, ...]]], BeforeValidator(_as_rules)
 ]  # of attributes that exist for some products only
-Floors = Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], BeforeValidator(_as_floors)]
+Alias = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=255), AfterValidator(_not_reserved)]
+# What a model has to be before an alias moves to it.
+IfBetter = Annotated[
+    bool,
+    Field(
+        description="Only if it is better than the alias's model: the 95 % interval of the difference of their test "
+        "scores lies above -margin."
+    ),
+]
+Margin = Annotated[float, Field(ge=0, le=1, description="What if_better lets it be worse.")]
+Floors = Annotated[
+    dict[str, Annotated[float, Field(ge=0, le=1)]],
+    BeforeValidator(_as_floors),
+    Field(description="Lowest test macro-F1 by attribute, or avg: Colour=0.3,avg=0.6."),
+]
+Force = Annotated[bool, Field(description="Register although if_better or floor says no; what it said is kept.")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
 ModelName = Annotated[str, Field(max_length=250), AfterValidator(_as_mlflow_allows)]

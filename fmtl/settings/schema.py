@@ -1,14 +1,29 @@
 """Settings of every command: names, defaults, units and ranges. Nothing heavy is imported before ``resolve``."""
 
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fmtl.metric_names import CHOSEN_BY
-from fmtl.settings.fields import Device, Floors, Fraction, ModelName, Names, Place, Px, Rules, Seed, Settings, by_name
+from fmtl.settings.fields import (
+    Alias,
+    Device,
+    Floors,
+    Force,
+    Fraction,
+    IfBetter,
+    Margin,
+    ModelName,
+    Names,
+    Place,
+    Px,
+    Rules,
+    Seed,
+    Settings,
+    by_name,
+)
 from fmtl.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -121,14 +136,10 @@ with warnings.catch_warnings():
         top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
         out: Place = Field("leaderboard", description="Folder of the leaderboard files.")
         register: ModelName | None = Field(None, description="Register the best under this model name.")
-        if_better: bool = Field(
-            False,
-            description="Only if it is better than the alias's model: the 95 % interval of the difference "
-            "of their test scores lies above -margin.",
-        )
-        margin: float = Field(0.0, ge=0, le=1, description="What if_better lets it be worse.")
-        floor: Floors = Field({}, description="Lowest test macro-F1 by attribute, or avg: Colour=0.3,avg=0.6.")
-        force: bool = Field(False, description="Register although if_better or floor says no; what it said is kept.")
+        if_better: IfBetter = False
+        margin: Margin = 0.0
+        floor: Floors = {}  # noqa: RUF012  # pydantic copies it
+        force: Force = False
 
 
 class RegisterSettings(Settings):
@@ -136,36 +147,20 @@ class RegisterSettings(Settings):
 
     run: str = Field("best", description="Id of a train run, or 'best'.")
     name: ModelName = Field(DEFAULT_MODEL_NAME, description="Registered model.")
-    alias: str = Field(
-        DEFAULT_ALIAS,
-        pattern=r"^[\w-]+$",
-        max_length=255,
-        description="Alias that moves to the version.",
-    )
+    alias: Alias = Field(DEFAULT_ALIAS, description="Alias that moves to the version.")
     experiment: str | None = Field(None, description="Where 'best' looks [default: every one that has train runs].")
     metric: str = Field(CHOSEN_BY, description="What 'best' ranks by.")
-    if_better: bool = Field(
-        False,
-        description="Only if it is better than the alias's model: the 95 % interval of the difference "
-        "of their test scores lies above -margin.",
-    )
-    margin: float = Field(0.0, ge=0, le=1, description="What if_better lets it be worse.")
-    floor: Floors = Field({}, description="Lowest test macro-F1 by attribute, or avg: Colour=0.3,avg=0.6.")
-    force: bool = Field(False, description="Register although if_better or floor says no; what it said is kept.")
-
-    @field_validator("alias")
-    @classmethod
-    def _not_reserved(cls, alias: str) -> str:
-        if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
-            raise ValueError("a name that MLflow does not reserve (it has 'latest' and 'v1', 'v2', ...)")
-        return alias
+    if_better: IfBetter = False
+    margin: Margin = 0.0
+    floor: Floors = {}  # noqa: RUF012  # pydantic copies it
+    force: Force = False
 
 
 class AliasSettings(Settings):
     """What ``history`` and ``rollback`` share."""
 
     name: ModelName = Field(DEFAULT_MODEL_NAME, description="Registered model.")
-    alias: str = Field(DEFAULT_ALIAS, pattern=r"^[\w-]+$", max_length=255, description="Alias.")
+    alias: Alias = Field(DEFAULT_ALIAS, description="Alias.")
 
 
 class HistorySettings(AliasSettings):
