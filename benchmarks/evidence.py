@@ -89,8 +89,9 @@ SHARES = (0.0, 0.25, 0.5, 1.0)  # of what training counts say together, in decod
 # -- one training, in a process of its own ----------------------------------------------------------------------------
 
 
-def train_and_judge(data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Seconds, and scores on val and test by heads. Works in the current folder."""
+def train_and_judge(data: str, settings: dict[str, Any], kept: str = "") -> dict[str, Any]:
+    """Seconds, and scores on val and test by heads; what the last network sees, in a file ``kept``. Works in the
+    current folder."""
     import time
 
     import torch
@@ -121,6 +122,8 @@ def train_and_judge(data: str, settings: dict[str, Any]) -> dict[str, Any]:
             work.setup.net.load_state_dict(checkpoints.load(path).model)
             seen = _Seen(work)
             found["heads"][which] = seen.judged(seen.logits())
+        if kept:
+            seen.keep(kept)
         found["heads"] |= {"mirror": seen.judged(seen.logits(mirror=True)), **seen.refitted(), **seen.decoded()}
     return found
 
@@ -160,6 +163,18 @@ class _Seen:
             found[split] = {name: part.numpy() for name, part in self.net.packing.split(heads).items()}
         return found
 
+    def keep(self, file: str) -> None:
+        """Features, colours, targets and logits by split, for questions that need no training again."""
+        arrays = {}
+        for split, targets in self.targets.items():
+            seen = {"features": self.features, "mirrored": self.mirrored, "colours": self.colours}
+            arrays |= {f"{split}/{name}": values[split].half() for name, values in seen.items()}
+            arrays[f"{split}/targets"] = targets
+        for mirror in (False, True):
+            for split, by_task in self.logits(mirror=mirror).items():
+                arrays |= {f"{split}/{'mirror' if mirror else 'logits'}/{task}": part for task, part in by_task.items()}
+        np.savez_compressed(file, **arrays)
+
     def judged(self, logits: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
         return {split: self.scores(logits[split], split) for split in ("val", "test")}
 
@@ -168,7 +183,7 @@ class _Seen:
         import torch
         from scipy.special import softmax
 
-        from fmtl.model import temperature
+        from fmtl.model.confidence import temperature
         from fmtl.training import evaluating, metrics
 
         predicted = torch.stack([torch.from_numpy(part.argmax(axis=1)) for part in logits.values()], dim=1)
@@ -371,7 +386,8 @@ def run(options: argparse.Namespace) -> None:
             with tempfile.TemporaryDirectory(dir=temporary) as here:
                 environment = os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(threads)}
                 done = subprocess.run(
-                    [sys.executable, str(Path(__file__).resolve()), "one", data, json.dumps(how | {"seed": split})],
+                    [sys.executable, str(Path(__file__).resolve()), "one", data, json.dumps(how | {"seed": split}),
+                     _kept(options.keep, what)],
                     cwd=here, env=environment, capture_output=True, text=True, check=False,
                 )  # fmt: skip
             if done.returncode:
@@ -386,6 +402,13 @@ def run(options: argparse.Namespace) -> None:
             )
 
         list(pool.map(one, todo))
+
+
+def _kept(folder: Path | None, what: tuple[str, int, str]) -> str:
+    if folder is None:
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder.resolve() / ("-".join(map(str, what)).replace(" ", "_") + ".npz"))
 
 
 def show(options: argparse.Namespace) -> None:
@@ -420,7 +443,7 @@ def _column(runs: dict[str, Any], which: str) -> dict[str, Any]:
 
 def main() -> None:
     if sys.argv[1:2] == ["one"]:
-        print(json.dumps(train_and_judge(sys.argv[2], json.loads(sys.argv[3]))))
+        print(json.dumps(train_and_judge(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "show"])
@@ -429,6 +452,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--catalogues", nargs="+", default=list(CATALOGUES), choices=list(CATALOGUES))
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, which share the processors")
+    parser.add_argument("--keep", type=Path, help="a folder for what each network sees")
     parser.add_argument("--against", default="plain loop, 0.0003")
     options = parser.parse_args()
     if options.what == "show":

@@ -15,7 +15,10 @@ REFINED_LOSS = "val/refined_loss"  # what is left of val/loss under the best tem
 SKIPPED_STEPS = "train/skipped_steps"  # of an epoch, where there were any: their loss or gradient was not finite
 BEST, BEST_EPOCH = "best/", "best/epoch"
 LEARNING_RATE = "learning_rate/"
-PACE = ("images_per_second", "data_share", "epoch_seconds")  # of an epoch: they tell of the machine, not the network
+# They tell of the machine, not the network: of an epoch, and of a whole run.
+PACE = ("images_per_second", "data_share", "epoch_seconds", "cost/minutes", "cost/images_per_second")
+# What a model costs: weights, megabytes of its file, minutes of its epochs, photos labelled in a second when decoded.
+COSTS = ("cost/parameters", "cost/mb", "cost/minutes", "cost/images_per_second")
 CHOSEN_BY = "best/val/avg/f1"  # runs are ranked by it: chosen on validation, reported on test
 
 
@@ -67,6 +70,11 @@ def cost(metrics: Mapping[str, float], chosen_by: str) -> float:
 def temperature(task: Task) -> str:
     """Of a task, fitted on the validation split."""
     return f"val/{task.slug}/temperature"
+
+
+def calibration_error(split: str, task: Task) -> str:
+    """Expected calibration error of a task."""
+    return f"{split}/{task.slug}/ece"
 
 
 def averages(split: str) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fmtl.errors import DataError, UsageError, did_you_mean
@@ -113,6 +113,10 @@ class Tasks(tuple[Task, ...]):
     def applicability(self) -> dict[str, Task]:
         """By name of the attributes that do not apply to every product, the task that says whether they do."""
         return {task.applies_to: task for task in self if task.applies_to}
+
+    def unconditional(self) -> "Tasks":
+        """The same, each by itself: what an attribute would be is told whether or not it applies."""
+        return Tasks(replace(task, applies_to="") for task in self)
 
     @property
     def columns(self) -> list[str]:

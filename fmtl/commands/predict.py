@@ -17,7 +17,7 @@ from fmtl.commands.labelling import filling
 from fmtl.commands.labelling.listing import Listing, list_photos
 from fmtl.commands.labelling.predictions import Predictions
 from fmtl.errors import DataError
-from fmtl.model.predictor import OK, Predictor, attribute_names
+from fmtl.model.predictor import ACCEPTED, OK, Predictor, attribute_names
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tracking.run import adopted_run
@@ -51,9 +51,10 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         names = _column_names(model, settings)
         own = listing.own_columns(["image", *names.values()]) if settings.keep_columns else None
         numbers = [name for name in names.values() if name.endswith("/confidence")]
+        flags = [name for column, name in names.items() if column.endswith(f"/{ACCEPTED}")]
         lists = [names[task.slug] for task in model.tasks if task.is_set]
         key = _key(settings, model_hash, listing)
-        rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers, lists=lists)
+        rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers, flags=flags, lists=lists)
         there = rows.begin(resume=settings.resume)
         try:
             with machine.memory_kept():

@@ -1,7 +1,7 @@
 """``register``: a train run's model to a registered version and its alias."""
 
 from fmtl.commands.choosing.gate import Rules
-from fmtl.commands.choosing.runs import best_run, other_groups, rank_runs
+from fmtl.commands.choosing.runs import best_run, find, other_groups, rank_runs
 from fmtl.commands.choosing.runs import register as register_run
 from fmtl.settings.fields import by_name
 from fmtl.settings.schema import RegisterSettings
@@ -14,10 +14,10 @@ def register(settings: RegisterSettings) -> None:
     doctor.mend_dead()
     with adopted_run("register"):
         if settings.run == "best":
-            records = store.search_runs("train", experiment=settings.experiment)
-            board = rank_runs(records, metric=settings.metric)
-            record = best_run(records, board)
-            if others := other_groups(board):
+            found = find(experiment=settings.experiment)
+            board = rank_runs(found.records, metric=settings.metric)
+            record = best_run(found.records, board)
+            if others := other_groups(board, found.others):
                 print(others)
         else:
             record = store.get_run(settings.run)

@@ -20,7 +20,9 @@ from fmtl.commands.training.work import Work, check, prepare
 from fmtl.dataset.prepared import GROUP, PreparedDataset
 from fmtl.errors import DataError, EnvironmentFault, FmtlError, Terminated
 from fmtl.evaluation import label_issues
-from fmtl.metric_names import EPOCH
+from fmtl.metric_names import COSTS, EPOCH
+from fmtl.model.confidence import NEVER, Confidence, acceptance
+from fmtl.model.network import MultiTaskNet
 from fmtl.reports import error_gallery, run_page, run_summary
 from fmtl.reports.error_gallery import Gallery
 from fmtl.settings.reading import to_yaml
@@ -168,7 +170,10 @@ def _train(
         ends_after=limit.ends_after if limit else None,
     )  # fmt: skip
     files.settle()
-    result = training.finish(work.data.test(), watch)
+    since = time.monotonic()
+    groups = dataset.table[GROUP].to_numpy()[dataset.rows("val")]
+    result = training.finish(work.data.test(), watch, val=work.data.val(), groups=groups)
+    seconds = time.monotonic() - since
     interruption.check()
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path", GROUP]]
     write_splits(run.folder, dataset)
@@ -176,7 +181,9 @@ def _train(
     interruption.check()
     errors = _gallery(work, run, result) if settings.gallery else None
     interruption.check()
-    _log_model(work, run, result)
+    _log_costs(run, work.setup.net, result, seconds)
+    confidence = _confidence(result, settings.precision_at)
+    _log_model(work, run, result, confidence)
     interruption.check()  # also one whose error a callback has swallowed
     command = command_line("train", settings.model_dump(), _defaults(settings))
     note = run_summary.of_training(dataset, values, result, errors, command=command, run_id=run.id)
@@ -209,7 +216,23 @@ def _files(work: Work, run: Run) -> CheckpointFiles:
     )  # fmt: skip
 
 
-def _log_model(work: Work, run: Run, result: TrainResult) -> None:
+def _confidence(result: TrainResult, precision_at: float | None) -> Confidence:
+    """What the model is to know of its confidences: chosen on validation."""
+    if precision_at is None or result.val is None:
+        return Confidence(result.temperatures)
+    val = result.val
+    judged = acceptance.judged(result.tasks, val.probs, val.thresholds, val.targets)
+    accepted_from = {name: acceptance.accepted_from(*pair, precision_at) for name, pair in judged.items()}
+    never = [name for name, value in accepted_from.items() if value == NEVER]
+    if never:
+        log.warning(
+            "precision_at: at no confidence a share of %g is right on validation: %s; none of it will be accepted",
+            precision_at, ", ".join(never),
+        )  # fmt: skip
+    return Confidence(result.temperatures, accepted_from, precision_at)
+
+
+def _log_model(work: Work, run: Run, result: TrainResult, confidence: Confidence) -> None:
     """Log the best epoch's network, and the scores of its test."""
 
     def save(folder: Path) -> None:
@@ -219,9 +242,25 @@ def _log_model(work: Work, run: Run, result: TrainResult) -> None:
             backbone=work.settings.backbone,
             tasks=work.dataset.tasks,
             preprocess=work.data.preprocess,
+            confidence=confidence,
         )
 
     run.log_model(save, epoch=result.best_epoch, metrics=result.final_metrics)
+
+
+def _log_costs(run: Run, net: MultiTaskNet, result: TrainResult, seconds: float) -> None:
+    """
+    Args:
+        seconds: Of the test.
+    """
+    weights = [tensor.numel() * tensor.element_size() for tensor in net.state_dict().values()]
+    costs = (
+        sum(weight.numel() for weight in net.parameters()),
+        sum(weights) / 1e6,
+        sum(row["epoch_seconds"] for row in result.history) / 60,
+        len(next(iter(result.test.probs.values()))) / seconds,
+    )
+    run.log_metrics(dict(zip(COSTS, map(float, costs), strict=True)))
 
 
 def _training(work: Work, last: Checkpoint | None, best: Checkpoint | None) -> Training:

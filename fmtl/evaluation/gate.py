@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmtl.dataset.prepared import GROUP
-from fmtl.evaluation.statistics import Lead, Resamples, lead
-from fmtl.tasks import IGNORE_INDEX, Task, Tasks
+from fmtl.evaluation.answers import WRONG, Photos, codes, known, said
+from fmtl.evaluation.standings import Labeller, stand
+from fmtl.evaluation.statistics import Lead
+from fmtl.tasks import AVERAGE, Task, Tasks
 
 LEAST_PHOTOS = 100  # that a verdict needs
-METRICS = ("accuracy", "f1")
-WRONG = -1  # stands for a label that is no class
 
 
 @dataclass(frozen=True)
@@ -97,44 +96,25 @@ def compare(
     pairs = [(task, other) for task in tasks for other in others if not task.applies_to and _alike(task, other)]
     if not pairs:
         return "they tell no attribute in common"
-    alone = pd.Series(np.arange(len(candidate)))  # where nobody knows which are twins
-    drawn = Resamples(candidate.get(GROUP, alone).to_numpy())
-    if drawn.num_groups < LEAST_PHOTOS:
-        return f"no verdict on {drawn.num_groups} groups of twins; {LEAST_PHOTOS} are the least"
-    scores = []
-    for table in (candidate, champion):
-        found = []
-        for task, other in pairs:
-            targets = codes(task, candidate[f"{task.slug}/target"], blank=IGNORE_INDEX)
-            said = codes(task, table[task.slug if table is candidate else other.slug], blank=WRONG)
-            found.append(drawn.scores(targets, said)[METRICS.index(metric)])
-        known = [part for part in found if not np.isnan(part[0])]
-        scores.append(np.nanmean(known, axis=0) if known else np.array([np.nan]))
-    if np.isnan(scores[0][0]):
+    photos = Photos.of(candidate, Tasks(task for task, _ in pairs))
+    num_groups = len(np.unique(photos.groups))
+    if num_groups < LEAST_PHOTOS:
+        return f"no verdict on {num_groups} groups of twins; {LEAST_PHOTOS} are the least"
+    if not any(known(targets).any() for targets in photos.targets.values()):
         return "no photo has a label of an attribute that both tell"
+    theirs = {task.name: codes(task, champion[other.slug], blank=WRONG) for task, other in pairs}
+    labellers = [Labeller("champion", [theirs]), Labeller("candidate", [said(candidate, photos.tasks)])]
+    old, new = stand(photos, labellers, metric=metric)
+    assert new.lead is not None
     return Comparison(
         metric=metric,
-        scores=(float(scores[0][0]), float(scores[1][0])),
-        lead=lead(scores[0][None], scores[1][None]),
+        scores=(new.scores[AVERAGE, metric].mean, old.scores[AVERAGE, metric].mean),
+        lead=new.lead,
         num_photos=len(candidate),
-        num_groups=drawn.num_groups,
+        num_groups=num_groups,
         left_out=left_out,
-        attributes=tuple(task.name for task, _ in pairs),
+        attributes=tuple(photos.tasks.names),
     )
-
-
-def codes(task: Task, labels: pd.Series, *, blank: int) -> np.ndarray:
-    """Labels of a predictions table as ``Task.targets``, ``WRONG`` for one that is no class.
-
-    Args:
-        blank: What stands where nothing is said.
-    """
-    if task.is_set:
-        rows = [None if np.ndim(cell) == 0 else tuple(cell) for cell in labels]
-        found = np.array(task.targets(rows), np.int64).reshape(len(labels), task.num_classes)
-        return np.where(found == IGNORE_INDEX, blank, found)
-    index = {label: k for k, label in enumerate(task.classes)}
-    return np.array([index.get(cell, WRONG) if isinstance(cell, str) else blank for cell in labels], np.int64)
 
 
 def _alike(task: Task, other: Task) -> bool:

@@ -63,7 +63,7 @@ class Resamples:
         _, self._groups = np.unique(np.asarray(groups), return_inverse=True)
         size = int(self._groups.max()) + 1
         drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=num)
-        self._times = np.concatenate([np.ones((1, size)), drawn]).astype(np.float64)  # the split itself comes first
+        self._times = np.concatenate([np.ones((1, size)), drawn]).astype(np.float32)  # the split itself comes first
 
     @property
     def num_groups(self) -> int:
@@ -76,8 +76,8 @@ class Resamples:
             values: One for each of ``rows``.
             rows: Which photos they are.
         """
-        sums = self._times @ np.bincount(self._groups[rows], weights=values, minlength=self.num_groups)
-        counts = self._times @ np.bincount(self._groups[rows], minlength=self.num_groups)
+        sums = self._over(np.bincount(self._groups[rows], weights=values, minlength=self.num_groups))
+        counts = self._over(np.bincount(self._groups[rows], minlength=self.num_groups))
         return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
     def scores(self, targets: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +111,20 @@ class Resamples:
         """How often each class occurs, ``(1 + B, K)``."""
         is_class = codes >= 0
         cells = (self._groups[rows[is_class]], codes[is_class])
-        return self._times @ csr_array((np.ones(is_class.sum()), cells), shape=(self.num_groups, size))
+        return self._cells(np.ones(is_class.sum()), cells, size)
 
     def _of_values(self, rows: np.ndarray, has: np.ndarray) -> np.ndarray:
         at, values = np.nonzero(has)
         cells = (self._groups[rows[at]], values)
-        return self._times @ csr_array((np.ones(len(at)), cells), shape=(self.num_groups, has.shape[1]))
+        return self._cells(np.ones(len(at)), cells, has.shape[1])
+
+    def _cells(self, counts: np.ndarray, cells: tuple[np.ndarray, np.ndarray], width: int) -> np.ndarray:
+        table = csr_array((counts.astype(np.float32), cells), shape=(self.num_groups, width))
+        return (self._times @ table).astype(np.float64)
+
+    def _over(self, of_groups: np.ndarray) -> np.ndarray:
+        """Sums of groups' values, in float32, which is exact for counts: photos are at most some 10 million."""
+        return (self._times @ of_groups.astype(np.float32)).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class MultiTaskNet(nn.Module):
         if sets:
             self.register_buffer("thresholds", torch.full((len(self.packing.values),), 0.5))
         self.heads = nn.Linear(num_features, sum(num_classes.values()))
+        self.temperatures: dict[str, float] = {}
         self.execution = Execution()
         self.frozen = False
         self._counting: AbstractContextManager[None] = nullcontext()
@@ -50,8 +51,20 @@ class MultiTaskNet(nn.Module):
         return self.packing.sets
 
     def probs(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits ``(N, K)`` by task name to probabilities: of a class to be the one, or of each value of a set."""
-        return {name: part.sigmoid() if name in self.sets else part.softmax(dim=1) for name, part in logits.items()}
+        """Logits ``(N, K)`` by task name to probabilities: of a class to be the one, or of each value of a set; under
+        the temperature of the task, if it has one."""
+        scaled = {name: part / self.temperatures.get(name, 1.0) for name, part in logits.items()}
+        return {name: part.sigmoid() if name in self.sets else part.softmax(dim=1) for name, part in scaled.items()}
+
+    @torch.no_grad()
+    def calibrate(self, temperatures: Mapping[str, float]) -> None:
+        """Divide logits by these from now on, by task name. What is said of images stays the same: thresholds of sets
+        move along."""
+        if self.temperatures:
+            raise AssertionError("the network is calibrated already")
+        self.temperatures = dict(temperatures)
+        for name, values in self.thresholds_of.items():
+            values.copy_((values.double().logit() / temperatures.get(name, 1.0)).sigmoid())
 
     @property
     def thresholds_of(self) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from fmtl.errors import DataError
 from fmtl.loading.prefetch import prefetched
 from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
 from fmtl.model import backbones, decisions
+from fmtl.model.confidence import Confidence
 from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable
@@ -37,15 +38,29 @@ _FIELDS = {
     "format": str, "version": int, "backbone": str, "tasks": list, "preprocess": dict, "execution": dict,
     "weights_sha256": str,
 }  # fmt: skip
+_OPTIONAL = {SEAL: str, "confidence": dict}
 _EXECUTION = {"precision": str, "channels_last": bool, "compile": bool}
 OK = "ok"
+ACCEPTED = "accepted"  # ends the name of the column that says whether a model is sure enough of a label
 AHEAD = 3  # batches that are decoded while a GPU computes
 
 Photo = PhotoFile | PhotoCell | bytes | ImageError  # where it lies, its content, or why there is none
 
 
-def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, preprocess: Preprocess) -> None:
-    """Write a model folder."""
+def save(
+    folder: Path,
+    net: MultiTaskNet,
+    *,
+    backbone: str,
+    tasks: Tasks,
+    preprocess: Preprocess,
+    confidence: Confidence | None = None,
+) -> None:
+    """Write a model folder.
+
+    Args:
+        confidence: With the temperatures that the network has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     durable.write_bytes(folder / WEIGHTS, safetensors.torch.save(state))
@@ -58,6 +73,8 @@ def save(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, prepro
         "execution": replace(net.execution, compile=False).to_json(),
         "weights_sha256": durable.sha256(folder / WEIGHTS),
     }
+    if confidence is not None:
+        description["confidence"] = confidence.to_json()
     durable.write_json(folder / DESCRIPTION, sealed(description))
 
 
@@ -67,6 +84,7 @@ class Predictor:
 
     Attributes:
         backbone: Its name, where it is known.
+        confidence: Its network's temperatures, and from which confidence labels are accepted.
         notes: How many photos so far were turned, converted, ...; see ``images.Facts``.
     """
 
@@ -75,6 +93,7 @@ class Predictor:
     preprocess: Preprocess
     device: torch.device
     backbone: str = ""
+    confidence: Confidence = field(default_factory=Confidence)
     notes: Counter[str] = field(default_factory=Counter)
 
     @torch.no_grad()
@@ -157,13 +176,19 @@ class Predictor:
     def _table(self, status: list[str], probs: Mapping[str, np.ndarray], top_k: int) -> pd.DataFrame:
         good = [n for n, told in enumerate(status) if told == OK]
         columns = {"status": pd.Series(status, dtype=object)}
+        accepted = self.confidence.accepted_from
         if not good:
             probs = {task.name: np.empty((0, task.num_classes), np.float32) for task in self.tasks}
+        accepted_from = {task.slug: of for task in self.tasks if (of := accepted.get(task.name)) is not None}
         for name, values in decisions.labels_of(self.tasks, probs, self.thresholds, top_k).items():
             is_number = name.endswith("confidence")
             column = np.full(len(status), np.nan if is_number else None, dtype=float if is_number else object)
             column[good] = values if is_number else _objects(values)
             columns[name] = pd.Series(column, dtype=column.dtype)
+            slug = name.removesuffix("/confidence")
+            if is_number and slug in accepted_from:
+                is_sure = [None if np.isnan(value) else bool(value >= accepted_from[slug]) for value in column]
+                columns[f"{slug}/{ACCEPTED}"] = pd.Series(is_sure, dtype=object)
         return pd.DataFrame(columns)
 
 
@@ -203,7 +228,7 @@ def describe(folder: Path) -> dict:
     known = isinstance(description, dict) and description.get("format") == FORMAT
     if not known or description.get("version") != VERSION:
         raise DataError(f"model {folder}: not a model of fmtl, or not of this version ({FORMAT} version {VERSION})")
-    checked(description, _FIELDS, optional={SEAL: str}, where=str(folder / DESCRIPTION))
+    checked(description, _FIELDS, optional=_OPTIONAL, where=str(folder / DESCRIPTION))
     checked(description["execution"], _EXECUTION, where=f"{folder / DESCRIPTION}, execution")
     return description
 
@@ -231,4 +256,9 @@ def load(folder: Path, device: torch.device | None = None, precision: str | None
     device = device or torch.device("cpu")
     execution = Execution(**description["execution"])
     net.eval().run_on(device, replace(execution, precision=precision or execution.precision))
-    return Predictor(net, tasks, preprocess, device, description["backbone"])
+    confidence = Confidence()
+    if "confidence" in description:
+        where = f"{folder / DESCRIPTION}, confidence"
+        confidence = Confidence.from_json(description["confidence"], tasks, where=where)
+        net.temperatures = dict(confidence.temperatures)
+    return Predictor(net, tasks, preprocess, device, description["backbone"], confidence)

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: no script, no resource from elsewhere, every value escaped."""
+"""Self-contained HTML pages: nothing from elsewhere, every value escaped; a script only where the template has one."""
 
 import base64
 import io

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fmtl import metric_names
-from fmtl.evaluation import calibration, curves
+from fmtl.evaluation import curves
 from fmtl.metric_names import EPOCH, SCORES
 from fmtl.model.decisions import labels_of
 from fmtl.reports import plots
@@ -38,7 +38,8 @@ def write(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) 
     tasks = result.tasks
     durable.write_json(folder / "tasks.json", tasks.to_json())
     durable.write_text(folder / "plots" / "history.csv", tables.to_csv(pd.DataFrame(result.history)))
-    numbers = {task.name: _numbers(result.test, task) for task in tasks}
+    before = {task.name: pair[0] for task, pair in result.calibration_errors().items()}
+    numbers = {task.name: _numbers(result.test, task, before) for task in tasks}
     for task in tasks:
         _write_numbers(folder, task, numbers[task.name])
     table = predictions_table(result.test, tasks, rows)
@@ -66,8 +67,12 @@ def _young_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
-    """What there is to know of a task, by kind of file."""
+def _numbers(test: Evaluation, task: Task, before: Mapping[str, float]) -> dict[str, Any]:
+    """What there is to know of a task, by kind of file.
+
+    Args:
+        before: Calibration error without a temperature, by task name.
+    """
     counts, probs, targets = test.confusion[task.name], test.probs[task.name], test.targets[task.name]
     per_class = metrics.per_class(counts)
     per_class.insert(0, "class", list(task.classes))
@@ -81,7 +86,7 @@ def _numbers(test: Evaluation, task: Task) -> dict[str, Any]:
         "per_class": per_class,
         "roc": curves.roc(probs, targets, task.classes),
         "precision_recall": curves.precision_recall(probs, targets, task.classes),
-        "reliability": (calibration.of_set if task.is_set else calibration.calibration)(probs, targets),
+        "reliability": test.reliability(task.name) | ({"ece_before": before[task.name]} if task.name in before else {}),
     }
 
 

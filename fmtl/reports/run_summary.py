@@ -9,6 +9,7 @@ import numpy as np
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import baselines
 from fmtl.metric_names import BY_CHOICE, EPOCH, called, in_words, is_loss, score
+from fmtl.model.confidence import acceptance
 from fmtl.reports import markdown
 from fmtl.reports.error_gallery import Gallery
 from fmtl.storage.tables import number_text
@@ -17,7 +18,8 @@ from fmtl.training import metrics
 from fmtl.training.history import best_by
 from fmtl.training.run import TrainResult
 
-MAX_TASKS = 12  # in the table
+MAX_TASKS = 12  # in a table
+SURE = 0.8
 MAX_NAME, MAX_NAMES = 48, 6  # characters of a name, names in a list
 
 
@@ -39,8 +41,8 @@ def of_training(
     counts, source = dataset.manifest["counts"]["splits"], dataset.manifest["source"]["table"]
     majority, lookup = baselines.majority(dataset), baselines.lookup(dataset)
     without_photo = {
-        "most frequent class": [majority[task.name] for task in dataset.tasks],
-        "best look-up": [
+        baselines.MOST_FREQUENT: [majority[task.name] for task in dataset.tasks],
+        baselines.LOOK_UP: [
             tuple(np.nanmax([*scores, -math.inf]) for scores in lookup[:, :, t]) for t in range(len(dataset.tasks))
         ],
     }
@@ -52,8 +54,9 @@ def of_training(
             f"{_what(settings)}, trained on {counts['train']} photos of {markdown.code(source)}.",
             _how_good(result, settings),
             _table(result, without_photo),
+            _confidences(result),
             _others(result),
-            _wrong(faults),
+            _wrong([*_no_better(result, without_photo), *faults]),
             f"Repeat it: {markdown.code(command)}  \nRegister it: `fmtl register --run {run_id}`  \n"
             f"Use it: `fmtl predict --model {run_id} --images FOLDER`",
         ]
@@ -67,6 +70,7 @@ def of_loaders(settings: Mapping[str, Any], result: TrainResult) -> str:
             f"{_what(settings)}, trained in a notebook on loaders of its own.",
             _how_good(result, settings),
             _table(result, {}),
+            _confidences(result),
             _others(result),
             _wrong(_faults(result)),
         ]
@@ -139,6 +143,35 @@ def _table(result: TrainResult, others: Mapping[str, Sequence[tuple[float, ...]]
     if len(tasks) > MAX_TASKS:
         lines.append(f"\nand {len(tasks) - MAX_TASKS} more attributes")
     return "\n".join(lines)
+
+
+def _confidences(result: TrainResult) -> str:
+    """How often the model is sure, and how right it is then."""
+    test, errors = result.test, result.calibration_errors()
+    judged = acceptance.judged(result.tasks, test.probs, test.thresholds, test.targets)
+    lines = [f"| attribute | at confidence >= {SURE:g} | calibration error |", "|---|---|---|"]
+    for task in [task for task in result.tasks if not task.applies_to][:MAX_TASKS]:
+        confidence, right = judged[task.name]
+        sure = confidence >= SURE
+        share = f"{100 * sure.mean():.0f} % of the photos" if len(sure) else "no test label"
+        hits = f", {100 * right[sure].mean():.0f} % right" if sure.any() else ""
+        before, after = errors.get(task, (math.nan, math.nan))
+        change = f"{before:.3f} -> {after:.3f}" if before != after else number_text(after, 3)
+        lines.append(f"| {markdown.text(task.name, MAX_NAME)} | {share}{hits} | {change} |")
+    scaled = " (without -> with a temperature chosen on validation)" if result.temperatures else ""
+    return "\n".join(lines) + (f"\n\nCalibration errors are the test photos'{scaled}." if errors else "")
+
+
+def _no_better(result: TrainResult, others: Mapping[str, Sequence[tuple[float, ...]]]) -> list[str]:
+    """Attributes that the table alone tells better than the model, by accuracy."""
+    looked_up = others[baselines.LOOK_UP]
+    named = [
+        f"{markdown.text(task.name, MAX_NAME)} ({result.test.scores[task.name]['accuracy']:.3f} against "
+        f"{looked_up[t][0]:.3f})"
+        for t, task in enumerate(result.tasks)
+        if result.test.scores[task.name]["accuracy"] < looked_up[t][0]
+    ]
+    return [f"worse than a look-up of another attribute: {', '.join(named[:MAX_NAMES])}"] if named else []
 
 
 def _faults(result: TrainResult) -> list[str]:

@@ -105,11 +105,24 @@ class TextLoader(yaml.BaseLoader):
 
 def _as_floors(value: Any) -> Any:
     """``Colour=0.3,avg=0.6`` to numbers by name."""
+    return _pairs(value, "names and numbers, such as Colour=0.3,avg=0.6", at_last=True)
+
+
+def _as_files(value: Any) -> Any:
+    """``agency=answers.csv,old=last-year.csv`` to places by name."""
+    return _pairs(value, "names and files, such as agency=answers.csv", at_last=False)
+
+
+def _pairs(value: Any, expected: str, *, at_last: bool) -> Any:
+    """
+    Args:
+        at_last: Names may have an equals sign, and what belongs to them has none.
+    """
     if not isinstance(value, str):
         return value
-    pairs = [part.rpartition("=") for part in _split_list(value)]
+    pairs = [part.rpartition("=") if at_last else part.partition("=") for part in _split_list(value)]
     if not all(name.strip() and equals for name, equals, _ in pairs):
-        raise ValueError("names and numbers, such as Colour=0.3,avg=0.6")
+        raise ValueError(expected)
     if len({name.strip() for name, _, _ in pairs}) < len(pairs):
         raise ValueError("each name once")
     return {name.strip(): number.strip() for name, _, number in pairs}
@@ -135,6 +148,7 @@ Floors = Annotated[
     BeforeValidator(_as_floors),
     Field(description="Lowest test macro-F1 by attribute, or avg: Colour=0.3,avg=0.6."),
 ]
+Files = Annotated[dict[str, Place], BeforeValidator(_as_files)]  # by name
 Force = Annotated[bool, Field(description="Register although if_better or floor says no; what it said is kept.")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]

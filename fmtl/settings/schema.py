@@ -10,6 +10,7 @@ from fmtl.metric_names import CHOSEN_BY
 from fmtl.settings.fields import (
     Alias,
     Device,
+    Files,
     Floors,
     Force,
     Fraction,
@@ -132,8 +133,13 @@ with warnings.catch_warnings():
 
         experiment: str | None = Field(None, description="MLflow experiment [default: every one that has train runs].")
         metric: str = Field(CHOSEN_BY, description="Metric to rank by; one that ends in 'loss' ranks upwards.")
-        data: Place | None = Field(None, description="Only runs on this dataset: a folder or (the start of) a digest.")
+        data: Place | None = Field(
+            None, description="Runs' dataset: folder, digest or its start, all [default: the newest]."
+        )
         top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
+        external: Files = Field(
+            {}, description="Other labellers' answers for the test photos: NAME=FILE.csv,... (docs/choosing.md)."
+        )
         out: Place = Field("leaderboard", description="Folder of the leaderboard files.")
         register: ModelName | None = Field(None, description="Register the best under this model name.")
         if_better: IfBetter = False

@@ -70,6 +70,12 @@ class TrainSettings(Settings):
         description="The best epoch has the lowest validation loss, as it is (loss) or after one temperature per "
         "attribute has taken over-confidence out of it (refined_loss); or the highest macro-F1 or accuracy there.",
     )
+    precision_at: float | None = Field(
+        None,
+        gt=0.5,
+        lt=1,
+        description="Of the labels that the model accepts, this share is to be right.",
+    )
     patience: int = Field(0, ge=0, description="Epochs without a better one before stopping; 0: never.")
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="Share of a target spread over all classes.")
     class_weights: float | None = Field(

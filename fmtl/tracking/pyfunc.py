@@ -17,6 +17,7 @@ import fmtl
 from fmtl.errors import DataError
 from fmtl.loading.preprocess import Preprocess
 from fmtl.model import predictor
+from fmtl.model.confidence import Confidence
 from fmtl.model.network import MultiTaskNet
 from fmtl.model.predictor import Predictor
 from fmtl.storage import durable
@@ -28,21 +29,33 @@ REQUIREMENTS = ("torch", "torchvision", "timm", "mlflow", "pandas", "pillow", "s
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
-def save_model(folder: Path, net: MultiTaskNet, *, backbone: str, tasks: Tasks, preprocess: Preprocess) -> None:
+def save_model(
+    folder: Path,
+    net: MultiTaskNet,
+    *,
+    backbone: str,
+    tasks: Tasks,
+    preprocess: Preprocess,
+    confidence: Confidence | None = None,
+) -> None:
     """Write the network as an MLflow model, which ``Run.log_model`` delivers, into an empty folder."""
+    known = confidence or Confidence()
     with durable.temporary_folder() as temporary:
-        predictor.save(temporary / ARTIFACT, net, backbone=backbone, tasks=tasks, preprocess=preprocess)
+        predictor.save(
+            temporary / ARTIFACT, net, backbone=backbone, tasks=tasks, preprocess=preprocess, confidence=confidence
+        )
         mlflow.pyfunc.save_model(
             path=str(folder),
             python_model=str(_CODE),
             artifacts={ARTIFACT: str(temporary / ARTIFACT)},
             code_paths=[str(Path(fmtl.__file__).parent)],
-            signature=_signature(tasks),
+            signature=_signature(tasks, known),
             input_example=pd.DataFrame({"image": [_grey_image()]}),
             pip_requirements=[f"{name}=={_version(name)}" for name in REQUIREMENTS],
         )
     model_files.write_check(
-        folder / model_files.CHECK, Predictor(net, tasks, preprocess, next(net.parameters()).device)
+        folder / model_files.CHECK,
+        Predictor(net, tasks, preprocess, next(net.parameters()).device, backbone, known),
     )
     for left in folder.rglob("__pycache__"):
         shutil.rmtree(left, ignore_errors=True)
@@ -74,11 +87,13 @@ def model_within(folder: str | Path) -> Path | None:
     return next((path for path in candidates if (path / predictor.DESCRIPTION).is_file()), None)
 
 
-def _signature(tasks: Tasks) -> ModelSignature:
+def _signature(tasks: Tasks, confidence: Confidence) -> ModelSignature:
     outputs: list[ColSpec | TensorSpec] = [ColSpec("string", "image"), ColSpec("string", "status")]
     for task in tasks:
         kind = Array(DataType.string) if task.is_set else DataType.string
         outputs += [ColSpec(kind, task.slug), ColSpec("double", f"{task.slug}/confidence")]
+        if task.name in confidence.accepted_from:
+            outputs.append(ColSpec("boolean", f"{task.slug}/{predictor.ACCEPTED}"))
     return ModelSignature(
         Schema([ColSpec(AnyType(), "image", required=False), ColSpec("binary", "image_bytes", required=False)]),
         Schema(outputs),

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 import mlflow
@@ -137,8 +137,14 @@ def local_folder(artifact_uri: str) -> Path | None:
     return Path(local_file_uri_to_path(artifact_uri))
 
 
-def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
-    """All runs of a kind, newest first, from one experiment or from every experiment of the store.
+def search_runs(
+    kind: str, *, experiment: str | None = None, where: str = "", most: int | None = None
+) -> list[RunRecord]:
+    """Runs of a kind, newest first, from one experiment or from every experiment of the store.
+
+    Args:
+        where: What else they have to be, as MLflow filters runs.
+        most: So many at most.
 
     Raises:
         DataError: The experiment does not exist.
@@ -154,13 +160,15 @@ def search_runs(kind: str, *, experiment: str | None = None) -> list[RunRecord]:
                 raise DataError(f"experiment '{experiment}' does not exist; the known ones are: {', '.join(names)}")
             ids = [found.experiment_id]
         log.debug("looking for %s runs in %s", kind, address())
-        records, token = [], None
+        filter_string = " AND ".join([f"tags.`fmtl.kind` = '{kind}'", *([where] if where else [])])
+        records: list[RunRecord] = []
+        token, size = None, min(most or PAGE_SIZE, PAGE_SIZE)
         while True:
-            page = client.search_runs(ids, f"tags.`fmtl.kind` = '{kind}'", max_results=PAGE_SIZE, page_token=token)
+            page = client.search_runs(ids, filter_string, max_results=size, page_token=token)
             records += [_record(run) for run in page]
             token = page.token
-            if not token:
-                return records
+            if not token or (most and len(records) >= most):
+                return records[:most]
 
 
 def get_run(run_id: str) -> RunRecord:
@@ -184,14 +192,11 @@ def artifact(run: RunRecord, name: str) -> Path | None:
         path = local.joinpath(*name.split("/"))
         return path if path.is_file() else None
     with reachable():
-        try:
-            folder = _copies.enter_context(durable.temporary_folder())
-            return Path(
-                mlflow.artifacts.download_artifacts(run_id=run.run_id, artifact_path=name, dst_path=str(folder))
-            )
-        except (MlflowException, OSError) as error:
-            log.debug("%s of run %s: %s", name, run.run_id, error)
+        client = mlflow.MlflowClient()
+        if name not in {file.path for file in client.list_artifacts(run.run_id, str(PurePosixPath(name).parent))}:
             return None
+        folder = _copies.enter_context(durable.temporary_folder())
+        return Path(client.download_artifacts(run.run_id, name, str(folder)))
 
 
 def steps_of(run_id: str, metric: str) -> set[int]:

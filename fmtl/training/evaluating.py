@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Paced, Watch, unwatched
-from fmtl.model import decisions, temperature
+from fmtl.model import decisions
+from fmtl.model.confidence import calibration, temperature
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
 from fmtl.training import metrics
@@ -68,6 +69,27 @@ class Evaluation:
             for name, probs in self.probs.items()
             if name not in self.own
         }
+
+    def rescaled(self, temperatures: Mapping[str, float], thresholds: Mapping[str, np.ndarray]) -> "Evaluation":
+        """The same under temperatures by task name, which its losses are not.
+
+        Args:
+            thresholds: Of sets, where they move along.
+        """
+        changed = {
+            name: temperature.rescaled(self.probs[name], value, is_set=name in self.thresholds)
+            for name, value in temperatures.items()
+        }
+        return replace(self, probs=self.probs | changed, thresholds=self.thresholds | dict(thresholds))
+
+    def reliability(self, name: str) -> dict:
+        """How true a task's confidences are; see ``calibration``."""
+        judge = calibration.of_set if name in self.thresholds else calibration.calibration
+        return judge(self.probs[name], self.targets[name])
+
+    def calibration_error(self, name: str) -> float | None:
+        """None without any label."""
+        return self.reliability(name)["ece"]
 
     def averaged_over(self, tasks: Tasks) -> "Evaluation":
         """The same, with averages over the attributes among tasks."""

@@ -1,18 +1,20 @@
 """One training, epoch by epoch: who iterates over it logs, saves, draws and stops."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fmtl import interruption
 from fmtl.errors import DataError
 from fmtl.loading.pacing import Loader
-from fmtl.metric_names import BEST_EPOCH, BY_CHOICE, EPOCH, best, called, of_val
+from fmtl.metric_names import BEST_EPOCH, BY_CHOICE, EPOCH, best, calibration_error, called, of_val
+from fmtl.model.confidence import temperature
 from fmtl.model.network import MultiTaskNet
-from fmtl.tasks import IGNORE_INDEX, Tasks
+from fmtl.tasks import IGNORE_INDEX, Task, Tasks
 from fmtl.training import engine, evaluating
 from fmtl.training.criterion import MultiTaskLoss
 from fmtl.training.engine import Between
@@ -73,6 +75,8 @@ class TrainResult:
         test: Evaluation of the test split by that epoch's weights.
         tasks: In the order of the network's heads.
         chosen_by: Name of the metric that the best epoch was chosen by.
+        val: Evaluation of the validation split under the temperatures, where they were fitted.
+        temperatures: By task name, what ``test`` and the network have.
     """
 
     history: list[Row]
@@ -80,6 +84,8 @@ class TrainResult:
     test: Evaluation
     tasks: Tasks
     chosen_by: str
+    val: Evaluation | None = None
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best_epoch(self) -> int:
@@ -89,7 +95,19 @@ class TrainResult:
     def final_metrics(self) -> dict[str, float]:
         """What is logged once, at the end: ``best/...`` and ``test/...``."""
         chosen = {best(name): value for name, value in of_val(self.best).items()}
-        return {BEST_EPOCH: self.best_epoch, **chosen, **split_metrics("test", self.test, self.tasks)}
+        errors = {calibration_error("test", task): value for task, (_, value) in self.calibration_errors().items()}
+        return {BEST_EPOCH: self.best_epoch, **chosen, **split_metrics("test", self.test, self.tasks), **errors}
+
+    def calibration_errors(self) -> dict[Task, tuple[float, float]]:
+        """Expected calibration errors on test, without temperatures and with them, of the tasks that have labels."""
+        found = {}
+        for task in self.tasks:
+            now = self.test.calibration_error(task.name)
+            if task.name not in self.test.own and now is not None:
+                scale = 1 / self.temperatures.get(task.name, 1.0)
+                before = self.test if scale == 1 else self.test.rescaled({task.name: scale}, {})
+                found[task] = (before.calibration_error(task.name) or 0.0, now)
+        return found
 
 
 @dataclass(frozen=True)
@@ -252,15 +270,44 @@ class Training:
         """Whether ``state`` is one that a training can go on from: in an epoch, not every loader can."""
         return self._updater is not None and (self._can_stop_within or not self._position.is_within)
 
-    def finish(self, test: Loader, watch: Watch = unwatched) -> TrainResult:
-        """Take the weights of the best epoch, and evaluate the test split once with them."""
+    def finish(
+        self,
+        test: Loader,
+        watch: Watch = unwatched,
+        *,
+        val: Loader | None = None,
+        groups: np.ndarray | None = None,
+    ) -> TrainResult:
+        """Take the weights of the best epoch, and evaluate the test split once with them.
+
+        Args:
+            val: The validation split, for a temperature per task; None to leave confidences as they are.
+            groups: Of its images, equal for twins.
+        """
         self.net.load_state_dict(self._best_weights)
-        found = evaluating.evaluate(
-            self.net, test, loss=self.loss, device=self.device,
+        calibrated = None if val is None or groups is None else self._calibrate(self._evaluated(val, watch), groups)
+        found = self._evaluated(test, watch).averaged_over(self.tasks)
+        return TrainResult(
+            self.history.rows, self.history.best, found, self.tasks, self.history.chosen_by, calibrated,
+            dict(self.net.temperatures),
+        )  # fmt: skip
+
+    def _evaluated(self, loader: Loader, watch: Watch) -> Evaluation:
+        return evaluating.evaluate(
+            self.net, loader, loss=self.loss, device=self.device,
             watch=lambda loader, what: interruption.checked(watch(loader, what, "")),
         )  # fmt: skip
-        averaged = found.averaged_over(self.tasks)
-        return TrainResult(self.history.rows, self.history.best, averaged, self.tasks, self.history.chosen_by)
+
+    def _calibrate(self, found: Evaluation, groups: np.ndarray) -> Evaluation:
+        """Give the network temperatures that lower the loss of images that they were not fitted on. Returns the
+        evaluation under them."""
+        fitted = {
+            name: temperature.cross_fitted(probs, found.targets[name], groups)
+            for name, probs in found.probs.items()
+            if name not in found.own
+        }
+        self.net.calibrate({name: value for name, value in fitted.items() if value != 1})
+        return found.rescaled(self.net.temperatures, {n: t.cpu().numpy() for n, t in self.net.thresholds_of.items()})
 
     def _heading(self, what: str) -> str:
         return f"{what}/{self.history.num_epochs}" if what.startswith("epoch") else what

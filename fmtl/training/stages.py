@@ -116,6 +116,9 @@ class DatasetStages:
     def test(self) -> Batches:
         return self.batches("test", self.photos())
 
+    def val(self) -> Batches:
+        return self.batches("val", self.photos())
+
 
 def counts_of(dataset: PreparedDataset) -> dict[str, Tensor]:
     """Training images of each class by task name, ``(K,)``, or of a set with and without each value, ``(K, 2)``."""

@@ -1,7 +1,7 @@
 import math
 
 from fmtl.evaluation.ranking import Entry, rank
-from fmtl.reports.leaderboard_page import to_markdown, to_text
+from fmtl.reports.leaderboard import to_markdown, to_text
 
 METRIC = "best/val/avg/f1"
 
@@ -55,16 +55,16 @@ def test_what_is_not_finite_or_not_finished_is_listed_not_ranked():
 def test_nothing_at_all_is_said():
     board = rank([], metric=METRIC)
     assert board.best is None
-    assert to_text(board, top=5) == "no train runs found"
+    assert to_text(board, {}, top=5) == "no train runs found"
 
 
 def test_the_terminal_shows_the_top_and_says_how_many_more():
     board = rank([entry(f"r{i}", i / 10) for i in range(8)], metric=METRIC)
-    text = to_text(board, top=3)
+    text = to_text(board, {}, top=3)
     assert [f"name-r{i}" in text for i in range(8)] == [False] * 5 + [True] * 3
     assert "... and 5 more" in text
 
 
 def test_markdown_cells_cannot_break_the_table():
     board = rank([entry("a", 0.5, run_name="x|y\nz")], metric=METRIC)
-    assert "| x\\|y z |" in to_markdown(board)
+    assert "| x\\|y z |" in to_markdown(board, {})

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from fmtl.model import temperature
+from fmtl.model.confidence import temperature
 from fmtl.tasks import IGNORE_INDEX
 
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from fmtl.evaluation import calibration
 from fmtl.evaluation import curves as score_curves
+from fmtl.model.confidence import calibration
 from fmtl.reports import plots
 from fmtl.reports.plots import style
 from fmtl.training import metrics

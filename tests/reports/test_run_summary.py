@@ -14,8 +14,8 @@ def result_of(f1):
     tasks = make_tasks({name: ["x", "y"] for name in f1})
     known = {name: not math.isnan(value) for name, value in f1.items()}
     counts = {name: np.eye(2, dtype=np.int64) * is_known for name, is_known in known.items()}
-    nothing = dict.fromkeys(f1, np.zeros(0))
-    return TrainResult([], {}, Evaluation(0.0, {}, counts, nothing, nothing), tasks, "val/loss")
+    probs, targets = dict.fromkeys(f1, np.zeros((0, 2))), dict.fromkeys(f1, np.zeros(0, np.int64))
+    return TrainResult([], {}, Evaluation(0.0, {}, counts, probs, targets), tasks, "val/loss")
 
 
 def test_averages_say_which_tasks_they_leave_out():

@@ -7,9 +7,9 @@ import torch
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, average_precision_score, precision_recall_fscore_support, roc_auc_score
 
-from fmtl.evaluation.calibration import calibration
 from fmtl.evaluation.curves import precision_recall, roc
 from fmtl.metric_names import SCORES
+from fmtl.model.confidence.calibration import calibration
 from fmtl.model.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics

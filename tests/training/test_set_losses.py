@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from sklearn import metrics as sk
 
-from fmtl.model import decisions, temperature
+from fmtl.model import decisions
+from fmtl.model.confidence import temperature
 from fmtl.model.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.training import metrics

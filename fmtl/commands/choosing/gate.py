@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from fmtl.commands.choosing.photos import SPLITS_OF_PHOTOS, hashes_learnt_from, photos_of
-from fmtl.dataset.prepared import GROUP, PreparedDataset, open_dataset
-from fmtl.errors import DataError, UsageError, did_you_mean
+from fmtl.commands.choosing.tested import TASKS, dataset_of, tested
+from fmtl.errors import UsageError, did_you_mean
 from fmtl.evaluation import gate
-from fmtl.evaluation.gate import LEAST_PHOTOS, METRICS, Comparison, Verdict
+from fmtl.evaluation.answers import PHOTO
+from fmtl.evaluation.gate import LEAST_PHOTOS, Comparison, Verdict
+from fmtl.evaluation.standings import METRICS
 from fmtl.metric_names import score
 from fmtl.tasks import AVERAGE, Tasks
 from fmtl.tracking import registry, store
 from fmtl.tracking.store import RunRecord
-
-TASKS, PREDICTIONS = "tasks.json", "predictions/test.parquet"  # artifacts of a run
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,17 @@ def compared(
         model: The other model's address.
         thorough: The other one is run on the photos where it was not tested on them.
     """
-    mine = _tested(run)
-    if mine is None:
-        return "its predictions of the test photos were not logged"
+    mine = tested(run)
+    if isinstance(mine, str):
+        return mine
     table, tasks = mine
-    theirs = _tested(champion) if champion is not None else None
-    if champion is not None and theirs is not None and champion.tags.get("fmtl.data") == run.tags.get("fmtl.data"):
+    is_of_same = champion is not None and champion.tags.get("fmtl.data") == run.tags.get("fmtl.data")
+    theirs = tested(champion) if champion is not None and is_of_same else ""
+    if not isinstance(theirs, str):
         # Of one dataset both have the same test photos; photos are known by their place in the table.
-        other = theirs[0].set_index(["id", "path"])
-        common = table.set_index(["id", "path"]).index.intersection(other.index)
-        rows, others = table.set_index(["id", "path"]).loc[common].reset_index(), other.loc[common].reset_index()
+        other = theirs[0].set_index(PHOTO)
+        common = table.set_index(PHOTO).index.intersection(other.index)
+        rows, others = table.set_index(PHOTO).loc[common].reset_index(), other.loc[common].reset_index()
         if len(rows) != len(others) or not _same_labels(rows, others, tasks, theirs[1]):
             return "the labels that both were tested on are not the same"
         return _enough(rows) or gate.compare(rows, others, tasks, theirs[1], metric=metric)
@@ -117,7 +118,7 @@ def compared(
 def _on_photos(
     run: RunRecord, champion: RunRecord | None, model: str, table: pd.DataFrame, tasks: Tasks, metric: str
 ) -> Comparison | str:
-    dataset = _dataset(run)
+    dataset = dataset_of(run)
     if isinstance(dataset, str):
         return dataset
     learnt = hashes_learnt_from(champion) if champion is not None else None
@@ -133,7 +134,7 @@ def _on_photos(
 
     predictor, _ = models.load(model)
     names, photos = photos_of(dataset, rows[unseen])
-    said = predictor.predict(photos)
+    said = replace(predictor, tasks=predictor.tasks.unconditional()).predict(photos)
     if unread := int((said["status"] != OK).sum()):
         return f"{unread} of the {len(names)} photos that it is to be tested on can't be read where they were"
     return gate.compare(table, said, tasks, predictor.tasks, metric=metric, left_out=int((~unseen).sum()))
@@ -150,29 +151,6 @@ def _enough(table: pd.DataFrame, left_out: int = 0) -> str:
         return ""
     apart = f", {left_out} others were its own for training" if left_out else ""
     return f"no verdict on {len(table)} test photos{apart}; {LEAST_PHOTOS} are the least"
-
-
-def _dataset(run: RunRecord) -> PreparedDataset | str:
-    """The dataset that a run was trained on, if it is still where it was."""
-    place = run.param("data")
-    try:
-        dataset = open_dataset(place, verify=False)
-    except DataError as error:
-        return f"the photos that it is to be tested on are not there ({error})"
-    if dataset.digest != run.tags.get("fmtl.data"):
-        return f"the photos that it is to be tested on are not there: {place} holds another dataset now"
-    return dataset
-
-
-def _tested(run: RunRecord) -> tuple[pd.DataFrame, Tasks] | None:
-    """What a run said of its test photos, and the tasks; None where it was not logged."""
-    table, tasks = store.artifact(run, PREDICTIONS), store.artifact(run, TASKS)
-    if table is None or tasks is None:
-        return None
-    found = Tasks.from_json(json.loads(tasks.read_text(encoding="utf-8")), where=str(tasks))
-    frame = pd.read_parquet(table)
-    wanted = ["id", "path", *(column for column in (GROUP,) if column in frame)]
-    return frame[[*wanted, *(name for t in found for name in (t.slug, f"{t.slug}/target"))]], found
 
 
 def _f1s(run: RunRecord, names: Mapping[str, float]) -> dict[str, float]:

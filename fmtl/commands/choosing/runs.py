@@ -2,21 +2,83 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fmtl.commands.choosing.gate import Rules, is_worse, judge
 from fmtl.errors import DataError, Refused
 from fmtl.evaluation.gate import Verdict
 from fmtl.evaluation.ranking import Entry, Leaderboard, rank
-from fmtl.tracking import registry
+from fmtl.tracking import registry, store
 from fmtl.tracking.store import RunRecord
 
 TRIES = 5  # to move an alias that others move
+MOST_DATASETS = 20  # that are named besides the newest
+MOST_UNFINISHED = 1000  # runs that are looked through for those that came to no dataset
+ALL = "all"  # datasets
+# Of a run's settings those that are not its recipe: where it ran and what it drew, and what trial found fastest there.
+NOT_OF_RECIPE = {
+    "seed", "data", "allow_stale", "device", "extra_plots", "gallery", "save_checkpoints", "cache_features",
+    "precision", "channels_last", "compile",
+}  # fmt: skip
 
 
 def rank_runs(records: Sequence[RunRecord], *, metric: str, data: str | None = None) -> Leaderboard:
     """Leaderboard of train runs, optionally of the datasets whose digest starts with ``data``."""
     entries = [_entry(record) for record in records]
     return rank([e for e in entries if e.data.startswith(data or "")], metric=metric)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Train runs.
+
+    Attributes:
+        others: Digests of the datasets that were left out, the newest first.
+    """
+
+    records: list[RunRecord]
+    others: list[str]
+
+
+def find(*, experiment: str | None, data: str | None = None) -> Found:
+    """Train runs of one dataset, or of all, and those that came to none.
+
+    Args:
+        data: The start of a digest, or ``all``; None for the dataset of the newest run that has a model.
+
+    Raises:
+        DataError: The experiment does not exist.
+    """
+    if data == ALL:
+        return Found(store.search_runs("train", experiment=experiment), [])
+    if data is not None:
+        records = store.search_runs("train", experiment=experiment, where=f"tags.`fmtl.data` LIKE '{data}%'")
+        return Found(records + _without_data(experiment), [])
+    records, passed = [], list[str]()
+    while newest := _newest(experiment, passed):
+        digest = newest.tags["fmtl.data"]
+        passed.append(digest)
+        records += store.search_runs("train", experiment=experiment, where=f"tags.`fmtl.data` = '{digest}'")
+        if any(registry.why_not_registrable(record) is None for record in records):
+            break
+    known = len(passed)
+    while len(passed) - known < MOST_DATASETS and (newest := _newest(experiment, passed)):
+        passed.append(newest.tags["fmtl.data"])
+    return Found(records + _without_data(experiment), passed[known:])
+
+
+def _newest(experiment: str | None, passed: Sequence[str]) -> RunRecord | None:
+    """The newest run of a dataset besides some."""
+    where = " AND ".join(f"tags.`fmtl.data` != '{digest}'" for digest in ("", *passed))
+    return next(iter(store.search_runs("train", experiment=experiment, where=where, most=1)), None)
+
+
+def _without_data(experiment: str | None) -> list[RunRecord]:
+    """Runs that ended before they came to a dataset, so that they belong to none."""
+    unfinished = store.search_runs(
+        "train", experiment=experiment, where="attributes.status != 'FINISHED'", most=MOST_UNFINISHED
+    )
+    return [record for record in unfinished if not record.tags.get("fmtl.data")]
 
 
 def best_run(records: Sequence[RunRecord], board: Leaderboard) -> RunRecord:
@@ -33,12 +95,19 @@ def best_run(records: Sequence[RunRecord], board: Leaderboard) -> RunRecord:
     return next(r for r in records if r.run_id == board.best["run_id"])
 
 
-def other_groups(board: Leaderboard) -> str:
-    """A sentence that names the datasets that 'best' does not speak for; empty if there is one dataset."""
-    groups = [data[:8] for data, _ in board.groups]
+def other_groups(board: Leaderboard, others: Sequence[str]) -> str:
+    """A sentence that names the datasets that 'best' does not speak for; empty if there is one dataset.
+
+    Args:
+        others: Digests of those that are not on the board.
+    """
+    groups = [data[:8] for data in (*(data for data, _ in board.groups), *others)]
     if len(groups) < 2:
         return ""
-    return f"'best' is the first of dataset {groups[0]}, the newest run's; other datasets: {', '.join(groups[1:])}"
+    more = f" (the newest {MOST_DATASETS})" * (len(others) == MOST_DATASETS)
+    return (
+        f"'best' is the first of dataset {groups[0]}, the newest run's; other datasets{more}: {', '.join(groups[1:])}"
+    )
 
 
 def register(record: RunRecord, *, name: str, alias: str, rules: Rules) -> list[str]:
@@ -106,4 +175,13 @@ def _entry(record: RunRecord) -> Entry:
         metrics=record.metrics,
         end_ms=record.end_ms,
         unranked=registry.why_not_registrable(record) or (None if data else "its dataset is not known"),
+        recipe=_recipe(record),
+        seed=record.param("seed"),
     )
+
+
+def _recipe(record: RunRecord) -> dict[str, str]:
+    """What a run has in common with those that differ in their seed alone; empty of one that stands by itself."""
+    if "seed" not in record.params or "fmtl.forked_from" in record.tags:
+        return {}
+    return {name: record.param(name) for name in record.params if name not in NOT_OF_RECIPE}

@@ -10,9 +10,8 @@ import pandas as pd
 from fmtl.catalogue.formats import filling
 from fmtl.catalogue.presets import PRESETS
 from fmtl.catalogue.table import Catalogue, id_position
-from fmtl.catalogue.values import sets
-from fmtl.catalogue.values.kinds import as_number
-from fmtl.catalogue.values.labels import clean_label, folded, folded_all
+from fmtl.catalogue.values import sets, words
+from fmtl.catalogue.values.labels import folded, folded_all
 from fmtl.errors import DataError
 from fmtl.model.predictor import OK
 from fmtl.settings.schema import PredictSettings
@@ -186,7 +185,7 @@ class _Spelling:
 
     @classmethod
     def _of_labels(cls, task: Task, values: pd.Series, absent: frozenset[str]) -> "_Spelling":
-        known_word = _known_word(task)
+        known_word = words.class_of(task)
         if not task.is_set:
             return cls(known_word, lambda label: label)
         separator = sets.separator_named(values)
@@ -199,22 +198,6 @@ class _Spelling:
             return None if None in found else as_text(tuple(value for value in task.classes if value in found))
 
         return cls(known_set, lambda label: sets.joined(sets.parts(label or "", SEPARATOR), separator))
-
-
-def _known_word(task: Task) -> Callable[[str], str | None]:
-    """From a word to the class that it means: by the same word, number, or the word in another case."""
-    classes = set(task.classes)
-    by_number = {number: label for label in task.classes if (number := as_number(label)) is not None}
-    by_case = {label.casefold(): label for label in task.classes}
-
-    def known_class(cell: str) -> str | None:
-        label = clean_label(cell)
-        if label is None or label in classes:
-            return label
-        number = as_number(label)
-        return by_case.get(label.casefold()) if number is None else by_number.get(number)
-
-    return known_class
 
 
 def _write(

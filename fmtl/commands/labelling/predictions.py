@@ -29,6 +29,7 @@ class Predictions:
         key: All that decides the rows; only rows of an equal key are continued.
         batch_size: Rows of a batch: a continued run has the batches of one that was not interrupted.
         numbers: Columns of numbers; all others are text.
+        flags: Columns of yes or no.
         lists: Columns of lists of values: in text they stand as ``tasks.as_text`` writes them, in Parquet as lists.
     """
 
@@ -39,9 +40,10 @@ class Predictions:
         key: Mapping[str, object],
         batch_size: int,
         numbers: Iterable[str] = (),
+        flags: Iterable[str] = (),
         lists: Iterable[str] = (),
     ):
-        self.out, self._lists = out, list(lists)
+        self.out, self._flags, self._lists = out, list(flags), list(lists)
         self._numbers = dict.fromkeys(numbers, float)
         self.part = durable.beside(out, "part.csv")
         self._key_file = durable.beside(out, "part.json")
@@ -111,7 +113,8 @@ class Predictions:
             dtype={**dict.fromkeys(columns, str), **self._numbers},
         )
         for chunk in chunks:
-            yield chunk.astype(object).where(chunk.notna(), None).astype(self._numbers).fillna({"image": ""})
+            found = chunk.astype(object).where(chunk.notna(), None).astype(self._numbers).fillna({"image": ""})
+            yield found.assign(**{name: _as_flags(found[name]) for name in self._flags})
 
     def _whole_batches(self) -> int:
         """Cut off what the interrupt left of a batch. Returns the number of rows kept."""
@@ -147,6 +150,7 @@ class Predictions:
             for chunk in self.read():
                 chunk = chunk.assign(**{name: sets.from_cells(chunk[name], SEPARATOR) for name in self._lists})
                 listed = dict.fromkeys(self._lists, pa.list_(pa.string())) | dict.fromkeys(self._numbers, pa.float64())
+                listed |= dict.fromkeys(self._flags, pa.bool_())
                 kinds = [listed.get(name, pa.string()) for name in chunk]
                 schema = pa.schema(zip(chunk.columns, kinds, strict=True))
                 writer = writer or pq.ParquetWriter(path, schema)
@@ -154,3 +158,7 @@ class Predictions:
         finally:
             if writer is not None:
                 writer.close()
+
+
+def _as_flags(texts: pd.Series) -> pd.Series:
+    return pd.Series([None if text is None else text == str(True) for text in texts], index=texts.index, dtype=object)

@@ -11,6 +11,8 @@ import numpy as np
 
 from fmtl.tasks import IGNORE_INDEX
 
+FOLDS = 5  # of cross-fitting
+FEWEST = 50  # labelled images that say anything of a temperature
 LEAST, MOST = 0.1, 10.0  # a temperature: few images that are all right would ask for 0
 TOLERANCE, MOST_STEPS = 1e-4, 50  # of the search, relative; half of that are needed at the edges
 BLOCK = 1 << 22  # probabilities worked on at once
@@ -66,6 +68,52 @@ def fit_set(probs: np.ndarray, targets: np.ndarray) -> Fit:
     rows = slice(None, None, -(-probs.size // ENOUGH_ANSWERS) or 1)
     found = fit(np.stack([1 - probs[rows], probs[rows]], axis=2).reshape(-1, 2), targets[rows].reshape(-1))
     return Fit(found.temperature, found.loss * probs.shape[1])
+
+
+def cross_fitted(probs: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> float:
+    """The best temperature, if temperatures fitted on other images lower the cross-entropy of each fold; else 1.
+
+    Args:
+        probs, targets: As ``fit`` has them, or of a set as ``fit_set``.
+        groups: ``(N,)``; images of one group are of one fold.
+    """
+    is_set = targets.ndim == 2
+    known = (targets != IGNORE_INDEX).any(axis=1) if is_set else targets != IGNORE_INDEX
+    numbers, of_group = np.unique(groups, return_inverse=True)
+    if known.sum() < FEWEST or len(numbers) < FOLDS:
+        return 1.0
+    fold = np.random.default_rng(0).permutation(len(numbers))[of_group] % FOLDS
+    fit_to = fit_set if is_set else fit
+    gained = 0.0
+    for k in range(FOLDS):
+        rest, left_out = known & (fold != k), known & (fold == k)
+        if not rest.any() or not left_out.any():
+            continue
+        found = fit_to(probs[rest], targets[rest]).temperature
+        before, after = (loss(probs[left_out], targets[left_out], value) for value in (1.0, found))
+        gained += (before - after) * left_out.sum()
+    return fit_to(probs[known], targets[known]).temperature if gained > 0 else 1.0
+
+
+def loss(probs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    """Mean cross-entropy under a temperature; of a set over all answers that are known."""
+    if targets.ndim == 2:
+        probs, targets = np.stack([1 - probs, probs], axis=2).reshape(-1, 2), targets.reshape(-1)
+    return _at(probs, targets, np.flatnonzero(targets != IGNORE_INDEX), 1 / temperature)[0]
+
+
+def rescaled(probs: np.ndarray, temperature: float, *, is_set: bool) -> np.ndarray:
+    """Probabilities as they would be under another temperature, ``(N, K)`` float32.
+
+    Args:
+        temperature: What their logits are to be divided by.
+    """
+    if is_set:
+        both = rescaled(np.stack([1 - probs, probs], axis=2).reshape(-1, 2), temperature, is_set=False)
+        return both[:, 1].reshape(probs.shape)
+    logits = np.log(np.maximum(probs, np.finfo(np.float32).tiny)) / temperature
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _at(probs: np.ndarray, targets: np.ndarray, rows: np.ndarray, scale: float) -> tuple[float, float, float]:
