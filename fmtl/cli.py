@@ -202,6 +202,15 @@ def compare(settings: schema.CompareSettings) -> None:
     compare(settings)
 
 
+@command(schema.EvaluateSettings)
+def evaluate(settings: schema.EvaluateSettings) -> None:
+    """Test a model on another prepared dataset, as a training tests its own."""
+    _say_first(f"evaluate: {settings.model} on {settings.data}")
+    from fmtl.commands.evaluate import evaluate
+
+    evaluate(settings)
+
+
 @command(schema.RegisterSettings)
 def register(settings: schema.RegisterSettings) -> None:
     """Register a train run's model and move the alias to it."""
@@ -238,7 +247,7 @@ def predict(settings: schema.PredictSettings) -> None:
 @command(schema.SyncSettings)
 def sync(settings: schema.SyncSettings) -> None:
     """Deliver run folders to the MLflow store: what a server's absence has kept back, or an offline training."""
-    from fmtl.commands.sync import sync
+    from fmtl.commands.upkeep.sync import sync
 
     sync(settings)
 
@@ -246,7 +255,7 @@ def sync(settings: schema.SyncSettings) -> None:
 @command(schema.DoctorSettings)
 def doctor(settings: schema.DoctorSettings) -> None:
     """Show the runs that look alive and are not; with --repair, record their end."""
-    from fmtl.commands.doctor import doctor
+    from fmtl.commands.upkeep.doctor import doctor
 
     doctor(settings)
 
@@ -254,7 +263,7 @@ def doctor(settings: schema.DoctorSettings) -> None:
 @command(schema.CleanSettings)
 def clean(settings: schema.CleanSettings) -> None:
     """List what runs and caches take; with --run, remove what a store provably has."""
-    from fmtl.commands.clean import clean
+    from fmtl.commands.upkeep.clean import clean
 
     clean(settings)
 

@@ -35,9 +35,23 @@ def write(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) 
     Returns:
         The PNGs, those of the whole run first.
     """
+    durable.write_text(folder / "plots" / "history.csv", tables.to_csv(pd.DataFrame(result.history)))
+    pictures = []
+    with _young_garbage():
+        for name, figure in _of_history(result) if draw else ():
+            plots.save(folder / name, figure)
+            pictures.append(folder / name)
+    return [*pictures, *write_test(folder, result, rows=rows, draw=draw)]
+
+
+def write_test(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) -> list[Path]:
+    """What there is to see of the test alone. Returns the PNGs.
+
+    Args:
+        rows, draw: As of ``write``.
+    """
     tasks = result.tasks
     durable.write_json(folder / "tasks.json", tasks.to_json())
-    durable.write_text(folder / "plots" / "history.csv", tables.to_csv(pd.DataFrame(result.history)))
     before = {task.name: pair[0] for task, pair in result.calibration_errors().items()}
     numbers = {task.name: _numbers(result.test, task, before) for task in tasks}
     for task in tasks:
@@ -47,7 +61,7 @@ def write(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) 
         table.to_parquet(temporary, index=False)
     pictures = []
     with _young_garbage():
-        for name, figure in _figures(result, numbers) if draw else ():
+        for name, figure in _of_tasks(tasks, numbers) if draw else ():
             plots.save(folder / name, figure)
             pictures.append(folder / name)
     return pictures
@@ -108,15 +122,19 @@ def _compact(counts: metrics.Confusion) -> dict[str, list]:
     return {"cells": np.stack(metrics.cells(counts), axis=1).tolist()}
 
 
-def _figures(result: TrainResult, numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
-    """File name and picture: lines over epochs, then five of each task."""
+def _of_history(result: TrainResult) -> Iterator[tuple[str, Figure]]:
+    """File name and picture: lines over epochs."""
     history = result.history
     for name, (wanted, title, unit) in _lines(result).items():
         series = {shown: [row.get(metric, math.nan) for row in history] for metric, shown in wanted.items()}
         epochs = [row[EPOCH] for row in history]
         figure = plots.curves(series, epochs=epochs, best_epoch=result.best_epoch, title=title, unit=unit)
         yield f"plots/{name}.png", figure
-    for task in result.tasks:
+
+
+def _of_tasks(tasks: Tasks, numbers: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
+    """File name and picture: five of each task."""
+    for task in tasks:
         found, title = numbers[task.name], f"{task.name}, test"
         yield (
             f"confusion/{task.slug}.png",

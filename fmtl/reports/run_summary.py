@@ -77,6 +77,24 @@ def of_loaders(settings: Mapping[str, Any], result: TrainResult) -> str:
     )
 
 
+def of_evaluation(result: TrainResult, *, model: str, data: str, num_photos: int, left_out: Sequence[str]) -> str:
+    """The note of a model's evaluation on another dataset.
+
+    Args:
+        left_out: What was not counted, in words.
+    """
+    average = result.test.scores[AVERAGE]
+    parts = [
+        f"{markdown.code(model)} on {num_photos} photos of {markdown.code(data)}: average accuracy "
+        f"**{average['accuracy']:.3f}**, average macro-F1 **{average['f1']:.3f}**, "
+        f"{markdown.text(averaged(result), most=400)}.",
+        _table(result, {}),
+        _confidences(result),
+        _wrong(_faults_of_test(result)),
+    ]
+    return "\n\n".join([*parts, *(f"Left out: {markdown.text(why)}." for why in left_out)])
+
+
 def _what(settings: Mapping[str, Any]) -> str:
     return (
         f"**{markdown.text(settings['backbone'])}**, {settings['mode']}, weights {markdown.code(settings['weights'])}, "
@@ -174,7 +192,7 @@ def _no_better(result: TrainResult, others: Mapping[str, Sequence[tuple[float, .
     return [f"worse than a look-up of another attribute: {', '.join(named[:MAX_NAMES])}"] if named else []
 
 
-def _faults(result: TrainResult) -> list[str]:
+def _faults_of_test(result: TrainResult) -> list[str]:
     found, scores = [], result.test.scores
     measured = [task.name for task in result.tasks if not task.applies_to and not math.isnan(scores[task.name]["f1"])]
     if measured:
@@ -186,6 +204,11 @@ def _faults(result: TrainResult) -> list[str]:
     worst = _worst_confusion(result)
     if worst:
         found.append(worst)
+    return found
+
+
+def _faults(result: TrainResult) -> list[str]:
+    found = _faults_of_test(result)
     if result.best_epoch == len(result.history):
         found.append("the last epoch was the best, so more epochs may help")
     elif is_loss(result.chosen_by) and result.history[-1][result.chosen_by] > 1.1 * result.best[result.chosen_by]:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from fmtl.dataset.draft import PreparePlan
 
 __all__ = [
-    "CleanSettings", "CompareSettings", "DoctorSettings", "FetchSettings", "HistorySettings", "MainSettings",
-    "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings", "Settings", "SyncSettings",
-    "TrainSettings",
+    "CleanSettings", "CompareSettings", "DoctorSettings", "EvaluateSettings", "FetchSettings", "HistorySettings",
+    "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings", "Settings",
+    "SyncSettings", "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
@@ -146,6 +146,23 @@ with warnings.catch_warnings():
         margin: Margin = 0.0
         floor: Floors = {}  # noqa: RUF012  # pydantic copies it
         force: Force = False
+
+
+class EvaluateSettings(Settings):
+    """Settings of ``evaluate``."""
+
+    model: str = Field(
+        description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, a model folder, or a checkpoint (.pt)."
+    )
+    data: Place = Field(description="Folder of a prepared dataset.")
+    split: Literal["all", "train", "val", "test"] = Field(
+        "all", description="Its photos; those that the model was trained on or chosen by are left out and counted."
+    )
+    experiment: str | None = Field(None, description="MLflow experiment [default: the one in use, else fmtl].")
+    extra_plots: bool = Field(True, description="Draw plots; the numbers are written either way.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
+    device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")
 
 
 class RegisterSettings(Settings):

@@ -74,6 +74,17 @@ def lasting_address(uri: str) -> str:
     return f"models:/{model_id}" if model_id else uri
 
 
+def run_id_of(uri: str) -> str | None:
+    """Id of the run that logged a model; None where the address names no logged model.
+
+    Raises:
+        DataError, EnvironmentFault: As ``folder``.
+    """
+    with _found(uri):
+        model_id = _model_id(uri)
+        return mlflow.MlflowClient().get_logged_model(model_id).source_run_id if model_id else None
+
+
 def _model_id(uri: str) -> str | None:
     """Of the logged model that an address names; None where it names something older."""
     client, name = mlflow.MlflowClient(), uri.removeprefix("models:/")

@@ -68,14 +68,19 @@ class Run:
         if new:
             self._say("params", values=new)
 
-    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> int:
+    def log_metrics(
+        self, metrics: Mapping[str, float | None], step: int | None = None, of: Mapping[str, str] | None = None
+    ) -> int:
         """Log the finite metrics. Returns their time, in ms since 1970.
 
         Undefined ones stay out: MLflow stores infinity as a huge number.
+
+        Args:
+            of: ``model_id``, ``dataset_name`` and ``dataset_digest``, where they are another model's, on other data.
         """
         at = now()
         if finite := _finite(metrics):
-            self._say("metrics", values=finite, step=step or 0, at=at)
+            self._say("metrics", values=finite, step=step or 0, at=at, **({"of": dict(of)} if of else {}))
         return at
 
     def log_model(self, save: Callable[[Path], object], *, epoch: int, metrics: Mapping[str, float | None]) -> None:

@@ -199,6 +199,33 @@ def _summed_up(
     )
 
 
+def of_probs(
+    probs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], thresholds: Mapping[str, np.ndarray]
+) -> Evaluation:
+    """An evaluation of what a model said of images, as ``Evaluation`` has it; its losses are those of the probabilities
+    as they are."""
+    known = {name for name, part in targets.items() if (part != IGNORE_INDEX).any()}
+    losses = dict.fromkeys(probs, math.nan)
+    for name in known:
+        size = probs[name].shape[1] if name in thresholds else 1  # a set's is the sum over its values
+        losses[name] = temperature.loss(probs[name], targets[name], 1.0) * size
+    counts: dict[str, metrics.Confusion] = {}
+    for name, part in probs.items():
+        if name in thresholds:
+            counts[name] = metrics.set_confusion(part >= thresholds[name], targets[name])
+        else:
+            predicted, wanted = (torch.from_numpy(v)[:, None] for v in (part.argmax(axis=1), targets[name]))
+            counts |= confusions(predicted, wanted, {name: part.shape[1]})
+    return Evaluation(
+        loss=sum(losses[name] for name in known),
+        task_losses=losses,
+        confusion=counts,
+        probs=dict(probs),
+        targets=dict(targets),
+        thresholds=dict(thresholds),
+    )
+
+
 class _Parts:
     """A network's answers in as many parts of a batch as the device's memory asks for: without gradients they come to
     the same."""

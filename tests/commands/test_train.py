@@ -23,8 +23,8 @@ from fmtl import metric_names
 from fmtl.commands.compare import compare
 from fmtl.commands.predict import predict
 from fmtl.commands.register import register
-from fmtl.commands.sync import sync
 from fmtl.commands.train import NOT_LOGGED, train
+from fmtl.commands.upkeep.sync import sync
 from fmtl.dataset.prepared import open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.loading.augment import Augmentation

@@ -19,7 +19,7 @@ from typing import Any
 SERVE = """
 import json, os, select, sys, time
 sys.path.insert(0, sys.argv[1])
-import fmtl.cli, fmtl.commands.train, fmtl.commands.sync, fmtl.commands.prepare, torch
+import fmtl.cli, fmtl.commands.train, fmtl.commands.upkeep.sync, fmtl.commands.prepare, torch
 from kit import operations
 torch.set_num_threads(1)
 running = set()

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from fmtl.commands.compare import compare
-from fmtl.commands.sync import sync
+from fmtl.commands.upkeep.sync import sync
 from fmtl.settings.schema import CompareSettings, SyncSettings
 
 pytestmark = pytest.mark.reliability

@@ -17,8 +17,8 @@ import pytest
 from kit.outages import HEALTHY, behind_proxy, free_port
 from mlflow.models import Model
 
-from fmtl.commands.clean import clean
-from fmtl.commands.sync import sync
+from fmtl.commands.upkeep.clean import clean
+from fmtl.commands.upkeep.sync import sync
 from fmtl.errors import EnvironmentFault
 from fmtl.settings.schema import CleanSettings, SyncSettings
 from fmtl.tracking import earlier, opening, store

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from fmtl.commands.compare import compare
-from fmtl.commands.doctor import doctor
+from fmtl.commands.upkeep.doctor import doctor
 from fmtl.errors import DataError
 from fmtl.settings.schema import CompareSettings, DoctorSettings
 from fmtl.tracking import doctor as clinic

@@ -33,7 +33,7 @@ def load(model: str, *, device: str = "cpu", precision: str | None = None) -> tu
     chosen = choose_device(device)
     if model.endswith(".pt") and Path(model).is_file():
         return _of_checkpoint(Path(model), chosen, precision), durable.sha256(Path(model))
-    folder = pyfunc.model_folder(_uri(model))
+    folder = pyfunc.model_folder(uri_of(model))
     # The description has the hash of the weights.
     return predictor.load(folder, chosen, precision), durable.sha256(folder / predictor.DESCRIPTION)
 
@@ -47,13 +47,14 @@ def lasting_address(model: str) -> str:
     """
     if Path(model).is_dir():
         return str(Path(model).resolve())
-    uri = _uri(model)
+    uri = uri_of(model)
     if re.fullmatch(r"models:/[^/@]+/\D.*", uri):
         raise UsageError(f"weights: {uri} may be another model tomorrow; name an alias or the number of a version")
     return logged_models.lasting_address(uri) if uri.startswith("models:/") else uri
 
 
-def _uri(model: str) -> str:
+def uri_of(model: str) -> str:
+    """The address of what a run's id names, too."""
     if not _RUN_ID.fullmatch(model):
         return model
     uri = store.get_run(model).model_uri

@@ -1,21 +1,27 @@
 """The photos of a prepared dataset: where they lie, and which of them a run was trained on."""
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pyarrow import ArrowInvalid
 
 from fmtl.catalogue.photos.cells import Cell, PhotoCell
 from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
 from fmtl.dataset.prepared import PreparedDataset
+from fmtl.errors import DataError
+from fmtl.settings.train import is_model_address
 from fmtl.storage import durable
-from fmtl.tracking import store
+from fmtl.tracking import logged_models, store
 from fmtl.tracking.store import RunRecord
 
 if TYPE_CHECKING:
     from fmtl.model.predictor import Photo
+
+log = logging.getLogger(__name__)
 
 SPLITS_OF_PHOTOS = "photos.parquet"  # a run's artifact
 
@@ -39,9 +45,29 @@ def write_splits(folder: Path, dataset: PreparedDataset) -> None:
 
 
 def hashes_learnt_from(run: RunRecord) -> frozenset[str] | None:
-    """sha256 of the photos that a run was trained on and chosen by; None where that was not kept."""
+    """sha256 of the photos that a run was trained on and chosen by, and those of the model that it began with; None
+    where that was not kept."""
     path = store.artifact(run, SPLITS_OF_PHOTOS)
     if path is None:
         return None
-    table = pd.read_parquet(path)
-    return frozenset(table.loc[table["split"] != "test", "sha256"])
+    try:
+        table = pd.read_parquet(path, columns=["sha256", "split"])
+    except (ArrowInvalid, OSError, ValueError) as error:
+        log.warning("%s of run %s can't be read: %s", SPLITS_OF_PHOTOS, run.run_id, error)
+        return None
+    found = frozenset(table.loc[table["split"] != "test", "sha256"])
+    source = run.param("weights")
+    if not is_model_address(source):
+        return found
+    inherited = learnt_by(source)
+    return None if inherited is None else found | inherited
+
+
+def learnt_by(uri: str) -> frozenset[str] | None:
+    """``hashes_learnt_from`` of the run of a logged model; None where it is not known."""
+    try:
+        run_id = logged_models.run_id_of(uri)
+        return hashes_learnt_from(store.get_run(run_id)) if run_id else None
+    except DataError as error:  # deleted meanwhile
+        log.debug("%s", error)
+        return None

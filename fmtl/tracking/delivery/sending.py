@@ -231,7 +231,8 @@ def _batches(lines: Iterable[tuple[Line, int]]) -> Iterator[tuple[list[Line], in
 
 
 def _metrics(line: Mapping[str, Any]) -> list[Metric]:
-    return [Metric(name, value, line["at"], line["step"]) for name, value in line["values"].items()]
+    of = line.get("of", {})
+    return [Metric(name, value, line["at"], line["step"], **of) for name, value in line["values"].items()]
 
 
 def _is_too_large(error: Exception) -> bool:

@@ -44,7 +44,8 @@ KINDS: dict[str, Kinds] = {
 }
 DAMAGED = "damaged"
 _NUMBERS = {"metrics": "values", "model": "metrics"}  # whose values are points
-_OPTIONAL: Kinds = {"error": str | None, "tags": dict}  # the latter of a model, in earlier versions
+# Metrics may be "of" a model and a dataset; a model had tags in earlier versions.
+_OPTIONAL: Kinds = {"error": str | None, "tags": dict, "of": dict}
 
 
 def now() -> int:
