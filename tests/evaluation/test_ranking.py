@@ -1,5 +1,7 @@
 import math
 
+import pytest
+
 from fmtl.evaluation.ranking import Entry, rank
 from fmtl.reports.leaderboard import to_markdown, to_text
 
@@ -68,3 +70,31 @@ def test_the_terminal_shows_the_top_and_says_how_many_more():
 def test_markdown_cells_cannot_break_the_table():
     board = rank([entry("a", 0.5, run_name="x|y\nz")], metric=METRIC)
     assert "| x\\|y z |" in to_markdown(board, {})
+
+
+def of_recipe(run_id, f1, seed, end_ms=0, **changes):
+    return entry(run_id, f1, end_ms=end_ms, recipe={"epochs": "3"}, seed=seed, **changes)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_row_with_mean_and_deviation():
+    entries = [of_recipe("a", 0.5, "0"), of_recipe("b", 0.7, "1"), entry("c", 0.61)]
+    table = rank(entries, metric=METRIC).table
+    assert table["run_id"].tolist() == ["c", "b"]  # by the mean, 0.6, under the name of the better one
+    row = table.iloc[1]
+    assert (row["rank"], row["seeds"], row["run_ids"]) == (2, 2, "b,a")
+    assert row[METRIC] == pytest.approx(0.6) and row[METRIC + "/sd"] == pytest.approx(math.sqrt(0.02))
+    assert math.isnan(table.iloc[0][METRIC + "/sd"])
+
+
+def test_two_runs_of_one_seed_and_runs_of_unlike_recipes_stand_by_themselves():
+    twice = [of_recipe("a", 0.5, "0"), of_recipe("b", 0.5, "0", end_ms=1), of_recipe("c", 0.4, "1")]
+    assert rank(twice, metric=METRIC).table["run_ids"].tolist() == ["b", "a,c"]
+    unlike = [
+        of_recipe("a", 0.5, "0"),
+        entry("b", 0.4, recipe={"epochs": "4"}, seed="1"),
+        entry("c", 0.3),
+        entry("d", 0.2),
+    ]
+    assert rank(unlike, metric=METRIC).table["seeds"].tolist() == [1, 1, 1, 1]
+    other_data = [of_recipe("a", 0.5, "0"), of_recipe("b", 0.5, "1", data="d2")]
+    assert rank(other_data, metric=METRIC).table["seeds"].tolist() == [1, 1]
