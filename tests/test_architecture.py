@@ -62,7 +62,8 @@ def test_imports_are_absolute_and_torchvisions_models_are_the_models(path):
 def test_what_computes_nothing_starts_without_torch():
     """Import contracts see what may be imported; this is what is."""
     commands = ", ".join(
-        f"fmtl.commands.{name}" for name in ("prepare", "compare", "register", "sync", "doctor", "clean")
+        f"fmtl.commands.{name}"
+        for name in ("prepare", "compare", "register", "upkeep.sync", "upkeep.doctor", "upkeep.clean")
     )
     code = (
         f"import sys, fmtl.cli, fmtl.settings.schema, {commands}\n"
