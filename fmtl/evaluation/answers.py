@@ -65,8 +65,8 @@ def codes(task: Task, labels: pd.Series, *, blank: int) -> np.ndarray:
         rows = [None if np.ndim(cell) == 0 else tuple(cell) for cell in labels]
         found = np.array(task.targets(rows), np.int64).reshape(len(labels), task.num_classes)
         return np.where(found == IGNORE_INDEX, blank, found)
-    index = {label: k for k, label in enumerate(task.classes)}
-    return np.array([index.get(cell, WRONG) if isinstance(cell, str) else blank for cell in labels], np.int64)
+    found = pd.Index(task.classes, dtype=object).get_indexer(labels.to_numpy(object))  # WRONG where it is none
+    return np.where(labels.isna(), blank, found)
 
 
 def known(targets: np.ndarray) -> np.ndarray:

@@ -63,11 +63,13 @@ class Resamples:
         _, self._groups = np.unique(np.asarray(groups), return_inverse=True)
         size = int(self._groups.max()) + 1
         drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=num)
-        self._times = np.concatenate([np.ones((1, size)), drawn]).astype(np.float32)  # the split itself comes first
+        drawn = np.concatenate([np.ones((1, size)), drawn])  # the split itself comes first
+        # How often each group is in the split and in each resample, (G, 1 + B); float32 is exact for counts.
+        self._times = np.ascontiguousarray(drawn.T, np.float32)
 
     @property
     def num_groups(self) -> int:
-        return self._times.shape[1]
+        return len(self._times)
 
     def means(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Mean of some photos' values in the split and in each resample, ``(1 + B,)``; nan where none is drawn.
@@ -76,8 +78,8 @@ class Resamples:
             values: One for each of ``rows``.
             rows: Which photos they are.
         """
-        sums = self._over(np.bincount(self._groups[rows], weights=values, minlength=self.num_groups))
-        counts = self._over(np.bincount(self._groups[rows], minlength=self.num_groups))
+        nothing = np.zeros(len(rows), np.int64)
+        sums, counts = (self._sums(weights, rows, nothing, 1)[0] for weights in (values, np.ones(len(rows))))
         return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
     def scores(self, targets: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,40 +93,35 @@ class Resamples:
         known = targets != IGNORE_INDEX
         rows = np.flatnonzero(known if targets.ndim == 1 else known.any(axis=1))
         targets, predicted = targets[rows], predicted[rows]
-        right = targets == predicted
-        accuracy = self.means((right if targets.ndim == 1 else right.all(axis=1)).astype(float), rows)
+        is_right = targets == predicted
+        accuracy = self.means((is_right if targets.ndim == 1 else is_right.all(axis=1)).astype(float), rows)
         if targets.ndim == 1:
             size = int(max(targets.max(initial=-1), predicted.max(initial=-1))) + 1
-            wanted, said = (self._of_classes(rows, codes, size) for codes in (targets, predicted))
-            hits = self._of_classes(rows[right], targets[right], size)
+            is_class = predicted >= 0
+            wanted_and_said = (np.concatenate([rows, rows[is_class]]), np.concatenate([targets, predicted[is_class]]))
+            hits = rows[is_right], targets[is_right]
         else:
-            has, says = targets == 1, predicted == 1
-            wanted, said, hits = (self._of_values(rows, values) for values in (has, says, has & says))
-        both = wanted + said
-        f1 = np.divide(2 * hits, both, out=np.full(both.shape, np.nan), where=both > 0)
-        seen = np.isfinite(f1).any(axis=1)
-        macro = np.ones(len(f1)) if targets.ndim == 2 else np.full(len(f1), np.nan)
-        macro[seen] = np.nanmean(f1[seen], axis=1)
+            size = targets.shape[1]
+            cells = [np.nonzero(values) for values in (targets == 1, predicted == 1, is_right & (targets == 1))]
+            wanted, told, hit = ((rows[at], values) for at, values in cells)
+            wanted_and_said = tuple(np.concatenate(pair) for pair in zip(wanted, told, strict=True))
+            hits = hit
+        both, twice = (self._sums(np.ones(len(cells[0])), *cells, size) for cells in (wanted_and_said, hits))
+        is_seen = both > 0
+        f1 = np.divide(2 * twice, both, out=np.zeros(both.shape), where=is_seen).sum(axis=0)
+        macro = np.full(len(accuracy), 1.0 if targets.ndim == 2 else np.nan)
+        np.divide(f1, is_seen.sum(axis=0), out=macro, where=is_seen.any(axis=0))
         return accuracy, np.where(np.isnan(accuracy), np.nan, macro)
 
-    def _of_classes(self, rows: np.ndarray, codes: np.ndarray, size: int) -> np.ndarray:
-        """How often each class occurs, ``(1 + B, K)``."""
-        is_class = codes >= 0
-        cells = (self._groups[rows[is_class]], codes[is_class])
-        return self._cells(np.ones(is_class.sum()), cells, size)
+    def _sums(self, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+        """Sums by column in the split and in each resample, ``(width, 1 + B)``.
 
-    def _of_values(self, rows: np.ndarray, has: np.ndarray) -> np.ndarray:
-        at, values = np.nonzero(has)
-        cells = (self._groups[rows[at]], values)
-        return self._cells(np.ones(len(at)), cells, has.shape[1])
-
-    def _cells(self, counts: np.ndarray, cells: tuple[np.ndarray, np.ndarray], width: int) -> np.ndarray:
-        table = csr_array((counts.astype(np.float32), cells), shape=(self.num_groups, width))
-        return (self._times @ table).astype(np.float64)
-
-    def _over(self, of_groups: np.ndarray) -> np.ndarray:
-        """Sums of groups' values, in float32, which is exact for counts: photos are at most some 10 million."""
-        return (self._times @ of_groups.astype(np.float32)).astype(np.float64)
+        Args:
+            weights, rows, columns: Of each entry.
+        """
+        cells = columns, self._groups[rows]
+        table = csr_array((weights.astype(np.float32), cells), shape=(width, self.num_groups))
+        return (table @ self._times).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_scores_of_each_resample_are_scikit_learns_on_its_rows(seed):
     drawn = Resamples(groups, num=20, seed=seed)
     accuracy, f1 = drawn.scores(targets, predicted)
     for b in range(21):
-        rows = rows_of(np.unique(groups, return_inverse=True)[1], drawn._times[b].astype(int))
+        rows = rows_of(np.unique(groups, return_inverse=True)[1], drawn._times[:, b].astype(int))
         rows = rows[targets[rows] >= 0]
         want, said = targets[rows], predicted[rows]
         classes = sorted({*want, *said} - {-1})
@@ -70,7 +70,7 @@ def test_scores_of_sets_are_those_of_the_metrics(seed):
     drawn = Resamples(np.arange(50), num=20, seed=seed)
     accuracy, f1 = drawn.scores(targets, predicted)
     for b in range(21):
-        rows = rows_of(np.arange(50), drawn._times[b].astype(int))
+        rows = rows_of(np.arange(50), drawn._times[:, b].astype(int))
         want = metrics.set_metrics(predicted[rows], targets[rows])
         assert (accuracy[b], f1[b]) == pytest.approx((want["accuracy"], want["f1"]))
 
