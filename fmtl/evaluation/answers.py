@@ -65,7 +65,8 @@ def codes(task: Task, labels: pd.Series, *, blank: int) -> np.ndarray:
         rows = [None if np.ndim(cell) == 0 else tuple(cell) for cell in labels]
         found = np.array(task.targets(rows), np.int64).reshape(len(labels), task.num_classes)
         return np.where(found == IGNORE_INDEX, blank, found)
-    found = pd.Index(task.classes, dtype=object).get_indexer(labels.to_numpy(object))  # WRONG where it is none
+    index = {label: k for k, label in enumerate(task.classes)}
+    found = np.array([index.get(cell, WRONG) for cell in labels.tolist()], np.int64)
     return np.where(labels.isna(), blank, found)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fmtl.evaluation.answers import Codes, Photos, all_right, known
-from fmtl.evaluation.statistics import Lead, Resamples, holm, lead
+from fmtl.evaluation.statistics import Lead, Resamples, Scorer, holm, lead
 from fmtl.tasks import AVERAGE
 
 METRICS = ("accuracy", "f1")
@@ -112,7 +112,8 @@ def stand(photos: Photos, labellers: Sequence[Labeller], *, metric: str) -> list
         metric: What is compared: the mean over attributes of ``f1`` or ``accuracy``.
     """
     resamples = Resamples(photos.groups)
-    scored = [_score(photos, labeller, resamples, metric) for labeller in labellers]
+    scorers = {name: Scorer(resamples, photos.targets[name]) for name in photos.tasks.attributes}
+    scored = [_score(photos, labeller, scorers, metric) for labeller in labellers]
     leads = [lead(other.drawn, scored[0].drawn) for other in scored[1:]]
     corrected = holm([found.p for found in leads])
     held = [(None, math.nan), *zip(leads, map(float, corrected), strict=True)]
@@ -122,14 +123,13 @@ def stand(photos: Photos, labellers: Sequence[Labeller], *, metric: str) -> list
     ]
 
 
-def _score(photos: Photos, labeller: Labeller, resamples: Resamples, metric: str) -> _Scored:
-    attributes = photos.tasks.attributes
+def _score(photos: Photos, labeller: Labeller, scorers: Mapping[str, Scorer], metric: str) -> _Scored:
     by_name: dict[tuple[str, str], list[float]] = {}
     drawn = []
     for answers in labeller.trainings:
         of_tasks = []
-        for name in attributes:
-            pair = dict(zip(METRICS, resamples.scores(photos.targets[name], answers[name]), strict=True))
+        for name, scorer in scorers.items():
+            pair = dict(zip(METRICS, scorer.scores(answers[name]), strict=True))
             for kind, values in pair.items():
                 by_name.setdefault((name, kind), []).append(float(values[0]))
             if known(photos.targets[name]).any():
@@ -146,7 +146,9 @@ def _score(photos: Photos, labeller: Labeller, resamples: Resamples, metric: str
 
 def over_trainings(values: Sequence[float]) -> Score:
     """Of the same figure of several trainings."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    if len(values) == 1:
+        return Score(values[0])
+    deviation = float(np.std(values, ddof=1))
     return Score(float(np.mean(values)), deviation)
 
 

@@ -79,41 +79,14 @@ class Resamples:
             rows: Which photos they are.
         """
         nothing = np.zeros(len(rows), np.int64)
-        sums, counts = (self._sums(weights, rows, nothing, 1)[0] for weights in (values, np.ones(len(rows))))
-        return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        (total,), (count,) = (self.sums(weights, rows, nothing, 1) for weights in (values, np.ones(len(rows))))
+        return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
     def scores(self, targets: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Accuracy and macro-F1 of a task in the split and in each resample, ``(1 + B,)`` each; as
-        ``training.metrics`` has them.
+        """See ``Scorer``."""
+        return Scorer(self, targets).scores(predicted)
 
-        Args:
-            targets: ``(N,)`` class indices, or of a set ``(N, K)`` zeros and ones; ``IGNORE_INDEX`` is left out.
-            predicted: The same of what was said. An index that is no class, such as -1, is wrong.
-        """
-        known = targets != IGNORE_INDEX
-        rows = np.flatnonzero(known if targets.ndim == 1 else known.any(axis=1))
-        targets, predicted = targets[rows], predicted[rows]
-        is_right = targets == predicted
-        accuracy = self.means((is_right if targets.ndim == 1 else is_right.all(axis=1)).astype(float), rows)
-        if targets.ndim == 1:
-            size = int(max(targets.max(initial=-1), predicted.max(initial=-1))) + 1
-            is_class = predicted >= 0
-            wanted_and_said = (np.concatenate([rows, rows[is_class]]), np.concatenate([targets, predicted[is_class]]))
-            hits = rows[is_right], targets[is_right]
-        else:
-            size = targets.shape[1]
-            cells = [np.nonzero(values) for values in (targets == 1, predicted == 1, is_right & (targets == 1))]
-            wanted, told, hit = ((rows[at], values) for at, values in cells)
-            wanted_and_said = tuple(np.concatenate(pair) for pair in zip(wanted, told, strict=True))
-            hits = hit
-        both, twice = (self._sums(np.ones(len(cells[0])), *cells, size) for cells in (wanted_and_said, hits))
-        is_seen = both > 0
-        f1 = np.divide(2 * twice, both, out=np.zeros(both.shape), where=is_seen).sum(axis=0)
-        macro = np.full(len(accuracy), 1.0 if targets.ndim == 2 else np.nan)
-        np.divide(f1, is_seen.sum(axis=0), out=macro, where=is_seen.any(axis=0))
-        return accuracy, np.where(np.isnan(accuracy), np.nan, macro)
-
-    def _sums(self, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    def sums(self, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
         """Sums by column in the split and in each resample, ``(width, 1 + B)``.
 
         Args:
@@ -121,7 +94,57 @@ class Resamples:
         """
         cells = columns, self._groups[rows]
         table = csr_array((weights.astype(np.float32), cells), shape=(width, self.num_groups))
-        return (table @ self._times).astype(np.float64)
+        return table @ self._times
+
+
+class Scorer:
+    """What many labellers say of one task, scored on the same resamples.
+
+    Args:
+        targets: ``(N,)`` class indices, or of a set ``(N, K)`` zeros and ones; ``IGNORE_INDEX`` is left out.
+    """
+
+    def __init__(self, resamples: Resamples, targets: np.ndarray):
+        known = targets != IGNORE_INDEX
+        self._resamples, self._is_set = resamples, targets.ndim == 2
+        self._rows = np.flatnonzero(known.any(axis=1) if self._is_set else known)
+        self._targets = targets[self._rows]
+        nothing = np.zeros(len(self._rows), np.int64)
+        (self._count,) = resamples.sums(np.ones(len(self._rows)), self._rows, nothing, 1)
+        size = targets.shape[1] if self._is_set else int(self._targets.max(initial=-1)) + 1
+        self._wanted = self._cells(self._targets, np.ones(self._targets.shape, bool), size)
+
+    def scores(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy and macro-F1 in the split and in each resample, ``(1 + B,)`` each; as ``training.metrics`` has them.
+
+        Args:
+            predicted: As the targets. An index that is no class, such as -1, is wrong.
+        """
+        predicted = predicted[self._rows]
+        is_right = predicted == self._targets
+        size = max(len(self._wanted), 0 if self._is_set else int(predicted.max(initial=-1)) + 1)
+        hits = self._cells(predicted, is_right, size)
+        both = self._cells(predicted, np.ones(predicted.shape, bool), size)
+        both[: len(self._wanted)] += self._wanted
+        if self._is_set:
+            accuracy = self._resamples.means(is_right.all(axis=1).astype(float), self._rows)
+        else:
+            empty = np.full(len(self._count), np.nan)
+            accuracy = np.divide(hits.sum(axis=0), self._count, out=empty, where=self._count > 0)
+        is_seen = both > 0
+        f1 = 2 * np.divide(hits, both, out=np.zeros(both.shape), where=is_seen).sum(axis=0)
+        macro = np.full(len(accuracy), 1.0 if self._is_set else np.nan)
+        np.divide(f1, is_seen.sum(axis=0), out=macro, where=is_seen.any(axis=0))
+        return accuracy, np.where(np.isnan(accuracy), np.nan, macro)
+
+    def _cells(self, codes: np.ndarray, is_meant: np.ndarray, size: int) -> np.ndarray:
+        """How often each class, or value of a set, is named among what is meant, ``(size, 1 + B)``."""
+        if self._is_set:
+            at, columns = np.nonzero((codes == 1) & is_meant)
+        else:
+            at = np.flatnonzero((codes >= 0) & is_meant)
+            columns = codes[at]
+        return self._resamples.sums(np.ones(len(at)), self._rows[at], columns, size)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import pandas as pd
 from fmtl.commands.choosing import external
 from fmtl.commands.choosing.tested import dataset_of, tested
 from fmtl.evaluation import baselines
-from fmtl.evaluation.answers import Codes, Photos, said
+from fmtl.evaluation.answers import PHOTO, Codes, Photos, said
 from fmtl.evaluation.standings import Compared, Labeller, Other, stand
+from fmtl.tasks import Tasks
 from fmtl.tracking.store import RunRecord
 
 MOST_ROWS = 100  # of a leaderboard whose lead is looked into
@@ -54,6 +55,7 @@ def _of_runs(
     rows: pd.DataFrame, runs: Mapping[str, RunRecord], notes: list[str]
 ) -> tuple[Photos | None, dict[str, Labeller], dict[str, Codes]]:
     photos: Photos | None = None
+    first: tuple[pd.DataFrame, Tasks] | None = None
     labellers: dict[str, Labeller] = {}
     best: dict[str, Codes] = {}
     for row in rows.itertuples():
@@ -63,9 +65,9 @@ def _of_runs(
             if isinstance(found, str):
                 notes.append(f"{row.run_name} {run_id[:8]}: not compared: {found}")
                 continue
-            mine = Photos.of(*found)
-            photos = photos or mine
-            if mine.are_those_of(photos):
+            if first is None or photos is None:
+                first, photos = found, Photos.of(*found)
+            if _have_equal_labels(found, first) or Photos.of(*found).are_those_of(photos):
                 trainings[run_id] = said(*found)
             else:
                 notes.append(f"{row.run_name} {run_id[:8]}: not compared: its test photos or labels are not the same")
@@ -73,6 +75,14 @@ def _of_runs(
             labellers[row.run_id] = Labeller(row.run_name, list(trainings.values()))
             best[row.run_id] = next(iter(trainings.values()))
     return photos, labellers, best
+
+
+def _have_equal_labels(found: tuple[pd.DataFrame, Tasks], first: tuple[pd.DataFrame, Tasks]) -> bool:
+    """Whether two tables have the same cells where they say which photos they are of and what is known of them; false
+    also where they may have, in other words."""
+    (table, tasks), (other, others) = found, first
+    columns = [*PHOTO, *(f"{task.slug}/target" for task in tasks)]
+    return tasks == others and table[columns].equals(other[columns])
 
 
 def _without_a_look(run: RunRecord, photos: Photos, notes: list[str]) -> dict[str, Codes]:

@@ -12,7 +12,7 @@ from fmtl.tracking import registry, store
 from fmtl.tracking.store import RunRecord
 
 TRIES = 5  # to move an alias that others move
-MOST_DATASETS = 5  # that are named besides the newest
+MOST_DATASETS = 3  # that are named besides the newest
 MOST_UNFINISHED = 1000  # runs that are looked through for those that came to no dataset
 ALL = "all"  # datasets
 # Of a run's settings those that are not its recipe: where it ran and what it drew, and what trial found fastest there.

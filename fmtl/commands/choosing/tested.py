@@ -27,11 +27,12 @@ def tested(run: RunRecord) -> tuple[pd.DataFrame, Tasks] | str:
         return "its predictions of the test photos were not logged"
     try:
         found = Tasks.from_json(json.loads(tasks.read_text(encoding="utf-8")), where=str(tasks))
-        there = pq.read_schema(path).names
+        file = pq.ParquetFile(path)
+        there = file.schema_arrow.names
         wanted = [*PHOTO, GROUP] if GROUP in there else PHOTO
         wanted = [*wanted, *(name for t in found for name in (t.slug, f"{t.slug}/target"))]
         limited = {f"{t.slug}/probs": t for t in found if t.name in found.applicability and not t.is_set}
-        table = pq.read_table(path, columns=[*wanted, *limited]).to_pandas()
+        table = file.read(columns=[*wanted, *limited]).to_pandas()
         for probs, task in limited.items():
             likeliest = [task.classes[row.argmax()] for row in table.pop(probs)]
             table[task.slug] = pd.Series(likeliest, index=table.index, dtype=object)
