@@ -170,10 +170,8 @@ def _train(
         ends_after=limit.ends_after if limit else None,
     )  # fmt: skip
     files.settle()
-    since = time.monotonic()
     groups = dataset.table[GROUP].to_numpy()[dataset.rows("val")]
     result = training.finish(work.data.test(), watch, val=work.data.val(), groups=groups)
-    seconds = time.monotonic() - since
     interruption.check()
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path", GROUP]]
     write_splits(run.folder, dataset)
@@ -181,7 +179,7 @@ def _train(
     interruption.check()
     errors = _gallery(work, run, result) if settings.gallery else None
     interruption.check()
-    _log_costs(run, work.setup.net, result, seconds)
+    _log_costs(run, work.setup.net, result)
     confidence = _confidence(result, settings.precision_at)
     _log_model(work, run, result, confidence)
     interruption.check()  # also one whose error a callback has swallowed
@@ -248,17 +246,13 @@ def _log_model(work: Work, run: Run, result: TrainResult, confidence: Confidence
     run.log_model(save, epoch=result.best_epoch, metrics=result.final_metrics)
 
 
-def _log_costs(run: Run, net: MultiTaskNet, result: TrainResult, seconds: float) -> None:
-    """
-    Args:
-        seconds: Of the test.
-    """
+def _log_costs(run: Run, net: MultiTaskNet, result: TrainResult) -> None:
     weights = [tensor.numel() * tensor.element_size() for tensor in net.state_dict().values()]
     costs = (
         sum(weight.numel() for weight in net.parameters()),
         sum(weights) / 1e6,
         sum(row["epoch_seconds"] for row in result.history) / 60,
-        len(next(iter(result.test.probs.values()))) / seconds,
+        len(next(iter(result.test.probs.values()))) / result.test_seconds,
     )
     run.log_metrics(dict(zip(COSTS, map(float, costs), strict=True)))
 

@@ -77,7 +77,10 @@ def rank(entries: Sequence[Entry], *, metric: str) -> Leaderboard:
     newest = {data: max(e.end_ms for e in ranked if e.data == data) for data in {e.data for e in ranked}}
     sign = 1 if metric_names.is_loss(metric) else -1
     ranked.sort(key=lambda e: (sign * e.metrics[metric], e.end_ms, e.run_id))
-    means = [(over_trainings([e.metrics[metric] for e in runs]).mean, runs) for runs in _recipes(ranked)]
+    place = {e.run_id: n for n, e in enumerate(ranked)}
+    in_time = sorted(ranked, key=lambda e: (e.end_ms, e.run_id))
+    recipes = [sorted(runs, key=lambda e: place[e.run_id]) for runs in _recipes(in_time)]
+    means = [(over_trainings([e.metrics[metric] for e in runs]).mean, runs) for runs in recipes]
     means.sort(key=lambda row: (-newest[row[1][0].data], row[1][0].data, sign * row[0], *_since(row[1])))
     there = {name for e in ranked for name in e.metrics}
     costs = [name for name in metric_names.COSTS if name in there]
@@ -97,7 +100,11 @@ def rank(entries: Sequence[Entry], *, metric: str) -> Leaderboard:
 
 
 def _recipes(ranked: Iterable[Entry]) -> list[list[Entry]]:
-    """Runs by recipe, the best first. Of two with one seed each stands by itself: they are no two draws."""
+    """Runs by recipe. Of two with one seed each stands by itself: they are no two draws.
+
+    Args:
+        ranked: In the order of time, so that nothing is chosen by its score.
+    """
     found: dict[object, list[Entry]] = {}
     seen = Counter[object]()
     for e in ranked:

@@ -109,6 +109,7 @@ def stand(photos: Photos, labellers: Sequence[Labeller], *, metric: str) -> list
     once, their p are corrected by Holm's method.
 
     Args:
+        photos: With a known label of an attribute at least.
         metric: What is compared: the mean over attributes of ``f1`` or ``accuracy``.
     """
     resamples = Resamples(photos.groups)
@@ -135,13 +136,21 @@ def _score(photos: Photos, labeller: Labeller, scorers: Mapping[str, Scorer], me
             if known(photos.targets[name]).any():
                 of_tasks.append(pair)
         for kind in METRICS:
-            mean = np.mean([pair[kind] for pair in of_tasks], axis=0) if of_tasks else np.array([np.nan])
+            mean = _mean([pair[kind] for pair in of_tasks])
             by_name.setdefault((AVERAGE, kind), []).append(float(mean[0]))
             if kind == metric:
                 drawn.append(mean)
         rows, is_right = all_right(photos, answers)
         by_name.setdefault((AVERAGE, EXACT), []).append(float(is_right.mean()) if len(rows) else math.nan)
     return _Scored({name: over_trainings(values) for name, values in by_name.items()}, np.stack(drawn))
+
+
+def _mean(of_tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the tasks that a resample has labels of."""
+    scores = np.stack(of_tasks)
+    seen = np.isfinite(scores)
+    total, num = np.where(seen, scores, 0).sum(axis=0), seen.sum(axis=0)
+    return np.divide(total, num, out=np.full(len(total), np.nan), where=num > 0)
 
 
 def over_trainings(values: Sequence[float]) -> Score:

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from fmtl.tasks import IGNORE_INDEX
 
 RESAMPLES = 2000
+ENOUGH_OPPOSED = 0.005  # of the resamples: of fewer their number is chance
 ENOUGH_SEEDS = 3  # of a recipe: from so many on their spread is told, too
 
 
@@ -177,8 +178,18 @@ def lead(first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, see
     low, high = np.percentile(drawn, [50 * (1 - confidence), 50 * (1 + confidence)])
     below, above = int((drawn < 0).sum()), int((drawn > 0).sum())
     equal = len(drawn) - below - above
-    p = min(1.0, 2 * (min(below, above) + equal + 1) / (len(drawn) + 1))
-    return Lead(Interval(found, float(low), float(high)), (above + equal / 2) / len(drawn), p)
+    return Lead(Interval(found, float(low), float(high)), (above + equal / 2) / len(drawn), _chance(drawn))
+
+
+def _chance(drawn: np.ndarray) -> float:
+    """p of differences over resamples: by counting those of the other sign; where these are few, by the tail of the
+    normal distribution, since counting can't tell a millionth from a two-thousandth."""
+    opposed = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    counted = min(1.0, 2 * (opposed + 1) / (len(drawn) + 1))
+    spread = float(drawn.std())
+    if opposed >= ENOUGH_OPPOSED * len(drawn) or not spread:
+        return counted
+    return min(counted, float(2 * stats.norm.sf(abs(drawn.mean()) / spread)))
 
 
 def _over_seeds(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -186,8 +197,12 @@ def _over_seeds(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     num, drawn = scores.shape[0], scores[:, 1:]
     if num < ENOUGH_SEEDS:
         return drawn.mean(axis=0)
+    mean = drawn.mean(axis=0)
     chosen = rng.integers(0, num, size=drawn.shape)
-    return np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    drawn_again = np.take_along_axis(drawn - mean, chosen, axis=0).mean(axis=0)
+    # A bootstrap of few values is too narrow: by (S - 1) / S in its variance, and by Student's t beside the normal.
+    few = math.sqrt(num / (num - 1)) * stats.t.ppf(0.975, num - 1) / stats.norm.ppf(0.975)
+    return mean + few * drawn_again
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -109,8 +109,9 @@ class Predictor:
 
     def comparable(self, photos: Sequence[Photo]) -> pd.DataFrame:
         """What it says of photos, such that a little less or more of a probability changes it little: of sets, and of
-        attributes that do not apply to every product, the probability of each class in place of what it says."""
-        table = self.predict(photos)
+        attributes that do not apply to every product, the probability of each class in place of what it says; nowhere
+        whether a label is accepted."""
+        table = replace(self, confidence=Confidence(), notes=Counter()).predict(photos)
         probs = self.probs(np.stack([self.decode(photo) for photo in photos]))
         for task in self.tasks:
             if task.is_set or task.name in self.tasks.applicability:

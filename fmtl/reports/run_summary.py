@@ -174,7 +174,8 @@ def _confidences(result: TrainResult) -> str:
         share = f"{100 * sure.mean():.0f} % of the photos" if len(sure) else "no test label"
         hits = f", {100 * right[sure].mean():.0f} % right" if sure.any() else ""
         before, after = errors.get(task, (math.nan, math.nan))
-        change = f"{before:.3f} -> {after:.3f}" if before != after else number_text(after, 3)
+        is_changed = math.isfinite(after) and before != after
+        change = f"{before:.3f} -> {after:.3f}" if is_changed else number_text(after, 3)
         lines.append(f"| {markdown.text(task.name, MAX_NAME)} | {share}{hits} | {change} |")
     scaled = " (without -> with a temperature chosen on validation)" if result.temperatures else ""
     return "\n".join(lines) + (f"\n\nCalibration errors are the test photos'{scaled}." if errors else "")

@@ -133,7 +133,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Rules = Annotated[
     dict[str, dict[str, tuple[str, ...]]], BeforeValidator(_as_rules)
 ]  # of attributes that exist for some products only
-Alias = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=255), AfterValidator(_not_reserved)]
+Alias = Annotated[str, Field(pattern=r"^[\w-]+$", max_length=150), AfterValidator(_not_reserved)]
 # What a model has to be before an alias moves to it.
 IfBetter = Annotated[
     bool,

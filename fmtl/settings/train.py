@@ -199,8 +199,9 @@ class TrainSettings(Settings):
         varied = [name for name, value in STILL.items() if getattr(filled, name) != value]
         if not filled.augment and (varied and (varied, filled.crop_scale) != (["crop_scale"], RECORDED_CROPS)):
             raise UsageError(
-                "crop_scale, rotation, colour_jitter, policy: they need augment=true, which mode=baseline has not by "
-                "default"
+                f"{', '.join(varied)}: augment is false"
+                + (", as mode=baseline has it by default" if self.augment is None else "")
+                + "; give augment=true, or leave them out"
             )
         return filled
 

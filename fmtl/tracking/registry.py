@@ -204,6 +204,6 @@ def _why_not_whole(run: RunRecord) -> str | None:
 
 
 def _existing_version(client: mlflow.MlflowClient, name: str, run_id: str) -> int | None:
-    quote = '"' if "'" in name else "'"
-    found = client.search_model_versions(f"name = {quote}{name}{quote}")
+    quoted = store.quoted(name)
+    found = client.search_model_versions(f"name = {quoted}") if quoted else []
     return next((int(v.version) for v in found if v.tags.get("fmtl.run") == run_id and v.status == "READY"), None)

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import urlparse
 
 import mlflow
@@ -171,6 +171,25 @@ def search_runs(
                 return records[:most]
 
 
+def runs_without(kind: str, tag: str, *, experiment: str | None, most: int) -> list[RunRecord]:
+    """Runs of a kind that lack a tag, newest first. Of a server that can't be asked that, those that did not finish."""
+    for where in (f"tags.`{tag}` IS NULL", "attributes.status != 'FINISHED'"):
+        try:
+            found = search_runs(kind, experiment=experiment, where=where, most=most)
+        except MlflowException as error:
+            if error.error_code not in NOT_FOUND:
+                raise
+            continue
+        return [record for record in found if not record.tags.get(tag)]
+    return []
+
+
+def quoted(value: str) -> str | None:
+    """A value in a filter of MLflow's; None where it can't be said."""
+    quote = '"' if "'" in value else "'"
+    return None if quote in value else f"{quote}{value}{quote}"
+
+
 def get_run(run_id: str) -> RunRecord:
     """One run by its id.
 
@@ -193,7 +212,8 @@ def artifact(run: RunRecord, name: str) -> Path | None:
         return path if path.is_file() else None
     with reachable():
         client = mlflow.MlflowClient()
-        if name not in {file.path for file in client.list_artifacts(run.run_id, str(PurePosixPath(name).parent))}:
+        folder_name, _, _ = name.rpartition("/")
+        if name not in {file.path for file in client.list_artifacts(run.run_id, folder_name or None)}:
             return None
         folder = _copies.enter_context(durable.temporary_folder())
         return Path(client.download_artifacts(run.run_id, name, str(folder)))

@@ -1,5 +1,7 @@
 """One training, epoch by epoch: who iterates over it logs, saves, draws and stops."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -77,6 +79,7 @@ class TrainResult:
         chosen_by: Name of the metric that the best epoch was chosen by.
         val: Evaluation of the validation split under the temperatures, where they were fitted.
         temperatures: By task name, what ``test`` and the network have.
+        test_seconds: That the test took, decoding left out.
     """
 
     history: list[Row]
@@ -86,6 +89,7 @@ class TrainResult:
     chosen_by: str
     val: Evaluation | None = None
     temperatures: Mapping[str, float] = field(default_factory=dict)
+    test_seconds: float = math.nan
 
     @property
     def best_epoch(self) -> int:
@@ -286,10 +290,11 @@ class Training:
         """
         self.net.load_state_dict(self._best_weights)
         calibrated = None if val is None or groups is None else self._calibrate(self._evaluated(val, watch), groups)
+        since = time.monotonic()
         found = self._evaluated(test, watch).averaged_over(self.tasks)
         return TrainResult(
             self.history.rows, self.history.best, found, self.tasks, self.history.chosen_by, calibrated,
-            dict(self.net.temperatures),
+            dict(self.net.temperatures), time.monotonic() - since,
         )  # fmt: skip
 
     def _evaluated(self, loader: Loader, watch: Watch) -> Evaluation:

@@ -47,7 +47,7 @@ def test_by_path_and_by_slug(tmp_path):
 def test_what_is_left_out_is_said(tmp_path):
     found = read(tmp_path, "id,Base Colour,Tags,Size\na,teal,new|great,40\na,Red,new,40\nz,Red,new,40\nb,teal,,41\n")
     assert found.answers["Base Colour"].tolist() == [-1, -1, -1]
-    assert found.answers["Tags"].tolist()[:2] == [[1, 0], [-1, -1]]
+    assert found.answers["Tags"].tolist()[:2] == [[1, 2], [-1, -1]]  # 2: it has something that is no class
     told = "\n".join(found.notes)
     assert "'teal' (2)" in told and "'great' (1)" in told and "1 rows are not of the test photos" in told
     assert "1 rows are of a photo that another row told of before" in told
@@ -56,7 +56,7 @@ def test_what_is_left_out_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("name,Base Colour\na,Red\n", "column 'id' or 'image'"),
+        ("name,Base Colour\na,Red\n", "column 'image' or 'id'"),
         ("id,Base Colour\nz,Red\n", "no answer for any of the 3 test photos"),
         ("id,Base Colour,price\na,Red,cheap\n", "'cheap'"),
     ],
@@ -75,3 +75,22 @@ def test_files_have_names():
     for wrong in ("a.csv", "=a.csv", "a=b.csv,a=c.csv"):
         with pytest.raises(UsageError, match="external"):
             of(wrong)
+
+
+def test_where_photos_share_an_id_a_path_tells_them_apart(tmp_path):
+    rows = pd.DataFrame({"id": ["a", "a", "c"], "path": ["a1.jpg", "a2.jpg", "c.jpg"]})
+    shared = Photos(rows, PHOTOS.groups, TASKS, PHOTOS.targets)
+    (tmp_path / "answers.csv").write_text("id,image,Base Colour\n1,a1.jpg,Red\n2,a2.jpg,Navy Blue\n")
+    found = external.read("vlm", str(tmp_path / "answers.csv"), shared)
+    assert found.answers["Base Colour"].tolist() == [0, 1, -1]
+    (tmp_path / "answers.csv").write_text("id,Base Colour\na,Red\n")
+    found = external.read("vlm", str(tmp_path / "answers.csv"), shared)
+    assert found.answers["Base Colour"].tolist() == [0, 0, -1] and "2 test photos share their id" in found.notes[0]
+
+
+def test_an_attribute_may_be_called_price(tmp_path):
+    tasks = make_tasks({"Price": ["low", "high"]})
+    photos = Photos(PHOTOS.rows, PHOTOS.groups, tasks, {"Price": np.array([0, 1, 1])})
+    (tmp_path / "answers.csv").write_text("id,Price\na,low\nb,high\n")
+    found = external.read("vlm", str(tmp_path / "answers.csv"), photos)
+    assert found.answers["Price"].tolist() == [0, 1, -1] and not found.costs

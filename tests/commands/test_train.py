@@ -478,7 +478,7 @@ def test_every_part_of_a_recipe_can_be_switched_on_together(world, dataset):
         ({"task_weights": "colour=-1"}, "got '-1'"),
         (
             {"mode": "baseline", "colour_jitter": 0.1},
-            "crop_scale, rotation, colour_jitter, policy: they need augment=true",
+            "colour_jitter: augment is false, as mode=baseline has it by default; give augment=true",
         ),
         ({"colour_tasks": ("shade",)}, "colour_tasks: there is no task 'shade'; the tasks are"),
     ],

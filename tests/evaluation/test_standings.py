@@ -127,3 +127,18 @@ def test_photos_are_the_same_only_with_the_same_labels_in_the_same_order():
     assert not photos.are_those_of(other)
     turned = Photos(photos.rows.iloc[::-1], photos.groups, TASKS, photos.targets)
     assert not photos.are_those_of(turned)
+
+
+def test_of_a_hundred_poor_rows_none_is_tied_with_a_perfect_one():
+    photos, (perfect, poor) = drawn(wrong=(0.0, 0.4))
+    everyone = [Labeller("best", [perfect]), *(Labeller(str(n), [poor]) for n in range(100))]
+    assert not any(standing.is_tied for standing in stand(photos, everyone, metric="accuracy")[1:])
+
+
+def test_an_attribute_with_one_labelled_group_takes_nothing_from_the_others():
+    photos, (good, poor) = drawn(wrong=(0.1, 0.3))
+    tags = np.full_like(photos.targets["Tags"], IGNORE_INDEX)
+    tags[0] = photos.targets["Tags"][0]
+    sparse = Photos(photos.rows, photos.groups, TASKS, photos.targets | {"Tags": tags})
+    first, second = stand(sparse, [Labeller("a", [good]), Labeller("b", [poor])], metric="accuracy")
+    assert np.isfinite([*first.interval, second.lead.difference.low, second.lead.p]).all()

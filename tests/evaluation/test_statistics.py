@@ -140,3 +140,22 @@ def accuracy(targets, predicted):
 
 def macro_f1(targets, predicted):
     return f1_score(targets, predicted, average="macro")
+
+
+def test_of_few_seeds_the_interval_holds_the_true_mean():
+    """Scores of three trainings around 0.6, no doubt of the photos: 95 in 100 intervals, where plain draws had 74."""
+    rng, held = np.random.default_rng(3), 0
+    for trial in range(400):
+        scores = np.repeat(rng.normal(0.6, 0.05, 3)[:, None], 801, axis=1)
+        found = lead(scores, np.full((1, 801), 0.6), seed=trial).difference
+        held += found.low <= 0 <= found.high
+    assert held / 400 > 0.88
+
+
+def test_p_below_what_counting_can_tell_is_the_normal_tail():
+    rng = np.random.default_rng(4)
+    drawn = np.concatenate([[0.3], rng.normal(0.3, 0.05, 2000)])
+    assert lead(drawn[None], np.zeros((1, 2001))).p == pytest.approx(2 * stats.norm.sf(6), rel=0.9)
+    near = np.concatenate([[0.05], rng.normal(0.05, 0.05, 2000)])
+    opposed = (near[1:] <= 0).sum()
+    assert lead(near[None], np.zeros((1, 2001))).p == pytest.approx(2 * (opposed + 1) / 2001)

@@ -362,3 +362,15 @@ def test_a_server_whose_artifact_folder_is_on_another_machine_is_told_before_the
         mlflow.set_tracking_uri(before)
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+def test_files_of_a_run_are_read_through_a_server_wherever_they_lie(proxy):
+    run = work()
+    record = store.get_run(run.run_id)
+    assert store.artifact(record, "epoch-1.txt").read_text() == "1"
+    assert store.artifact(record, "checkpoints/net_last.pt").stat().st_size == 200_000
+    assert store.artifact(record, "epoch-9.txt") is None and store.artifact(record, "plots/none.png") is None
+    proxy.mode = "hang"
+    opening._answered.clear()
+    with pytest.raises(EnvironmentFault):
+        store.artifact(record, "epoch-1.txt")

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from fmtl.tracking import store as tracking_store
+
 COMMAND = (
     "import logging; from fmtl.tracking import store; import mlflow\n"
     "with store.reachable(): print(len(mlflow.search_experiments()))\n"
@@ -62,3 +64,8 @@ def test_a_store_that_cannot_be_made_is_an_error_that_says_what_to_set(monkeypat
     mlflow.set_tracking_uri("sqlite:////proc/none/mlflow.db")
     with pytest.raises(EnvironmentFault, match="set MLFLOW_TRACKING_URI to a place"), reachable():
         raise AssertionError("work began")
+
+
+def test_values_in_filters_are_quoted_as_mlflow_reads_them():
+    assert tracking_store.quoted("plain") == "'plain'" and tracking_store.quoted("season '24") == '"season \'24"'
+    assert tracking_store.quoted("'\"") is None

@@ -7,7 +7,7 @@ import pandas as pd
 from fmtl.commands.choosing import external
 from fmtl.commands.choosing.tested import dataset_of, tested
 from fmtl.evaluation import baselines
-from fmtl.evaluation.answers import PHOTO, Codes, Photos, said
+from fmtl.evaluation.answers import PHOTO, Codes, Photos, known, said
 from fmtl.evaluation.standings import Compared, Labeller, Other, stand
 from fmtl.tasks import Tasks
 from fmtl.tracking.store import RunRecord
@@ -32,6 +32,8 @@ def compare_rows(
     photos, labellers, answers = _of_runs(rows.head(MOST_ROWS), runs, notes)
     if photos is None:
         return notes[0] if notes else "no run is ranked"
+    if not any(known(photos.targets[name]).any() for name in photos.tasks.attributes):
+        return "no test photo has a label"
     if len(rows) > MOST_ROWS:
         notes.append(f"the lead over rank {MOST_ROWS + 1} and below was not looked into")
     first = next(iter(labellers))

@@ -17,6 +17,7 @@ from fmtl.tasks import Task
 
 IDS, IMAGES = ("id",), ("image", "path")  # columns that say which photo a row is of
 COSTS = ("price", "seconds")  # per 1,000 photos
+SOMETHING_ELSE = 2  # in a set, in place of 0: it has a value that is no class
 SHOWN = 5  # words of those that mean no class
 
 
@@ -47,7 +48,8 @@ def read(name: str, place: str, photos: Photos) -> External:
     table = read_catalogue(Path(place)).frame
     notes: list[str] = []
     rows = _rows(table, place, photos, notes)
-    answers, coverage = {}, {}
+    answers: dict[str, np.ndarray] = {}
+    coverage: dict[str, float] = {}
     for task in photos.tasks:
         column = _column(table, task)
         cells = pd.Series([None if n < 0 or column is None else table[column].iloc[n] for n in rows], dtype=object)
@@ -62,17 +64,23 @@ def read(name: str, place: str, photos: Photos) -> External:
             f"{', '.join(photos.tasks.attributes)}, and ids or image paths as {photos.rows['id'].iloc[0]!r} or "
             f"{photos.rows['path'].iloc[0]!r}", where=place,
         )  # fmt: skip
-    return External(name, answers, coverage, _costs(table, rows, place), notes)
+    taken = {column for task in photos.tasks if (column := _column(table, task))}
+    return External(name, answers, coverage, _costs(table.drop(columns=[*taken]), rows, place), notes)
 
 
 def _rows(table: pd.DataFrame, place: str, photos: Photos, notes: list[str]) -> np.ndarray:
     """Of each photo the row that tells of it, ``(N,)``; -1 where none does. Of several the first counts."""
     by_case = {column.casefold(): column for column in reversed(table.columns)}
-    column, wanted = next(
-        ((by_case[c], key) for key, some in (("id", IDS), ("path", IMAGES)) for c in some if c in by_case), ("", "")
-    )
-    if not column:
-        raise DataError(f"expected a column 'id' or 'image'; it has {', '.join(table.columns)}", where=place)
+    # A path names one photo; an id may be a product's, of which there are several.
+    columns = {key: by_case[c] for key, some in (("path", IMAGES), ("id", IDS)) for c in reversed(some) if c in by_case}
+    if not columns:
+        raise DataError(f"expected a column 'image' or 'id'; it has {', '.join(table.columns)}", where=place)
+    wanted, column = next(iter(columns.items()))
+    if wanted == "id" and (num := int(photos.rows["id"].duplicated(keep=False).sum())):
+        notes.append(
+            f"{place}: {num} test photos share their id with another, and an answer by id is for all of them; "
+            "a column 'image' tells them apart"
+        )
     first: dict[str, int] = {}
     doubled = 0
     for n, cell in enumerate(table[column]):
@@ -104,9 +112,7 @@ def _answers(task: Task, cells: pd.Series, what: str, notes: list[str]) -> np.nd
     if task.is_set:
         separator = sets.separator_named(cells.dropna())
         labels: list = [
-            tuple(label for part in sets.parts(cell, separator) if (label := meant(part)) or "")
-            if isinstance(cell, str)
-            else None
+            tuple(meant(part) or "" for part in sets.parts(cell, separator)) if isinstance(cell, str) else None
             for cell in cells
         ]
     else:
@@ -114,9 +120,20 @@ def _answers(task: Task, cells: pd.Series, what: str, notes: list[str]) -> np.nd
     if strange:
         shown = ", ".join(f"{word!r} ({count})" for word, count in strange.most_common(SHOWN))
         more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-        counted = "are left out of its sets" if task.is_set else "count as wrong"
-        notes.append(f"{what}: {strange.total()} answers are no class of '{task.name}' and {counted}: {shown}{more}")
-    return codes(task, pd.Series(labels, dtype=object), blank=WRONG)
+        notes.append(
+            f"{what}: {strange.total()} answers are no class of '{task.name}' and count as wrong: {shown}{more}"
+        )
+    found = codes(task, pd.Series(labels, dtype=object), blank=WRONG)
+    return _with_strange(found, labels) if task.is_set else found
+
+
+def _with_strange(sets_said: np.ndarray, labels: list) -> np.ndarray:
+    """Sets with a value that is none: another number in place of a value that they lack, so that they are not right."""
+    for row, label in zip(sets_said, labels, strict=True):
+        lacking = np.flatnonzero(row == 0)
+        if label and "" in label and len(lacking):
+            row[lacking[0]] = SOMETHING_ELSE
+    return sets_said
 
 
 def _costs(table: pd.DataFrame, rows: np.ndarray, place: str) -> dict[str, float]:

@@ -36,9 +36,12 @@ class Rules:
         Raises:
             UsageError: if_better has nothing to compare by.
         """
-        name = self.metric.rpartition("/")[2]
-        if name not in METRICS and self.if_better:
-            raise UsageError(f"if_better: models are compared by f1 or accuracy, not by '{self.metric}'")
+        of, _, name = self.metric.rpartition("/")
+        is_mean = of in ("", "avg") or of.endswith("/avg")
+        if self.if_better and not (name in METRICS and is_mean):
+            raise UsageError(
+                f"if_better: models are compared by the mean f1 or accuracy over attributes, not by '{self.metric}'"
+            )
         return name if name in METRICS else "f1"
 
 
@@ -71,6 +74,7 @@ def judge(run: RunRecord, *, name: str, alias: str, rules: Rules) -> Verdict:
         else:
             said.append(told)
     details = {
+        "already": champion is not None and champion.run_id == run.run_id,
         "floors": dict(rules.floor or {}),
         "if_better": rules.if_better,
         "margin": rules.margin,

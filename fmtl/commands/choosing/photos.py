@@ -2,7 +2,7 @@
 
 import json
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +57,8 @@ def hashes_learnt_from(run: RunRecord) -> frozenset[str] | None:
         return None
     found = frozenset(table.loc[table["split"] != "test", "sha256"])
     source = run.param("weights")
-    if not is_model_address(source):
-        return found
+    if not is_model_address(source):  # a model's folder does not say where it comes from
+        return None if source.startswith("/") and not PurePath(source).suffix else found
     inherited = learnt_by(source)
     return None if inherited is None else found | inherited
 

@@ -31,7 +31,7 @@ def of_board(board: Leaderboard, compared: Comparisons, runs: Mapping[str, RunRe
     """
     curves, photos = {}, {}
     for data, rows in board.groups:
-        found = (_curve(runs[run_id]) for run_id in rows["run_id"].head(MOST_CURVES))
+        found = (_curve(n, runs[run_id]) for n, run_id in enumerate(rows["run_id"].head(MOST_CURVES), 1))
         curves[data] = [curve for curve in found if curve is not None]
         comparison = compared.get(data)
         if isinstance(comparison, Compared):
@@ -39,13 +39,17 @@ def of_board(board: Leaderboard, compared: Comparisons, runs: Mapping[str, RunRe
     return Pictures(curves, photos)
 
 
-def _curve(run: RunRecord) -> Curve | None:
+def _curve(number: int, run: RunRecord) -> Curve | None:
+    """
+    Args:
+        number: Of its row.
+    """
     path = store.artifact(run, HISTORY)
     if path is None:
         return None
     try:
         table = pd.read_csv(io.BytesIO(path.read_bytes()))
-        return run.name, table[EPOCH].astype(float).tolist(), table[SHOWN].astype(float).tolist()
+        return f"{number} {run.name}", table[EPOCH].astype(float).tolist(), table[SHOWN].astype(float).tolist()
     except (KeyError, ValueError):  # of another version, or damaged: a line less
         return None
 

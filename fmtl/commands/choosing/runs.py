@@ -11,14 +11,16 @@ from fmtl.evaluation.ranking import Entry, Leaderboard, rank
 from fmtl.tracking import registry, store
 from fmtl.tracking.store import RunRecord
 
+MOST_NAMED, MOST_CHARACTERS = 50, 4000  # attributes of a verdict, characters of the scores that a version keeps
 TRIES = 5  # to move an alias that others move
 MOST_DATASETS = 3  # that are named besides the newest
-MOST_UNFINISHED = 1000  # runs that are looked through for those that came to no dataset
+MOST_WITHOUT = 1000  # runs that belong to no dataset
+MOST_UNSAID = 20  # runs that are looked through for one whose dataset a filter can name
 ALL = "all"  # datasets
 # Of a run's settings those that are not its recipe: where it ran and what it drew, and what trial found fastest there.
 NOT_OF_RECIPE = {
     "seed", "data", "allow_stale", "device", "extra_plots", "gallery", "save_checkpoints", "cache_features",
-    "precision", "channels_last", "compile",
+    "precision", "channels_last", "compile", "precision_at",
 }  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def find(*, experiment: str | None, data: str | None = None) -> Found:
     while newest := _newest(experiment, passed):
         digest = newest.tags["fmtl.data"]
         passed.append(digest)
-        records += store.search_runs("train", experiment=experiment, where=f"tags.`fmtl.data` = '{digest}'")
+        records += store.search_runs("train", experiment=experiment, where=f"tags.`fmtl.data` = {store.quoted(digest)}")
         if any(registry.why_not_registrable(record) is None for record in records):
             break
     known = len(passed)
@@ -69,16 +71,17 @@ def find(*, experiment: str | None, data: str | None = None) -> Found:
 
 def _newest(experiment: str | None, passed: Sequence[str]) -> RunRecord | None:
     """The newest run of a dataset besides some."""
-    where = " AND ".join(f"tags.`fmtl.data` != '{digest}'" for digest in ("", *passed))
-    return next(iter(store.search_runs("train", experiment=experiment, where=where, most=1)), None)
+    unlike = [quoted for digest in ("", *passed) if (quoted := store.quoted(digest))]
+    where = " AND ".join(f"tags.`fmtl.data` != {quoted}" for quoted in unlike)
+    for record in store.search_runs("train", experiment=experiment, where=where, most=MOST_UNSAID):
+        if store.quoted(record.tags["fmtl.data"]):
+            return record
+    return None
 
 
 def _without_data(experiment: str | None) -> list[RunRecord]:
-    """Runs that ended before they came to a dataset, so that they belong to none."""
-    unfinished = store.search_runs(
-        "train", experiment=experiment, where="attributes.status != 'FINISHED'", most=MOST_UNFINISHED
-    )
-    return [record for record in unfinished if not record.tags.get("fmtl.data")]
+    """Runs that belong to no dataset: they ended before they came to one, or nobody said which it was."""
+    return store.runs_without("train", "fmtl.data", experiment=experiment, most=MOST_WITHOUT)
 
 
 def best_run(records: Sequence[RunRecord], board: Leaderboard) -> RunRecord:
@@ -126,6 +129,8 @@ def register(record: RunRecord, *, name: str, alias: str, rules: Rules) -> list[
                 f"run '{record.run_id}' ({record.name}) is not registered: {reasons}. --force true overrides it"
             )
         replaced = verdict.details["replaces"]
+        if verdict.details["already"]:  # what is kept of how it came to be stays
+            return [f"{record.name} ({record.run_id}) is {name}@{alias} already, as version {replaced}"]
         version = registry.add_version(
             record, name, tags=_tags(record, verdict), description=f"{record.name}: {verdict}"
         )
@@ -151,9 +156,14 @@ def register(record: RunRecord, *, name: str, alias: str, rules: Rules) -> list[
 def _tags(record: RunRecord, verdict: Verdict) -> dict[str, str]:
     """What a version says of how it came to be."""
     f1s = {n.removeprefix("test/").removesuffix("/f1"): value for n, value in record.metrics.items() if _is_f1(n)}
+    told, scores = verdict.to_json(), dict(sorted(f1s.items(), key=lambda item: item[0] != "avg"))
+    if isinstance(told.get("comparison"), dict):
+        told["comparison"]["attributes"] = told["comparison"]["attributes"][:MOST_NAMED]
+    while len(json.dumps(scores)) > MOST_CHARACTERS:
+        scores.popitem()
     tags = {
-        "fmtl.gate": json.dumps(verdict.to_json(), ensure_ascii=False),
-        "fmtl.scores": json.dumps(f1s, ensure_ascii=False),
+        "fmtl.gate": json.dumps(told, ensure_ascii=False),
+        "fmtl.scores": json.dumps(scores, ensure_ascii=False),
         "fmtl.commit": record.tags.get("mlflow.source.git.commit", ""),
     }
     replaced = verdict.details["replaces"]
@@ -184,4 +194,5 @@ def _recipe(record: RunRecord) -> dict[str, str]:
     """What a run has in common with those that differ in their seed alone; empty of one that stands by itself."""
     if "seed" not in record.params or "fmtl.forked_from" in record.tags:
         return {}
-    return {name: record.param(name) for name in record.params if name not in NOT_OF_RECIPE}
+    values = {name: record.param(name) for name in record.params if name not in NOT_OF_RECIPE}
+    return {name: value for name, value in values.items() if value}  # a run may be older than a setting

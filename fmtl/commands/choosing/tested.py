@@ -1,7 +1,9 @@
 """What a run said of its test photos, and the dataset that they are of."""
 
+import io
 import json
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import ArrowInvalid
@@ -9,7 +11,7 @@ from pyarrow import ArrowInvalid
 from fmtl.dataset.prepared import GROUP, PreparedDataset, open_dataset
 from fmtl.errors import DataError
 from fmtl.evaluation.answers import PHOTO
-from fmtl.tasks import Tasks
+from fmtl.tasks import Task, Tasks
 from fmtl.tracking import store
 from fmtl.tracking.store import RunRecord
 
@@ -31,14 +33,25 @@ def tested(run: RunRecord) -> tuple[pd.DataFrame, Tasks] | str:
         there = file.schema_arrow.names
         wanted = [*PHOTO, GROUP] if GROUP in there else PHOTO
         wanted = [*wanted, *(name for t in found for name in (t.slug, f"{t.slug}/target"))]
-        limited = {f"{t.slug}/probs": t for t in found if t.name in found.applicability and not t.is_set}
+        limited = {f"{t.slug}/probs": t for t in found if t.name in found.applicability}
         table = file.read(columns=[*wanted, *limited]).to_pandas()
         for probs, task in limited.items():
-            likeliest = [task.classes[row.argmax()] for row in table.pop(probs)]
-            table[task.slug] = pd.Series(likeliest, index=table.index, dtype=object)
+            cells = _regardless(run, task, table.pop(probs))
+            table[task.slug] = pd.Series(cells, index=table.index, dtype=object)
         return table, found
     except (ArrowInvalid, OSError, ValueError, KeyError, DataError) as error:
         return f"its predictions of the test photos can't be read ({error})"
+
+
+def _regardless(run: RunRecord, task: Task, probs: pd.Series) -> list:
+    """What an attribute would be, by its probabilities; of a set with the thresholds that the run told it by."""
+    if not task.is_set:
+        return [task.classes[row.argmax()] for row in probs]
+    path = store.artifact(run, f"per_class/{task.slug}.csv")
+    if path is None:
+        raise ValueError(f"the thresholds of '{task.name}' were not logged")
+    thresholds = pd.read_csv(io.BytesIO(path.read_bytes()))["threshold"].to_numpy(np.float32)
+    return [list(task.label((row >= thresholds).astype(int).tolist()) or ()) for row in probs]
 
 
 def dataset_of(run: RunRecord) -> PreparedDataset | str:

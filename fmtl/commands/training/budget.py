@@ -232,7 +232,7 @@ class _Trial:
     def rest(self, rung: Rung) -> float:
         """Seconds after the last epoch."""
         pace, settings = self._pace(rung), self._settings
-        figures, num_evaluated = float(ENDING), self._num["test"]
+        figures, num_evaluated = float(ENDING), self._num["val"] + self._num["test"]
         if settings.extra_plots:
             figures += FIGURES + FIGURES_OF_TASK * len(self.dataset.tasks)
         if settings.gallery:

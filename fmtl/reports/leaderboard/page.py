@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fmtl import metric_names
+from fmtl.errors import neutral
 from fmtl.evaluation.answers import Codes, Photos, right
 from fmtl.evaluation.ranking import DEVIATION, HEAD, Leaderboard
 from fmtl.evaluation.standings import METRICS, Compared, Standing
@@ -75,10 +76,15 @@ def page(board: Leaderboard, compared: Comparisons, pictures: Pictures) -> str:
 
 def _table(rows: pd.DataFrame, metric: str, found: Compared | str | None) -> dict[str, Any]:
     first = [metric, *(metric_names.score("test", None, name) for name in METRICS), EXACT_MATCH]
-    rest = [c for c in rows if "/" in c and c not in HEAD and not c.endswith(DEVIATION) and not c.startswith("lead/")]
+    rest = [
+        c
+        for c in rows
+        if ("/" in c or c == "coverage") and c not in HEAD and not c.endswith(DEVIATION) and not c.startswith("lead/")
+    ]
     columns = [c for c in dict.fromkeys([*first, *rest]) if c in rows and rows[c].notna().any()]
     leads = rows.reindex(columns=["lead/low", "lead/high"]).to_numpy(float)
     bounds = (float(np.nanmin(leads)), float(np.nanmax(leads))) if np.isfinite(leads).any() else (-1.0, 0.0)
+    firsts = {found.first} if isinstance(found, Compared) else set()
     shown = []
     for n, row in enumerate(rows.to_dict("records"), 1):
         has_lead = isinstance(row.get("lead"), float) and math.isfinite(row["lead"])
@@ -91,7 +97,8 @@ def _table(rows: pd.DataFrame, metric: str, found: Compared | str | None) -> dic
                 **{name: row[name] if isinstance(row[name], str) else "" for name in ("backbone", "mode", "run_id")},
                 "scores": [_figure(row, c) for c in columns],
                 "lead_text": lead_text(row),
-                "lead_value": row["lead"] if has_lead else 0.0,
+                "lead_value": row["lead"] if has_lead else 0.0 if row["run_id"] in firsts else "",
+                "is_first": row["run_id"] in firsts if firsts else n == 1,
                 "interval": charts.interval(row["lead/low"], row["lead"], row["lead/high"], bounds) if has_lead else "",
             }
         )
@@ -126,7 +133,10 @@ def _heat(found: Compared, rows: pd.DataFrame) -> dict[str, Any]:
         ]
         for of_row, of_shades in zip(values.tolist(), shades.tolist(), strict=True)
     ]
-    return {"names": names, "rows": [(name, row) for (name, _), row in zip(standings, cells, strict=True)]}
+    numbers = {row["run_id"] or row["run_name"]: n for n, row in enumerate(rows.to_dict("records"), 1)}
+    keys = [*found.standings, *(other.standing.name for other in found.others)]
+    named = [(numbers[key], name) for key, (name, _) in zip(keys, standings, strict=True)]
+    return {"names": names, "rows": [(*who, row) for who, row in zip(named, cells, strict=True)]}
 
 
 def _costs(found: Compared, rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -170,7 +180,9 @@ def _pair(found: Compared, pictures: Mapping[int, str]) -> dict[str, Any] | None
     return {
         "names": names,
         "opened": most_different.name,
-        "matrices": [_matrices(photos, task, one, two, names) for task in tasks if not task.is_set],
+        "matrices": [
+            _matrices(photos, task, one, two, names) | {"number": n} for n, task in enumerate(tasks) if not task.is_set
+        ],
         "sets": [task.name for task in tasks if task.is_set],
         "photos": [
             {"src": pictures[n], "lines": _differences(photos, n, one, two), "path": str(photos.rows["path"].iloc[n])}
@@ -180,8 +192,8 @@ def _pair(found: Compared, pictures: Mapping[int, str]) -> dict[str, Any] | None
         "num_different": int(differ(photos, one, two).sum()),
         "num_photos": len(photos),
         "data": {
-            "names": names,
-            "photos": {str(n): [src, str(photos.rows["path"].iloc[n])] for n, src in pictures.items()},
+            "names": [neutral(name) for name in names],
+            "photos": [[n, src, neutral(str(photos.rows["path"].iloc[n]))] for n, src in pictures.items()],
             "tasks": [_of_task(photos, task, [codes for _, codes in picked]) for task in tasks],
             "most": MOST_SHOWN,
         },
@@ -189,8 +201,7 @@ def _pair(found: Compared, pictures: Mapping[int, str]) -> dict[str, Any] | None
 
 
 def pickable(found: Compared) -> list[tuple[str, Codes]]:
-    """Name and answers of the labellers that two can be chosen from: runs first, and at most one of what needs no
-    look."""
+    """Name and answers of the labellers that two can be chosen from: runs first, two of them at least."""
     runs = [(found.standings[run_id].name, codes) for run_id, codes in found.answers.items()]
     names = [name for name, _ in runs]
     runs = [
@@ -251,7 +262,10 @@ def _differences(photos: Photos, n: int, one: Codes, two: Codes) -> list[dict[st
 
 def _text(task: Task, code: np.ndarray | np.int64) -> str:
     values = np.atleast_1d(code).tolist()
-    return "?" if min(values) < 0 else task.text(values) or "(none)"
+    if min(values) < 0:
+        return "?"
+    label = task.label(values)
+    return neutral(task.text(values)) if label else "(none)"
 
 
 def _of_task(photos: Photos, task: Task, answers: Sequence[Codes]) -> dict[str, Any]:
@@ -260,14 +274,14 @@ def _of_task(photos: Photos, task: Task, answers: Sequence[Codes]) -> dict[str, 
     if not task.is_set:
         _, kept = _kept(photos, task)
         return {
-            "name": task.name, "classes": list(task.classes), "kept": kept.tolist(),
+            "name": neutral(task.name), "classes": [neutral(label) for label in task.classes], "kept": kept.tolist(),
             "targets": columns[0].tolist(), "answers": [c.tolist() for c in columns[1:]],
         }  # fmt: skip
     texts = [[_text(task, row) for row in column] for column in columns]
     labels = sorted({text for column in texts for text in column})
     index = {text: n for n, text in enumerate(labels)}
     coded = [[index[text] for text in column] for column in texts]
-    return {"name": task.name, "classes": labels, "kept": None, "targets": coded[0], "answers": coded[1:]}
+    return {"name": neutral(task.name), "classes": labels, "kept": None, "targets": coded[0], "answers": coded[1:]}
 
 
 def photos_to_show(found: Compared) -> list[int]:

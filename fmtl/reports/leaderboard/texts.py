@@ -73,9 +73,10 @@ def in_words(found: Compared) -> str:
     num_groups, num_rows = len(set(found.photos.groups.tolist())), len(found.standings) + len(found.others)
     called = "macro-F1" if found.metric == "f1" else found.metric
     return (
-        f"lead: difference of the mean test {called} to the first on the same {len(found.photos)} photos, with its "
+        f"lead: difference of the mean test {called} to {found.standings[found.first].name} ({found.first[:8]}) on the "
+        f"same {len(found.photos)} photos, with its "
         f"95 % interval over {RESAMPLES} resamples of their {num_groups} groups of twins and products; = marks rows "
-        f"that can't be told from the first (p of {num_rows - 1} comparisons corrected by Holm's method, {LEVEL:g})"
+        f"that can't be told from it (p of {num_rows - 1} comparisons corrected by Holm's method, {LEVEL:g})"
     )
 
 
@@ -101,6 +102,8 @@ def _short_form(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     chosen = ["rank", "run_name", "backbone", "mode", "seeds", metric, *shown]
     short = pd.DataFrame({c: [_cell(row, c) for row in rows.to_dict("records")] for c in dict.fromkeys(chosen)})
     if EXACT_MATCH in rows:
+        if "coverage" in rows and rows["coverage"].notna().any():
+            short["coverage"] = [_share(row) for row in rows["coverage"]]
         short["exact"] = [_cell(row, EXACT_MATCH) for row in rows.to_dict("records")]
         short["lead"] = [lead_text(row) for row in rows.to_dict("records")]
     return short.assign(run_id=rows["run_id"].to_numpy())
@@ -114,6 +117,10 @@ def _cell(row: Mapping[str, object], column: str) -> str:
         more = f" ±{spread:.4f}" if isinstance(spread, float) and math.isfinite(spread) else ""
         return f"{tables.number_text(float(str(value)))}{more}" if isinstance(value, float) else "n/a"
     return "" if value is None or pd.isna(value) else str(value)
+
+
+def _share(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
 
 
 def lead_text(row: Mapping[str, object]) -> str:

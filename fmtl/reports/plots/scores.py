@@ -117,9 +117,9 @@ def reliability(result: Mapping, *, title: str) -> Figure:
     for each in (axes, below):
         bare(each)
     error = result["ece"]
-    before = result.get("ece_before", error)
-    change = f"{before:.3f} without its temperature, {error:.3f} with it" if before != error else f"{error}"[:5]
-    heading = f"calibration error {change}, {result['images']} {unit}" if error is not None else "no test label"
+    heading = "no test label" if error is None else f"calibration error {error:.3f}, {result['images']} {unit}"
+    if error is not None and result.get("ece_before", error) != error:
+        heading = f"calibration error {result['ece_before']:.3f} without a temperature, {error:.3f} with it"
     figure.suptitle(f"{plain(title)}\n{heading}", fontsize=11)
     return figure
 

@@ -77,10 +77,11 @@ function confusion(task, which) {
 }
 
 function show(section, data, one, two) {
-  for (const task of data.tasks.filter(task => task.kept)) {
+  for (const [number, task] of data.tasks.entries()) {
+    if (!task.kept) continue;
     const first = confusion(task, one), second = confusion(task, two), difference = new Map(second);
     for (const [at, value] of first) difference.set(at, (difference.get(at) ?? 0) - value);
-    const holder = [...section.querySelectorAll(".matrices")].find(found => found.dataset.task === task.name);
+    const holder = section.querySelector(`.matrices[data-number="${number}"]`);
     holder.replaceChildren(
       matrix(first, task, data.names[one]), matrix(second, task, data.names[two]),
       matrix(difference, task, "second less first"));
@@ -94,9 +95,9 @@ function show(section, data, one, two) {
   const holder = section.querySelector(".pair-photos");
   if (!holder) return;
   const text = (task, code) => code < 0 ? "?" : task.classes[code];
-  const shown = Object.keys(data.photos).map(Number).filter(n => differs(n).length).slice(0, data.most);
-  holder.replaceChildren(...shown.map(n => {
-    const card = element("div"), image = element("img"), [src, path] = data.photos[n];
+  const shown = data.photos.filter(([n]) => differs(n).length).slice(0, data.most);
+  holder.replaceChildren(...shown.map(([n, src, path]) => {
+    const card = element("div"), image = element("img");
     card.className = "card";
     image.src = src;
     image.alt = path;
@@ -116,4 +117,5 @@ for (const section of document.querySelectorAll("section")) {
   const update = () => show(section, data, one.selectedIndex, two.selectedIndex);
   one.addEventListener("change", update);
   two.addEventListener("change", update);
+  if (one.selectedIndex !== 0 || two.selectedIndex !== 1) update();  // a reloaded page keeps what was chosen
 }
