@@ -105,8 +105,21 @@ def test_of_two_alike_neither_is_better_but_within_a_margin(world, shop):
     with pytest.raises(Refused, match="not shown to be better"):
         registered(world, shop, "alike", if_better=True, metric="test/avg/accuracy")
     assert registered(world, shop, "alike", if_better=True, margin=0.5) == 2
-    with pytest.raises(UsageError, match="compared by f1 or accuracy, not by 'best/val/loss'"):
-        registered(world, shop, "alike", if_better=True, metric="best/val/loss")
+    for metric in ("best/val/loss", "test/colour/f1"):
+        with pytest.raises(UsageError, match=f"the mean f1 or accuracy over attributes, not by '{metric}'"):
+            registered(world, shop, "alike", if_better=True, metric=metric)
+
+
+def test_the_champion_again_keeps_what_its_version_says(world, shop, capsys):
+    registered(world, shop, "poor")
+    registered(world, shop, "good")
+    before = mlflow.MlflowClient().get_model_version(shop, "2")
+    capsys.readouterr()
+    assert registered(world, shop, "good") == 2
+    assert f"is {shop}@champion already, as version 2" in capsys.readouterr().out
+    after = mlflow.MlflowClient().get_model_version(shop, "2")
+    assert after.tags == before.tags and after.description == before.description
+    assert before.tags["fmtl.replaces"] == "1" and len(registry.moves(shop, "champion")) == 2
 
 
 def test_a_worse_one_moves_the_alias_and_the_last_line_says_so(world, shop, capsys):
