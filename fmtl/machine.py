@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import gc
 import math
 import os
 import platform
@@ -215,3 +216,17 @@ def exhausted(error: BaseException) -> str | None:
     if no_fork or (isinstance(error, RuntimeError) and "can't start new thread" in said):
         return f"no more threads or processes may be started; raise 'ulimit -u' or the container's limit ({first})"
     return None
+
+
+@contextlib.contextmanager
+def young_garbage() -> Iterator[None]:
+    """Collect only what is made inside.
+
+    Figures hold themselves in cycles, and runs of a store are thousands of objects, so that drawing and reading set off
+    collections, which would go through all objects of torch and MLflow each time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,7 +1,5 @@
 """The files of a train run's page: numbers always, and a picture beside each where pictures are wanted."""
 
-import contextlib
-import gc
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fmtl import metric_names
+from fmtl import machine, metric_names
 from fmtl.evaluation import curves
 from fmtl.metric_names import EPOCH, SCORES
 from fmtl.model.decisions import labels_of
@@ -37,7 +35,7 @@ def write(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: bool) 
     """
     durable.write_text(folder / "plots" / "history.csv", tables.to_csv(pd.DataFrame(result.history)))
     pictures = []
-    with _young_garbage():
+    with machine.young_garbage():
         for name, figure in _of_history(result) if draw else ():
             plots.save(folder / name, figure)
             pictures.append(folder / name)
@@ -60,25 +58,11 @@ def write_test(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: b
     with durable.replacing(folder / "predictions" / "test.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     pictures = []
-    with _young_garbage():
+    with machine.young_garbage():
         for name, figure in _of_tasks(tasks, numbers) if draw else ():
             plots.save(folder / name, figure)
             pictures.append(folder / name)
     return pictures
-
-
-@contextlib.contextmanager
-def _young_garbage() -> Iterator[None]:
-    """Collect only what is made inside.
-
-    Figures hold themselves in cycles, so that drawing sets off collections, which would go through all objects of torch
-    and MLflow each time.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _numbers(test: Evaluation, task: Task, before: Mapping[str, float]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mlflow.entities import LifecycleStage, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
+from fmtl import machine
 from fmtl.errors import DataError, EnvironmentFault, redacted
 from fmtl.storage import durable
 from fmtl.tracking.opening import reachable
@@ -149,7 +150,7 @@ def search_runs(
     Raises:
         DataError: The experiment does not exist.
     """
-    with reachable():
+    with reachable(), machine.young_garbage():
         client = mlflow.MlflowClient()
         if experiment is None:
             ids = [e.experiment_id for e in mlflow.search_experiments(view_type=ViewType.ACTIVE_ONLY)]

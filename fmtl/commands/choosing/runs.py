@@ -15,7 +15,7 @@ MOST_NAMED, MOST_CHARACTERS = 50, 4000  # attributes of a verdict, characters of
 TRIES = 5  # to move an alias that others move
 MOST_DATASETS = 3  # that are named besides the newest
 MOST_WITHOUT = 1000  # runs that belong to no dataset
-MOST_UNSAID = 20  # runs that are looked through for one whose dataset a filter can name
+MOST_UNSAID = 2  # runs that are looked through for one whose dataset a filter can name
 ALL = "all"  # datasets
 # Of a run's settings those that are not its recipe: where it ran and what it drew, and what trial found fastest there.
 NOT_OF_RECIPE = {

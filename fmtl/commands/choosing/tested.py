@@ -29,12 +29,12 @@ def tested(run: RunRecord) -> tuple[pd.DataFrame, Tasks] | str:
         return "its predictions of the test photos were not logged"
     try:
         found = Tasks.from_json(json.loads(tasks.read_text(encoding="utf-8")), where=str(tasks))
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, memory_map=True)
         there = file.schema_arrow.names
         wanted = [*PHOTO, GROUP] if GROUP in there else PHOTO
         wanted = [*wanted, *(name for t in found for name in (t.slug, f"{t.slug}/target"))]
         limited = {f"{t.slug}/probs": t for t in found if t.name in found.applicability}
-        table = file.read(columns=[*wanted, *limited]).to_pandas()
+        table = file.read(columns=[*wanted, *limited], use_threads=False).to_pandas()
         for probs, task in limited.items():
             cells = _regardless(run, task, table.pop(probs))
             table[task.slug] = pd.Series(cells, index=table.index, dtype=object)
