@@ -50,7 +50,8 @@ def main(settings: MainSettings) -> None:
             common = settings.model_dump(include={"backbone", "weights", "epochs", "px", "seed"})
             train(TrainSettings(mode=mode, data=data, **(RECIPES[mode] if is_sample else {}), **common))
         _say("compare and register")
-        compare(CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=dataset.digest))
+        gate = settings.model_dump(include={"if_better", "margin", "floor", "force"})
+        compare(CompareSettings(out=settings.out, register=DEFAULT_MODEL_NAME, data=dataset.digest, **gate))
         _say("predict: the test photos")
         model = f"models:/{DEFAULT_MODEL_NAME}@{DEFAULT_ALIAS}"
         table = predict(

@@ -282,4 +282,8 @@ class MainSettings(Settings):
     px: Px = Field(128, description="Side of the network's input.")
     data: Place | None = Field(None, description="Folder of the prepared dataset [default: data/NAME of the table].")
     out: Place = Field("leaderboard", description="Folder of the leaderboard files.")
+    if_better: IfBetter = False
+    margin: Margin = 0.0
+    floor: Floors = {}  # noqa: RUF012  # pydantic copies it
+    force: Force = False
     seed: Seed = Field(0, description="Seed of everything.")

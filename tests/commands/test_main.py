@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fmtl.commands.main import main
+from fmtl.errors import Refused
 from fmtl.settings.schema import MainSettings, PrepareSettings
 
 
@@ -82,3 +83,16 @@ def test_places_begin_at_home_and_wildcards_mean_the_one_file_that_matches(tmp_p
     (tmp_path / "export-2025.csv").write_text("image,colour\n")
     with pytest.raises(Exception, match="2 files match"):
         settings.resolve()
+
+
+@pytest.mark.slow
+def test_main_registers_nothing_below_a_floor_and_has_its_leaderboard(store):
+    how = {"backbone": "test_efficientnet", "weights": "none", "epochs": 1, "px": 32, "floor": {"avg": 0.99}}
+    with pytest.raises(Refused, match="below the floor 0.99"):
+        main(MainSettings(table=str(shop(store)), **how))
+    assert (store / "leaderboard" / "leaderboard.html").is_file()
+    assert not mlflow.MlflowClient().search_registered_models()
+    (compared,) = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.`fmtl.kind` = 'compare'", output_format="list"
+    )
+    assert compared.info.status == "FINISHED"
