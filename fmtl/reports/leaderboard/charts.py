@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
+
+from fmtl.errors import neutral
 
 COLOURS = (
     "#2f6db5", "#e3a33b", "#4b9a6a", "#b5495b", "#7a5ea8", "#3b9aa5", "#c46a2c", "#6b7280", "#d17fae", "#8a9a2d",
@@ -49,7 +51,7 @@ def interval(low: float, middle: float, high: float, bounds: tuple[float, float]
 
 def scatter(points: Sequence[Point], *, x_label: str, y_label: str) -> Markup:
     """Scores against a cost, on a logarithmic scale; the line joins those that none is better and cheaper than."""
-    there = [p for p in points if math.isfinite(p.x) and p.x > 0 and math.isfinite(p.y)]
+    there = [replace(p, name=neutral(p.name)) for p in points if math.isfinite(p.x) and p.x > 0 and math.isfinite(p.y)]
     if len(there) < 2:
         return Markup("")
     xs = np.log10([p.x for p in there])
@@ -90,6 +92,7 @@ def lines(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, x_l
     xs = [value for _, values, _ in series for value in values]
     if not ys:
         return Markup("")
+    series = [(neutral(name), x, y) for name, x, y in series]
     axes = _Axes((min(xs), max(xs)), _padded(min(ys), max(ys), 0.05))
     parts = [axes.frame(x_label, y_label)]
     for n, (name, x, y) in enumerate(series):
@@ -108,7 +111,7 @@ def matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> Markup:
     Args:
         counts: ``(K, K)``.
     """
-    size = len(classes)
+    size, classes, title = len(classes), [neutral(name) for name in classes], neutral(title)
     cell = max(5, min(26, 380 // max(size, 1)))
     margin, side = (NAMES_WIDTH if cell >= LEAST_NAMED else 0), size * cell
     most = max(int(np.abs(counts).max(initial=0)), 1)
