@@ -39,6 +39,13 @@ def test_what_does_not_help_on_other_photos_is_not_kept():
     assert temperature.cross_fitted(np.full((200, 3), 1 / 3), unknown, np.arange(200)) == 1
 
 
+def test_images_that_are_all_told_right_do_not_make_it_certain_of_everything():
+    probs = np.full((300, 2), 0.1)
+    labels = np.arange(300) % 2
+    probs[np.arange(300), labels] = 0.9
+    assert temperature.cross_fitted(probs, labels, np.arange(300)) == 0.5
+
+
 def test_rescaled_probabilities_are_those_of_divided_logits():
     logits, _ = drawn(np.random.default_rng(2), 50)
     found = temperature.rescaled(softmax(logits, axis=1), 1.7, is_set=False)

@@ -12,6 +12,7 @@ import numpy as np
 from fmtl.tasks import IGNORE_INDEX
 
 FOLDS = 5  # of cross-fitting
+LEAST_KEPT = 0.5  # of a temperature that a model gets
 FEWEST = 50  # labelled images that say anything of a temperature
 LEAST, MOST = 0.1, 10.0  # a temperature: few images that are all right would ask for 0
 TOLERANCE, MOST_STEPS = 1e-4, 50  # of the search, relative; half of that are needed at the edges
@@ -71,7 +72,10 @@ def fit_set(probs: np.ndarray, targets: np.ndarray) -> Fit:
 
 
 def cross_fitted(probs: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> float:
-    """The best temperature, if temperatures fitted on other images lower the cross-entropy of each fold; else 1.
+    """The best temperature, if temperatures fitted on other images lower the cross-entropy of all folds; else 1.
+
+    Not below ``LEAST_KEPT``: a task whose few images are all told right would ask for certainty, which no image of another
+    kind deserves.
 
     Args:
         probs, targets: As ``fit`` has them, or of a set as ``fit_set``.
@@ -89,10 +93,10 @@ def cross_fitted(probs: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> 
         rest, left_out = known & (fold != k), known & (fold == k)
         if not rest.any() or not left_out.any():
             continue
-        found = fit_to(probs[rest], targets[rest]).temperature
+        found = max(fit_to(probs[rest], targets[rest]).temperature, LEAST_KEPT)
         before, after = (loss(probs[left_out], targets[left_out], value) for value in (1.0, found))
         gained += (before - after) * left_out.sum()
-    return fit_to(probs[known], targets[known]).temperature if gained > 0 else 1.0
+    return max(fit_to(probs[known], targets[known]).temperature, LEAST_KEPT) if gained > 0 else 1.0
 
 
 def loss(probs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
