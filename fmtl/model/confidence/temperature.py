@@ -74,8 +74,8 @@ def fit_set(probs: np.ndarray, targets: np.ndarray) -> Fit:
 def cross_fitted(probs: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> float:
     """The best temperature, if temperatures fitted on other images lower the cross-entropy of all folds; else 1.
 
-    Not below ``LEAST_KEPT``: a task whose few images are all told right would ask for certainty, which no image of another
-    kind deserves.
+    Not below ``LEAST_KEPT``: a task whose few images are all told right would ask for certainty, which no image of
+    another kind deserves.
 
     Args:
         probs, targets: As ``fit`` has them, or of a set as ``fit_set``.
