@@ -10,8 +10,9 @@ from fmtl.commands.choosing.gate import Rules
 from fmtl.commands.choosing.runs import ALL, best_run, find, other_groups, rank_runs, register
 from fmtl.dataset.prepared import open_dataset
 from fmtl.errors import Refused, UsageError
+from fmtl.evaluation.answers import METRICS
 from fmtl.evaluation.ranking import Leaderboard
-from fmtl.evaluation.standings import METRICS, Compared
+from fmtl.evaluation.standings import Compared
 from fmtl.reports import leaderboard
 from fmtl.settings.fields import by_name
 from fmtl.settings.schema import DEFAULT_ALIAS, CompareSettings

@@ -63,7 +63,7 @@ def evaluate(settings: EvaluateSettings) -> TrainResult:
         of = {"dataset_name": source, "dataset_digest": dataset.digest}
         if address.startswith(LOGGED):
             of["model_id"] = address.removeprefix("models:/")
-        errors = {calibration_error("test", task): after for task, (_, after) in result.calibration_errors().items()}
+        errors = {calibration_error("test", task): after for task, (_, after) in result.calibration_errors.items()}
         run.log_metrics(split_metrics("test", result.test, tasks) | errors, of=of)
         run.log_metrics({"images/test": len(photos.rows)})
         rows = dataset.table.iloc[photos.rows][["id", "path", GROUP]]

@@ -10,6 +10,7 @@ from fmtl.dataset.prepared import GROUP
 from fmtl.tasks import IGNORE_INDEX, Task, Tasks
 
 WRONG = -1  # stands for a label that is no class, and where nothing is said
+METRICS = ("accuracy", "f1")  # of a task, in this order
 PHOTO = ["id", "path"]  # columns that say which photo a row is of
 
 Codes = Mapping[str, np.ndarray]  # by task name (N,) class indices, or of a set (N, K) zeros and ones

@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 
 from fmtl.dataset.prepared import PreparedDataset
+from fmtl.evaluation.answers import METRICS
 from fmtl.tasks import IGNORE_INDEX
 
 MOST_PAIRS = 25_000_000  # of classes of two tasks; beyond, a look-up table has 200 MB
-METRICS = ("accuracy", "f1")
 MOST_FREQUENT, LOOK_UP = "most frequent class", "best look-up"
 
 

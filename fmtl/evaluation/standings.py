@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fmtl.evaluation.answers import Codes, Photos, all_right, known
+from fmtl.evaluation.answers import METRICS, Codes, Photos, all_right, known
 from fmtl.evaluation.statistics import Lead, Resamples, Scorer, holm, lead
 from fmtl.tasks import AVERAGE
 
-METRICS = ("accuracy", "f1")
 EXACT = "exact"  # the share of photos of which all attributes are right
 LEVEL = 0.05  # a difference is called real below it, Holm's correction made
 

@@ -50,7 +50,7 @@ def write_test(folder: Path, result: TrainResult, *, rows: pd.DataFrame, draw: b
     """
     tasks = result.tasks
     durable.write_json(folder / "tasks.json", tasks.to_json())
-    before = {task.name: pair[0] for task, pair in result.calibration_errors().items()}
+    before = {task.name: pair[0] for task, pair in result.calibration_errors.items()}
     numbers = {task.name: _numbers(result.test, task, before) for task in tasks}
     for task in tasks:
         _write_numbers(folder, task, numbers[task.name])

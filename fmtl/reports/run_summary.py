@@ -165,7 +165,7 @@ def _table(result: TrainResult, others: Mapping[str, Sequence[tuple[float, ...]]
 
 def _confidences(result: TrainResult) -> str:
     """How often the model is sure, and how right it is then."""
-    test, errors = result.test, result.calibration_errors()
+    test, errors = result.test, result.calibration_errors
     judged = acceptance.judged(result.tasks, test.probs, test.thresholds, test.targets)
     lines = [f"| attribute | at confidence >= {SURE:g} | calibration error |", "|---|---|---|"]
     for task in [task for task in result.tasks if not task.applies_to][:MAX_TASKS]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,10 @@ class TrainResult:
     def final_metrics(self) -> dict[str, float]:
         """What is logged once, at the end: ``best/...`` and ``test/...``."""
         chosen = {best(name): value for name, value in of_val(self.best).items()}
-        errors = {calibration_error("test", task): value for task, (_, value) in self.calibration_errors().items()}
+        errors = {calibration_error("test", task): value for task, (_, value) in self.calibration_errors.items()}
         return {BEST_EPOCH: self.best_epoch, **chosen, **split_metrics("test", self.test, self.tasks), **errors}
 
+    @cached_property
     def calibration_errors(self) -> dict[Task, tuple[float, float]]:
         """Expected calibration errors on test, without temperatures and with them, of the tasks that have labels."""
         found = {}

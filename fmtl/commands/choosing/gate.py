@@ -11,9 +11,8 @@ from fmtl.commands.choosing.photos import SPLITS_OF_PHOTOS, hashes_learnt_from, 
 from fmtl.commands.choosing.tested import TASKS, dataset_of, tested
 from fmtl.errors import UsageError, did_you_mean
 from fmtl.evaluation import gate
-from fmtl.evaluation.answers import PHOTO
+from fmtl.evaluation.answers import METRICS, PHOTO
 from fmtl.evaluation.gate import LEAST_PHOTOS, Comparison, Verdict
-from fmtl.evaluation.standings import METRICS
 from fmtl.metric_names import score
 from fmtl.tasks import AVERAGE, Tasks
 from fmtl.tracking import registry, store

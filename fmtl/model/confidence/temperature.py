@@ -67,7 +67,7 @@ def fit_set(probs: np.ndarray, targets: np.ndarray) -> Fit:
         targets: ``(N, K)`` int64, 1 where an image has the value; ``IGNORE_INDEX`` is left out.
     """
     rows = slice(None, None, -(-probs.size // ENOUGH_ANSWERS) or 1)
-    found = fit(np.stack([1 - probs[rows], probs[rows]], axis=2).reshape(-1, 2), targets[rows].reshape(-1))
+    found = fit(_answers(probs[rows]), targets[rows].reshape(-1))
     return Fit(found.temperature, found.loss * probs.shape[1])
 
 
@@ -102,7 +102,7 @@ def cross_fitted(probs: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> 
 def loss(probs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
     """Mean cross-entropy under a temperature; of a set over all answers that are known."""
     if targets.ndim == 2:
-        probs, targets = np.stack([1 - probs, probs], axis=2).reshape(-1, 2), targets.reshape(-1)
+        probs, targets = _answers(probs), targets.reshape(-1)
     return _at(probs, targets, np.flatnonzero(targets != IGNORE_INDEX), 1 / temperature)[0]
 
 
@@ -113,11 +113,15 @@ def rescaled(probs: np.ndarray, temperature: float, *, is_set: bool) -> np.ndarr
         temperature: What their logits are to be divided by.
     """
     if is_set:
-        both = rescaled(np.stack([1 - probs, probs], axis=2).reshape(-1, 2), temperature, is_set=False)
-        return both[:, 1].reshape(probs.shape)
+        return rescaled(_answers(probs), temperature, is_set=False)[:, 1].reshape(probs.shape)
     logits = np.log(np.maximum(probs, np.finfo(np.float32).tiny)) / temperature
     weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _answers(probs: np.ndarray) -> np.ndarray:
+    """Of each value of each set, no and yes as two classes, ``(N * K, 2)``."""
+    return np.stack([1 - probs, probs], axis=2).reshape(-1, 2)
 
 
 def _at(probs: np.ndarray, targets: np.ndarray, rows: np.ndarray, scale: float) -> tuple[float, float, float]:

@@ -13,9 +13,9 @@ import pandas as pd
 
 from fmtl import metric_names
 from fmtl.errors import neutral
-from fmtl.evaluation.answers import Codes, Photos, right
+from fmtl.evaluation.answers import METRICS, Codes, Photos, right
 from fmtl.evaluation.ranking import DEVIATION, HEAD, Leaderboard
-from fmtl.evaluation.standings import METRICS, Compared, Standing
+from fmtl.evaluation.standings import Compared, Standing
 from fmtl.reports import html
 from fmtl.reports.leaderboard import charts
 from fmtl.reports.leaderboard.charts import Point
@@ -51,10 +51,9 @@ def page(board: Leaderboard, compared: Comparisons, pictures: Pictures) -> str:
         found, rows = compared.get(data), whole[whole["data"] == data]
         group: dict[str, Any] = {"number": number, "data": data, "num_runs": int(ranked["seeds"].sum())}
         group |= _table(rows, board.metric, found)
-        group["curves"] = charts.lines(
-            pictures.curves.get(data, ()), x_label="epoch", y_label="macro-F1 on validation, mean over attributes"
-        )
-        group["curve_names"] = [name for name, _, _ in pictures.curves.get(data, ())]
+        curves, unit = pictures.curves.get(data, ()), "macro-F1 on validation, mean over attributes"
+        group["curves"] = charts.lines(curves, x_label="epoch", y_label=unit)
+        group["curve_names"] = [name for name, _, _ in curves]
         if isinstance(found, Compared):
             photos = pictures.photos.get(data, {})
             group |= {"words": in_words(found), "notes": found.notes, "heat": _heat(found, rows)}
@@ -120,8 +119,8 @@ def _figure(row: Mapping[str, Any], column: str) -> dict[str, Any]:
 def _heat(found: Compared, rows: pd.DataFrame) -> dict[str, Any]:
     """Macro-F1 of each labeller and attribute, shaded from the lowest to the highest of the attribute."""
     names = found.photos.tasks.attributes
-    standings = [(s.name, s) for s in found.standings.values()] + [(o.standing.name, o.standing) for o in found.others]
-    values = np.array([[s.scores[name, "f1"].mean for name in names] for _, s in standings])
+    everyone = {**found.standings, **{other.standing.name: other.standing for other in found.others}}
+    values = np.array([[s.scores[name, "f1"].mean for name in names] for s in everyone.values()])
     seen = np.isfinite(values).any(axis=0)
     low, high = np.zeros(len(names)), np.ones(len(names))
     low[seen], high[seen] = np.nanmin(values[:, seen], axis=0), np.nanmax(values[:, seen], axis=0)
@@ -133,15 +132,14 @@ def _heat(found: Compared, rows: pd.DataFrame) -> dict[str, Any]:
         ]
         for of_row, of_shades in zip(values.tolist(), shades.tolist(), strict=True)
     ]
-    numbers = {row["run_id"] or row["run_name"]: n for n, row in enumerate(rows.to_dict("records"), 1)}
-    keys = [*found.standings, *(other.standing.name for other in found.others)]
-    named = [(numbers[key], name) for key, (name, _) in zip(keys, standings, strict=True)]
+    numbers = _numbers(rows)
+    named = [(numbers[key], standing.name) for key, standing in everyone.items()]
     return {"names": names, "rows": [(*who, row) for who, row in zip(named, cells, strict=True)]}
 
 
 def _costs(found: Compared, rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Accuracy against the time to label, and against the time to train."""
-    numbers = {row["run_id"] or row["run_name"]: n for n, row in enumerate(rows.to_dict("records"), 1)}
+    numbers = _numbers(rows)
     by_id = rows.set_index("run_id")
     labelling, training = [], []
     for run_id, standing in found.standings.items():
@@ -160,6 +158,11 @@ def _costs(found: Compared, rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{"chart": chart} for chart in made if chart]
 
 
+def _numbers(rows: pd.DataFrame) -> dict[str, int]:
+    """What the table's first column calls a row, by id of its run or the name of a labeller that is none."""
+    return {run_id or name: n for n, (run_id, name) in enumerate(zip(rows["run_id"], rows["run_name"], strict=True), 1)}
+
+
 def _point(standing: Standing, metric: str, x: float, number: int) -> Point:
     return Point(standing.name, x, standing.scores[AVERAGE, metric].mean, *standing.interval, number=number)
 
@@ -174,7 +177,7 @@ def _pair(found: Compared, pictures: Mapping[int, str]) -> dict[str, Any] | None
         return None
     photos = found.photos
     names = [name for name, _ in picked]
-    (_, one), (_, two) = picked[:2]
+    one, two = (codes for _, codes in picked[:2])
     tasks = [task for task in photos.tasks if not task.applies_to]
     most_different = max(tasks, key=lambda task: int((~right(one[task.name], two[task.name])).sum()))
     return {
@@ -185,9 +188,9 @@ def _pair(found: Compared, pictures: Mapping[int, str]) -> dict[str, Any] | None
         ],
         "sets": [task.name for task in tasks if task.is_set],
         "photos": [
-            {"src": pictures[n], "lines": _differences(photos, n, one, two), "path": str(photos.rows["path"].iloc[n])}
-            for n in pictures
-            if _differences(photos, n, one, two)
+            {"src": src, "lines": lines, "path": str(photos.rows["path"].iloc[n])}
+            for n, src in pictures.items()
+            if (lines := _differences(photos, n, one, two))
         ][:MOST_SHOWN],
         "num_different": int(differ(photos, one, two).sum()),
         "num_photos": len(photos),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from fmtl import metric_names
+from fmtl.evaluation.answers import METRICS
 from fmtl.evaluation.ranking import DEVIATION, HEAD, Leaderboard
-from fmtl.evaluation.standings import EXACT, LEVEL, METRICS, Compared, Standing
+from fmtl.evaluation.standings import EXACT, LEVEL, Compared, Standing
 from fmtl.evaluation.statistics import RESAMPLES
 from fmtl.reports import markdown
 from fmtl.storage import tables
