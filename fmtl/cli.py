@@ -19,6 +19,7 @@ from fmtl.settings import reading, schema, wording
 from fmtl.settings.fields import Settings
 from fmtl.settings.reading import Given
 from fmtl.settings.train import is_model_address
+from fmtl.together import ranks
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -145,7 +146,8 @@ def _listen(quiet: bool, verbose: bool) -> None:
     log = logging.getLogger("fmtl")
     if not any(isinstance(handler, _Terminal) for handler in log.handlers):
         log.addHandler(_Terminal())
-    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    # Of processes that train together the first one speaks.
+    log.setLevel(logging.WARNING if quiet or not ranks.here().is_first else logging.DEBUG if verbose else logging.INFO)
 
 
 def _settings(kind: type[Settings], given: dict[str, Given], file: str | None) -> list[Settings]:

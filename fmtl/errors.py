@@ -7,7 +7,8 @@
     │   └── Diverged                  training left the finite numbers: a setting was too bold
     ├── DataError            exit 3   a table, image, prepared dataset, checkpoint or run that can't be used
     ├── EnvironmentFault     exit 4   disk, memory, server, or weights that can't be fetched
-    └── Refused              exit 5   a model that is not good enough for what was asked
+    ├── Refused              exit 5   a model that is not good enough for what was asked
+    └── RankFailed           its own  another of the processes that train together failed
     Terminated               exit 143 SIGTERM, raised where the main thread stands
 """
 
@@ -76,6 +77,14 @@ class Refused(FmtlError):
     """A model is not good enough to be registered, by rules that its owner set."""
 
     exit_code = 5
+
+
+class RankFailed(FmtlError):
+    """Another of the processes that train together failed, and this is what it said."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Terminated(BaseException):

@@ -6,17 +6,22 @@ import torch
 
 from fmtl import machine
 from fmtl.errors import EnvironmentFault
+from fmtl.together import ranks
 
 
 def choose_device(name: str) -> torch.device:
     """``auto`` takes CUDA where it is; a device that was named is never replaced by another.
 
+    Of several processes on a machine each has a GPU of its own.
+
     Raises:
         EnvironmentFault: CUDA was named and there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "cuda" and device.index is None and ranks.here().size > 1:
+        device = torch.device("cuda", ranks.here().local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EnvironmentFault(
             f"device: '{name}' was asked for, and this machine shows {torch.cuda.device_count()} CUDA devices; "
@@ -37,6 +42,7 @@ def describe(device: torch.device) -> str:
 def decisive(device: torch.device) -> dict[str, str]:
     """What must be the same for a training to repeat itself to the last bit."""
     facts = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")}
+    facts["ranks"] = str(ranks.here().size)
     if device.type == "cuda":
         return facts | {"device": torch.cuda.get_device_name(device)}
     processor = f"{machine.processor()} {torch.backends.cpu.get_cpu_capability()}"

@@ -17,6 +17,7 @@ from fmtl.errors import EnvironmentFault
 from fmtl.metric_names import EPOCH, REFINED_LOSS, SKIPPED_STEPS, TRAIN_LOSS, VAL_LOSS, in_words, score
 from fmtl.reports.plots import ConfusionFrames
 from fmtl.tasks import Tasks
+from fmtl.together import collectives
 from fmtl.tracking.recording import Recorded
 from fmtl.training import checkpoints, skipping
 from fmtl.training.checkpoints import Checkpoint
@@ -50,13 +51,13 @@ def publish(
         on_skip: Takes every step that is not taken.
         ends_after: Whether an epoch is to be the last, though more were planned.
     """
-    at_step = keeper.at_step if keeper else interruption.check
+    at_step = keeper.at_step if keeper else collectives.check
     takers = [keeper.keep, *publishers] if keeper else list(publishers)
     with interruption.deferred():
         for record in training.epochs(watch, at_step=at_step, on_skip=on_skip):
             for take in takers:
                 take(record)
-            interruption.check()
+            collectives.check()
             if ends_after and ends_after(record):
                 break
 
@@ -121,16 +122,21 @@ class Keeper:
     """Keeps a training on the disk: after each epoch, every so many minutes, and when a signal asks for the end.
 
     Args:
+        files: None for one that follows another process, which writes them.
         more: What checkpoints say besides the training's own state.
         minutes: Between two checkpoints within an epoch; 0 for none there.
     """
 
-    def __init__(self, files: CheckpointFiles, training: Training, *, more: Mapping[str, Any], minutes: float = 0):
+    def __init__(
+        self, files: CheckpointFiles | None, training: Training, *, more: Mapping[str, Any], minutes: float = 0
+    ):
         self._files, self._training, self._more, self._seconds = files, training, dict(more), 60 * minutes
         self._saved, self._took = time.monotonic(), 0.0
 
     def keep(self, record: EpochRecord) -> None:
         """Write what an epoch has brought: its weights, where it is the best, and the state."""
+        if self._files is None:
+            return
         if record.is_best:
             self._files.save_best(self._training.evaluated_weights, self._training.tasks, record.metrics)
         self._save()
@@ -138,17 +144,20 @@ class Keeper:
     def at_step(self) -> None:
         """Between two steps: write the state where it is time, or the end is asked for."""
         wait = max(self._seconds, MOST_OFTEN * self._took)  # on a slow disk less often
-        is_due = self._seconds and time.monotonic() - self._saved >= wait
-        if (is_due or interruption.is_asked()) and self._training.can_be_kept:
+        is_due = self._seconds > 0 and time.monotonic() - self._saved >= wait
+        is_asked, is_due = collectives.any_of(interruption.is_asked(), is_due)
+        if (is_due or is_asked) and self._training.can_be_kept:
             self._save()
             log.debug("saved within epoch %d, in %.1f s", len(self._training.history.rows) + 1, self._took)
-        interruption.check()
+        collectives.check(is_asked=is_asked)
 
     def _save(self) -> None:
         started = time.monotonic()
         self._training.settle()
         rows = self._training.history.rows
         state = self._training.state | self._more
+        if self._files is None:
+            return
         self._files.save_last(self._training.net.state_dict(), self._training.tasks, rows[-1] if rows else {}, state)
         self._saved = time.monotonic()
         self._took = self._saved - started

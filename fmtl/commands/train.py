@@ -14,7 +14,7 @@ from fmtl.commands import publisher
 from fmtl.commands.choosing import inherited
 from fmtl.commands.choosing.photos import write_splits
 from fmtl.commands.publisher import CheckpointFiles, Keeper
-from fmtl.commands.training import budget, resuming
+from fmtl.commands.training import beginning, budget, followers, resuming
 from fmtl.commands.training.budget import Limit
 from fmtl.commands.training.work import Work, check, prepare
 from fmtl.dataset.prepared import GROUP, PreparedDataset
@@ -30,6 +30,7 @@ from fmtl.settings.train import TrainSettings
 from fmtl.settings.wording import command_line
 from fmtl.storage import durable
 from fmtl.tasks import AVERAGE
+from fmtl.together import collectives
 from fmtl.tracking import doctor, earlier, pyfunc
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
@@ -37,7 +38,7 @@ from fmtl.tracking.run import open_run
 from fmtl.training import checkpoints
 from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.progress import watch, watch_folds
-from fmtl.training.run import Training, TrainResult
+from fmtl.training.run import TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -61,29 +62,34 @@ def train(settings: TrainSettings, *, since: float | None = None) -> str:
     return train_whole(settings, since=since)[0]
 
 
-def train_whole(settings: TrainSettings, *, since: float | None = None) -> tuple[str, RunFolder]:
-    """``train``, which also returns the run's folder."""
+def train_whole(settings: TrainSettings, *, since: float | None = None, number: int = 1) -> tuple[str, RunFolder]:
+    """``train``, which also returns the run's folder.
+
+    Args:
+        number: Of the variant.
+    """
     since = time.monotonic() if since is None else since
     durable.sweep()
     if not settings.offline:
         doctor.mend_dead()
     with machine.memory_kept():
         if settings.resume:
-            return _resume(settings.resume, settings)
+            return _resume(settings.resume, settings, number)
         settings, limit = budget.settled(inherited.settled(settings), since=since)
-        with _opened(settings) as run, _told(run):
+        with _opened(settings, number) as run, _told(run):
             return _train(prepare(settings), run, limit=limit), run.place
 
 
 @contextlib.contextmanager
-def _opened(settings: TrainSettings, *, source: str = "") -> Iterator[Run]:
+def _opened(settings: TrainSettings, number: int, *, source: str = "") -> Iterator[Run]:
     """A new run.
 
     Args:
+        number: Of the variant.
         source: The run that it goes on from.
     """
     # There before anything else of the run, so that one that is killed meanwhile can begin anew.
-    kept = {earlier.SETTINGS: to_yaml(_values(settings))}
+    kept = {earlier.SETTINGS: to_yaml(_values(settings))} | followers.launch(number)
     if source:
         kept[resuming.SOURCE] = json.dumps({"run": source})
     with open_run(
@@ -111,8 +117,13 @@ def train_variants(variants: Sequence[TrainSettings], *, since: float | None = N
     Raises:
         FmtlError: Of the first variant that failed; the others were trained nevertheless.
     """
+    with followers.together(variants[0]) as leads:
+        return _all_of(variants, since) if leads else []
+
+
+def _all_of(variants: Sequence[TrainSettings], since: float | None) -> list[str]:
     if len(variants) == 1:
-        return [train(variants[0], since=since)]
+        return _unless_done(variants[0], since=since)
     variants = [inherited.settled(settings) for settings in variants]
     for settings in variants:
         check(budget.fastest(settings))
@@ -121,7 +132,7 @@ def train_variants(variants: Sequence[TrainSettings], *, since: float | None = N
         name = _run_name(settings)
         log.info("variant %d of %d: %s", number, len(variants), name)
         try:
-            run_ids.append(train(settings))
+            run_ids += _unless_done(settings, number=number)
         except FmtlError as error:
             log.warning("variant %d, %s: %s", number, name, error)
             failures.append((name, error))
@@ -129,6 +140,12 @@ def train_variants(variants: Sequence[TrainSettings], *, since: float | None = N
         log.warning("%d of %d variants failed: %s", len(failures), len(variants), ", ".join(n for n, _ in failures))
         raise failures[0][1]
     return run_ids
+
+
+def _unless_done(settings: TrainSettings, *, number: int = 1, since: float | None = None) -> list[str]:
+    """Train, or go on where torchrun has started the processes again. Returns the run's id, if one is to be trained."""
+    to_do = followers.again(settings, number)
+    return [] if to_do is None else [train_whole(to_do, since=since, number=number)[0]]
 
 
 def _run_name(settings: TrainSettings) -> str:
@@ -155,7 +172,7 @@ def _train(
     values = _values(settings)
     files = _files(work, run)
     _log_settings(run, values, dataset, is_new=last is None, limit=limit)
-    training = _training(work, last, best)
+    training = beginning.begun(work, last, best)
     keeper = None
     if settings.save_checkpoints:
         run.check_size(checkpoints.size_of(work.setup.net))
@@ -172,6 +189,7 @@ def _train(
     files.settle()
     groups = dataset.table[GROUP].to_numpy()[dataset.rows("val")]
     result = training.finish(work.data.test(), watch, val=work.data.val(), groups=groups)
+    collectives.dismiss()
     interruption.check()
     rows = dataset.table.iloc[dataset.rows("test")][["id", "path", GROUP]]
     write_splits(run.folder, dataset)
@@ -200,7 +218,8 @@ def _told(run: Run) -> Iterator[None]:
     """Where the run is, and, if it ends before its time, how it goes on."""
     log.info("run %s %s, in %s", run.name, run.id, run.place.root)
     try:
-        yield
+        with collectives.named_failures():
+            yield
     except (KeyboardInterrupt, Terminated, EnvironmentFault, MemoryError, OSError):
         print(f"to go on: fmtl train --resume {run.id}", flush=True)
         raise
@@ -257,17 +276,6 @@ def _log_costs(run: Run, net: MultiTaskNet, result: TrainResult) -> None:
     run.log_metrics(dict(zip(COSTS, map(float, costs), strict=True)))
 
 
-def _training(work: Work, last: Checkpoint | None, best: Checkpoint | None) -> Training:
-    """From the beginning, or from where a checkpoint left it."""
-    setup, done, before = work.setup, last.epoch if last else 0, resuming.before(last)
-    resumed = resuming.take_over(setup, last, best) if last else None
-    stages = replace(work.data, setup=setup.without(before)).stages(done=done - before)
-    return Training(
-        setup.net, setup.tasks, stages, loss=setup.loss, device=setup.device, choose_by=setup.plan.choose_by,
-        resumed=resumed, before=before,
-    )  # fmt: skip
-
-
 def _log_settings(
     run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool, limit: Limit | None
 ) -> None:
@@ -310,11 +318,11 @@ def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
     )
 
 
-def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
+def _resume(which: str, asked: TrainSettings, number: int) -> tuple[str, RunFolder]:
     """Go on with a run where it stands, in that same run, or in one of its own."""
     found = resuming.find(which)
     if asked.fork or asked.extend_to is not None:
-        return _fork(found, asked)
+        return _fork(found, asked, number)
     settings = resuming.unchanged(asked, found.settings)
     if found.is_complete:
         print(f"run {found.name}: it completed, nothing to do; --extend-to N trains on, in a run of its own")
@@ -326,7 +334,8 @@ def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
         if last is None and found.source:
             return _go_on_from(resuming.find(found.source), settings, run), found.folder
         best = resuming.best_of(found, last, is_held=True) if last else None
-        work = prepare(settings.model_copy(update={"weights": "none"} if last else {}), spec=resuming.seen_by(last))
+        unweighted = settings.model_copy(update={"weights": "none"} if last else {})
+        work = prepare(unweighted, spec=resuming.seen_by(last), last=last)
         if found.tags.get("fmtl.data", work.dataset.digest) != work.dataset.digest:
             raise DataError(f"run {run.id} was trained on another dataset than {work.dataset.folder}", where="resume")
         logged = resuming.logged_epochs(found.folder, found.record)
@@ -340,10 +349,10 @@ def _resume(which: str, asked: TrainSettings) -> tuple[str, RunFolder]:
         return _train(work, run, last=last, best=best, recorded=logged), found.folder
 
 
-def _fork(found: resuming.Earlier, asked: TrainSettings) -> tuple[str, RunFolder]:
+def _fork(found: resuming.Earlier, asked: TrainSettings, number: int) -> tuple[str, RunFolder]:
     """Go on from a run in one of its own: with more epochs, or under changed settings."""
     settings = resuming.of_fork(asked, found.settings, done=found.whole().epoch)
-    with _opened(settings, source=found.name) as run, _told(run):
+    with _opened(settings, number, source=found.name) as run, _told(run):
         return _go_on_from(found, settings, run), run.place
 
 
@@ -351,13 +360,13 @@ def _go_on_from(found: resuming.Earlier, settings: TrainSettings, run: Run) -> s
     """Take weights and history of another run over, and train on in this one."""
     source = found.whole()
     best = resuming.best_of(found, source, is_held=False)
-    work = prepare(settings.model_copy(update={"weights": "none"}), spec=resuming.seen_by(source))
+    last = resuming.first_of_fork(source)
+    work = prepare(settings.model_copy(update={"weights": "none"}), spec=resuming.seen_by(source), last=last)
     if found.tags.get("fmtl.data") != work.dataset.digest:
         raise DataError(
             f"run {found.name} was trained on another dataset than {work.dataset.folder}; epochs on other photos can't "
             "be compared with its own", where="fork",
         )  # fmt: skip
-    last = resuming.first_of_fork(source)
     work = replace(work, settings=work.settings.model_copy(update={"weights": found.settings.weights}))
     if settings.save_checkpoints:
         files = _files(work, run)

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmtl.errors import DataError
 from fmtl.loading.prefetch import prefetched
 from fmtl.loading.sources import Source
 from fmtl.tasks import Tasks
+from fmtl.together.ranks import ALONE, Place
 
 PREFETCHED = 3  # batches
 Batch = tuple[Tensor, dict[str, Tensor]]  # images, and targets by task name
@@ -20,8 +22,8 @@ class Batches:
     """An epoch of ``(images, targets)``, or of features instead of images.
 
     ``targets`` is a dict of ``(N,)`` int64 by task name, of a set ``(N, values)``. With ``shuffle`` the order is drawn
-    from (seed, epoch), so
-    that an epoch repeats whatever came before it.
+    from (seed, epoch), so that an epoch repeats whatever came before it. Of processes that train together each has its
+    share of every batch: the batches are those of one process alone, but for a last one of fewer than two images each.
 
     Args:
         source: What is loaded for the rows of a batch.
@@ -29,6 +31,10 @@ class Batches:
         rows: Rows of the dataset to go through.
         prefetch: Load the next batches in a thread while a GPU computes. A CPU has nothing to spare for it.
         names: Of the dataset's rows, for messages.
+        place: Of this process among those that train together.
+
+    Raises:
+        DataError: There are too few rows for a share each.
     """
 
     def __init__(
@@ -43,11 +49,14 @@ class Batches:
         seed: int = 0,
         prefetch: bool = False,
         names: Sequence[str] = (),
+        place: Place = ALONE,
     ):
         self.source, self.rows, self.tasks, self.batch_size = source, rows, tasks, batch_size
         self.shuffle, self.seed, self.prefetch = shuffle, seed, prefetch
-        self._targets, self._names = torch.from_numpy(targets), names
+        self._targets, self._names, self.place = torch.from_numpy(targets), names, place
         self.epoch = self._start = 0
+        if place.size > 1 and len(rows) < self._least:
+            raise DataError(f"{len(rows)} images for {place.size} processes; start fewer, or prepare more images")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -63,15 +72,30 @@ class Batches:
         bounds = self._bounds()
         return [self._names[row] for row in self._order()[bounds[first] : bounds[last]]] if self._names else []
 
+    def images_in(self, first: int, last: int) -> int:
+        """Images in batches [first, last), of all processes together."""
+        bounds = self._bounds()
+        return bounds[last] - bounds[first]
+
+    def positions(self) -> Tensor:
+        """Of this process's rows in the order of all, ``(N,)``."""
+        numbers = np.arange(len(self.rows))
+        return torch.from_numpy(np.concatenate([numbers[self.place.share(*pair)] for pair in pairwise(self._bounds())]))
+
     def __len__(self) -> int:
         return len(self._bounds()) - 1 - self._start
 
     def _bounds(self) -> list[int]:
-        """Where batches start; a last batch of one joins the one before, since BatchNorm can't train on it."""
+        """Where batches start; a last batch that is too small for all processes joins the one before."""
         bounds = [*range(0, len(self.rows), self.batch_size), len(self.rows)]
-        if self.shuffle and len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
+        if len(bounds) > 2 and bounds[-1] - bounds[-2] < self._least:
             del bounds[-2]
         return bounds
+
+    @property
+    def _least(self) -> int:
+        """Images of a batch: BatchNorm can't train on one."""
+        return self.place.size * (2 if self.shuffle else 1)
 
     def __iter__(self) -> Iterator[Batch]:
         return prefetched(self._batches(), PREFETCHED) if self.prefetch else self._batches()
@@ -82,6 +106,6 @@ class Batches:
     def _batches(self) -> Iterator[Batch]:
         rows = self._order()
         for start, stop in pairwise(self._bounds()[self._start :]):
-            chosen = rows[start:stop]
+            chosen = rows[self.place.share(start, stop)]
             targets = self._targets[torch.from_numpy(chosen)]
             yield self.source.load(chosen, self.epoch), self.tasks.by_name(targets)

@@ -12,6 +12,7 @@ class Loader(Sized, Protocol):
 
     One that has ``set_epoch`` is told which. One that has ``after(n)``, the same epoch without its first n batches, can
     go on in the middle of an epoch. One that has ``paths(first, last)`` can name the photos of batches [first, last).
+    One of ``Batches`` gives a process its share of each batch: its ``images_in(first, last)`` counts those of all.
     """
 
     def __iter__(self) -> Iterator[Batch]: ...

@@ -18,6 +18,7 @@ from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable
 from fmtl.storage.cache import cache_dir, recall
+from fmtl.together import collectives
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,11 @@ def choose_execution(
         return ways[0]
     facts = [hardware.describe(device), backbone, str(px), str(batch_size), str(net.frozen)]
     remembered = _Memory(json.dumps([facts, [way.to_json() for way in ways]]))
-    if (found := remembered.value) is None:
+    if (found := collectives.hand_out(remembered.value)) is None:
         log.debug("trying %d ways to run %s at %d px", len(ways), backbone, px)
         eager = [replace(way, compile=False) for way in ways]  # compiling each would take minutes
-        found = fastest(net, device, eager, px=px, batch_size=batch_size)
+        # Of processes that train together all try at once, as they will train, and the first one decides.
+        found = collectives.hand_out(fastest(net, device, eager, px=px, batch_size=batch_size))
         remembered.value = found
     return ways[found]
 

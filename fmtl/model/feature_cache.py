@@ -23,6 +23,7 @@ from fmtl.loading.sources import Photos
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable
 from fmtl.storage.cache import cache_dir, prune, recall
+from fmtl.together import collectives
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,14 @@ def compute(
     if not keep:
         return work()
     file = cache_dir() / "features" / f"{key(net, dataset, backbone, preprocess, device)}.safetensors"
-    if (found := recall(lambda: _read(file), SafetensorError)) is not None:
+    is_first = collectives.place().is_first
+    found = collectives.hand_out(recall(lambda: _read(file), SafetensorError) if is_first else None)
+    if found is not None:
         log.info("features: %s", file)
         return found.to(device)
     features = work()
+    if not is_first:
+        return features
     try:
         kept = {"features": features.cpu().contiguous()}
         durable.write_bytes(file, safetensors.torch.save(kept, {"sha256": _digest(kept["features"])}))
@@ -78,8 +83,11 @@ def _compute(
     # Of a photo that several rows share once, by the first of them.
     _, rows, number_of = np.unique(dataset.image_of, return_index=True, return_inverse=True)
     photos = Photos(dataset, preprocess=preprocess, device=device)
-    batches = watch(Batches(photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size), "features")
-    return torch.cat([net.features(images.to(device)) for images, _ in batches])[torch.from_numpy(number_of)]
+    batches = Batches(
+        photos, dataset.targets, rows, tasks=dataset.tasks, batch_size=batch_size, place=collectives.place()
+    )
+    found = torch.cat([net.features(images.to(device)) for images, _ in watch(batches, "features")])
+    return collectives.in_order(found, batches.positions())[torch.from_numpy(number_of)]
 
 
 def key(

@@ -125,6 +125,9 @@ class TrainSettings(Settings):
     grad_checkpointing: bool = Field(False, description="Less memory for a third more time.")
     extra_plots: bool = Field(True, description="Draw plots; the numbers are written either way.")
     gallery: bool = Field(True, description="Error gallery and label suspects; takes most of an epoch.")
+    sync_batchnorm: bool = Field(
+        False, description="Under torchrun, BatchNorm over the images of all processes; slower."
+    )
     save_checkpoints: bool = Field(True, description="Keep best and last checkpoints; false keeps the best in memory.")
     seed: Seed = Field(0, description="Seed of initialisation, order and augmentation.")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N.")

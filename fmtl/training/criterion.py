@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from fmtl.errors import FmtlError, UsageError
 from fmtl.model.packing import Packing
 from fmtl.tasks import IGNORE_INDEX
+from fmtl.together import collectives
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,6 +24,9 @@ class MultiTaskLoss(nn.Module):
     Of a set it is the sum of the binary cross-entropies of its values, each over the rows where it is known: like a
     single label's it is in nats per image, and where the base rates are all that is known it is at most 1 nat larger
     than that of one label with the same rates.
+
+    Of processes that train together each has its share of the loss, and all shares together are the loss of the whole
+    batch: means are over what is known in it, wherever it lies.
 
     In evaluation mode it is the plain sum of plain cross-entropies, so that losses of runs with other weights
     can be compared; a user's criterion is used in both modes.
@@ -154,9 +158,13 @@ class MultiTaskLoss(nn.Module):
             mass = mass * weights
             of_row = mass.sum(dim=2, keepdim=True)
             mass = (1 - self.label_smoothing) * mass + of_row * smoothing
-        total = mass.sum(dim=(0, 2))
+        total = self._of_all(mass.sum(dim=(0, 2)))
         losses = -(mass * log_probs).sum(dim=(0, 2))
         return losses / torch.where(total > 0, total, 1.0)
+
+    def _of_all(self, amounts: Tensor) -> Tensor:
+        """Of all that train together."""
+        return collectives.summed(amounts) if self.training else amounts
 
     def _of_tasks(self, columns: Tensor) -> Tensor:
         """``(C,)`` to a sum for each task."""
@@ -190,14 +198,15 @@ class MultiTaskLoss(nn.Module):
         if self.log_variances is None:
             return (losses * self.task_weights).sum()
         present = self._present(shares)
-        return ((losses * (-self.log_variances).exp() + self.log_variances / 2) * self.task_weights * present).sum()
+        halves = self.log_variances / 2 / collectives.size()
+        return ((losses * (-self.log_variances).exp() + halves) * self.task_weights * present).sum()
 
     def _present(self, shares: Tensor) -> Tensor:
         """Whether a task has any target, ``(tasks,)``."""
         classes, answers = (mass.sum(dim=(0, 2)) for mass in self.packing.masses(shares))
         columns = classes.new_zeros(len(classes) + len(answers))
         columns = columns.index_copy(0, self.packing.singles, classes).index_copy(0, self.packing.questions, answers)
-        return self._of_tasks(columns) > 0
+        return self._of_tasks(self._of_all(columns)) > 0
 
 
 def class_weights(counts: Tensor, power: float) -> Tensor:

@@ -6,12 +6,13 @@ device inside an epoch that it has to be waited for. N images, T tasks, K classe
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from fmtl import interruption
@@ -19,6 +20,7 @@ from fmtl.errors import Diverged
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Loader, Paced, Watch, unwatched
 from fmtl.model.network import MultiTaskNet
+from fmtl.together import collectives
 from fmtl.training.criterion import MultiTaskLoss
 from fmtl.training.evaluating import Evaluation, evaluate, to_device
 from fmtl.training.optim import Recipe, Updater
@@ -97,16 +99,19 @@ def fit(
     """
     between = between or Between(Position(device))
     position = between.position
+    whole = collectives.averaging(_Whole(net, loss), device)
+    images_in = getattr(train_loader, "images_in", None)
     for epoch in epochs or range(1, recipe.epochs + 1):
         position.begin(epoch, recipe.seed)
         if hasattr(train_loader, "set_epoch"):
             train_loader.set_epoch(epoch)
         paced = Paced(_rest(train_loader, position.num_batches))
         train_loss = train_one_epoch(
-            net, watch(paced, f"epoch {epoch}"), recipe=recipe, updater=updater, loss=loss, device=device,
-            between=replace(between, on_skip=partial(_named, train_loader, between.on_skip)),
+            net, watch(paced, f"epoch {epoch}"), recipe=recipe, updater=updater, loss=loss, device=device, whole=whole,
+            between=replace(between, on_skip=partial(_named, train_loader, between.on_skip)), images_in=images_in,
         )  # fmt: skip
-        images_per_second, data_share = paced.images_per_second, paced.data_share
+        images_per_second, data_share = collectives.total(paced.images_per_second), paced.data_share
+        collectives.spread_buffers(updater.evaluated)
         if not math.isfinite(train_loss):
             raise _diverged(f"epoch {epoch}: the training loss is {train_loss}", updater)
         val = evaluate(
@@ -149,6 +154,17 @@ def _diverged(what: str, updater: Updater) -> Diverged:
     )
 
 
+class _Whole(nn.Module):
+    """Images and targets to what ``MultiTaskLoss`` gives: all that a gradient passes."""
+
+    def __init__(self, net: MultiTaskNet, loss: MultiTaskLoss):
+        super().__init__()
+        self.net, self.loss = net, loss
+
+    def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self.loss(self.net.logits(images), targets)
+
+
 def train_one_epoch(
     net: MultiTaskNet,
     loader: Iterable[Batch],
@@ -158,35 +174,54 @@ def train_one_epoch(
     loss: MultiTaskLoss,
     device: torch.device,
     between: Between | None = None,
+    whole: nn.Module | None = None,
+    images_in: Callable[[int, int], int] | None = None,
 ) -> float:
     """One pass of updates. Returns the mean loss per image of the steps that were taken; nan where none was.
+
+    Args:
+        whole: ``_Whole`` of both, where others train it too.
+        images_in: Of batches [first, last) of this epoch, where others train on shares of them too.
 
     Raises:
         Diverged: Too many steps in a row were not finite.
     """
     net.train()
     loss.train()
+    whole = whole or _Whole(net, loss)
     mix, between = _mixing(recipe), between or Between(Position(device))
     position = between.position
     guard = Guard(net, updater.evaluated, loss, position=position, told=partial(_told, between, updater))
     for group in _groups(loader, recipe.accumulate):
         guard.begin()
         total, of_tasks, num_images = torch.zeros((), device=device), [], 0
-        for given_images, by_task in group:
+        for number, (given_images, by_task) in enumerate(group, 1):
             images, targets = to_device(net, given_images, by_task, device)
             if mix:
                 images, targets = mix(images, net.packing.shares(targets))
-            value, losses = loss(net.logits(images), targets)
-            value.backward()
-            total += value.detach() * len(images)
+            with nullcontext() if number == len(group) else collectives.unaveraged(whole):
+                value, losses = whole(images, targets)
+                (value * collectives.size()).backward()
+            first = position.num_batches + number - 1
+            num = images_in(first, first + 1) if images_in else len(images)
+            total += value.detach() * num
             of_tasks.append(losses.detach())
-            num_images += len(images)
+            num_images += num
+        total, of_tasks = _of_all(total, of_tasks)
         is_finite = updater.step(len(group), total)
         position.stepped(len(group), torch.where(is_finite, total, 0.0))
         guard.judge(is_finite, Trial(group, of_tasks, position.num_batches, num_images))
         between.at_step()
     guard.settle()
     return position.mean_loss
+
+
+def _of_all(total: Tensor, of_tasks: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """A step's losses, of which each that trains has its share."""
+    if collectives.size() == 1:
+        return total, of_tasks
+    summed = collectives.summed(torch.cat([total.unsqueeze(0), *of_tasks]))
+    return summed[0], list(summed[1:].split(len(of_tasks[0])))
 
 
 def _told(between: Between, updater: Updater, step: SkippedStep) -> None:

@@ -2,9 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import length_hint
 
 import numpy as np
@@ -18,6 +18,7 @@ from fmtl.model import decisions
 from fmtl.model.confidence import calibration, temperature
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Tasks
+from fmtl.together import collectives
 from fmtl.training import metrics
 from fmtl.training.criterion import MultiTaskLoss
 
@@ -128,7 +129,8 @@ def evaluate(
     """Losses, confusion counts and probabilities over a loader, in its order.
 
     What is kept of a batch are its probabilities, and the logits of tasks with a criterion of their own, which is
-    called once with all of them.
+    called once with all of them. Of processes that train together each does its share of every batch, and all of them
+    have what one alone would have.
 
     Args:
         choose_thresholds: The network's thresholds of sets become those that are best on these images.
@@ -151,13 +153,25 @@ def evaluate(
             probs[name].add(part)
         for name, parts in own.items():
             parts.append(of_task[name])
-    by_task = net.packing.by_task(all_targets.all())
-    losses = _by_task(net, sums, all_targets.all())
-    losses |= {name: float(loss.criterion(name, torch.cat(parts), by_task[name])) for name, parts in own.items()}
+    together = _in_order(loader)
+    targets, sums = together(all_targets.all()), collectives.summed(sums)
+    by_task = net.packing.by_task(targets)
+    losses = _by_task(net, sums, targets)
+    losses |= {
+        name: float(loss.criterion(name, together(torch.cat(parts)), by_task[name])) for name, parts in own.items()
+    }
     return _summed_up(
-        net, {name: rows.all().cpu().numpy() for name, rows in probs.items()}, by_task, all_predicted.all(), own=own,
+        net, {name: together(rows.all()).cpu().numpy() for name, rows in probs.items()}, by_task,
+        together(all_predicted.all()), own=own,
         choose_thresholds=choose_thresholds, losses=losses,
     )  # fmt: skip
+
+
+def _in_order(loader: Iterable[Batch]) -> Callable[[Tensor], Tensor]:
+    """Rows of this process to rows of all, in the order of one that is alone."""
+    if collectives.size() == 1:
+        return lambda rows: rows
+    return partial(collectives.in_order, positions=loader.positions())  # type: ignore[attr-defined]
 
 
 def _by_task(net: MultiTaskNet, sums: Tensor, targets: Tensor) -> dict[str, float]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fmtl.errors import DataError
+from fmtl.together import collectives
 
 
 class Position:
@@ -39,14 +40,16 @@ class Position:
     def begin(self, epoch: int, seed: int) -> None:
         """Enter an epoch: at its beginning, or where an earlier process left it."""
         self._begin(epoch)
-        torch.manual_seed(seed * 1_000_003 + epoch)
+        torch.manual_seed(
+            seed * 1_000_003 + epoch + (collectives.place().rank << 40)
+        )  # dropout is not the same everywhere
         saved, self._saved = self._saved, None
         if saved is None or saved["epoch"] != epoch:
             return
         self.num_batches, self.num_images = saved["num_batches"], saved["num_images"]
         self.num_skipped, self.in_a_row, self._seconds = saved["num_skipped"], saved["in_a_row"], saved["seconds"]
         self.loss_sum += saved["loss_sum"].to(self.device)
-        set_generators(saved["random"], self.device)
+        set_generators(_own(saved["random"]), self.device)
 
     def stepped(self, num_batches: int, loss_sum: Tensor) -> None:
         """A step was launched.
@@ -87,6 +90,7 @@ class Position:
         return self._seconds + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
+        """As a checkpoint keeps it; all that train together must ask for it."""
         return {
             "epoch": self.epoch,
             "num_batches": self.num_batches,
@@ -95,7 +99,7 @@ class Position:
             "in_a_row": self.in_a_row,
             "loss_sum": self.loss_sum.detach().cpu(),
             "seconds": self.seconds,
-            "random": generators(self.device),
+            "random": _of_all(generators(self.device)),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -109,6 +113,24 @@ def generators(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _of_all(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of all that train together: under the names of the first one, and of the others with their rank."""
+    found = {}
+    for name, state in states.items():
+        for rank, part in enumerate(collectives.gathered(state)):
+            found[f"{name}/{rank}" if rank else name] = part
+    return found
+
+
+def _own(states: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Those of this process; where another number trained together, of the first one alone."""
+    place = collectives.place()
+    if place.is_first:
+        return states
+    own = {name.partition("/")[0]: state for name, state in states.items() if name.endswith(f"/{place.rank}")}
+    return own or generators(torch.device("cpu"))
 
 
 def set_generators(states: Mapping[str, Tensor], device: torch.device) -> None:

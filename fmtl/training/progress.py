@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fmtl.loading.batches import Batch
 from fmtl.loading.pacing import Paced
+from fmtl.together import ranks
 
 T = TypeVar("T")
 Watch = Callable[[Paced, str, str], Iterable[Batch]]  # a loader under a heading, with a note behind
@@ -94,7 +95,8 @@ def bar(*args: Any, **kwargs: Any) -> Any:
     make: Any = tqdm
     if _Line.current is not None:
         return make(*args, **kwargs, leave=False, file=_Line.current, ncols=100, ascii=False)
-    return make(*args, **kwargs, leave=False, disable=None)  # None: unless it is a terminal
+    # None: unless it is a terminal. Of processes that train together the first one shows them.
+    return make(*args, **kwargs, leave=False, disable=None if ranks.here().is_first else True)
 
 
 def time_left(seconds: float) -> str:

@@ -18,6 +18,7 @@ from fmtl.metric_names import BEST_EPOCH, BY_CHOICE, EPOCH, best, calibration_er
 from fmtl.model.confidence import temperature
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import IGNORE_INDEX, Task, Tasks
+from fmtl.together import collectives
 from fmtl.training import engine, evaluating
 from fmtl.training.criterion import MultiTaskLoss
 from fmtl.training.engine import Between
@@ -231,9 +232,11 @@ class Training:
                 raise DataError(
                     "no image has a label of any task, so that no epoch is better than another", where="validation"
                 )
-            row = epoch_metrics(result, self.tasks)
+            row = collectives.hand_out(
+                epoch_metrics(result, self.tasks)
+            )  # on another machine the last digit may differ
             is_best = self.history.add(row)
-            if is_best:
+            if is_best and collectives.place().is_first:
                 self._best_weights = {k: v.detach().to("cpu", copy=True) for k, v in self.evaluated_weights.items()}
             over = self.history.is_over(stage.recipe.patience)
             yield EpochRecord(
@@ -261,7 +264,8 @@ class Training:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What ``Resumed`` needs besides the best weights, as a checkpoint keeps it."""
+        """What ``Resumed`` needs besides the best weights, as a checkpoint keeps it; all that train together must ask
+        for it."""
         if self._updater is None:
             raise AssertionError("no step was taken: there is nothing to go on from")
         position = self._position.state_dict() if self._position.is_within else None
@@ -290,7 +294,9 @@ class Training:
             val: The validation split, for a temperature per task; None to leave confidences as they are.
             groups: Of its images, equal for twins.
         """
-        self.net.load_state_dict(self._best_weights)
+        if collectives.place().is_first:
+            self.net.load_state_dict(self._best_weights)
+        collectives.spread(self.net)
         calibrated = None if val is None or groups is None else self._calibrate(self._evaluated(val, watch), groups)
         since = time.monotonic()
         found = self._evaluated(test, watch).averaged_over(self.tasks)
@@ -302,7 +308,7 @@ class Training:
     def _evaluated(self, loader: Loader, watch: Watch) -> Evaluation:
         return evaluating.evaluate(
             self.net, loader, loss=self.loss, device=self.device,
-            watch=lambda loader, what: interruption.checked(watch(loader, what, "")),
+            watch=lambda loader, what: interruption.checked(watch(loader, what, ""), collectives.check),
         )  # fmt: skip
 
     def _calibrate(self, found: Evaluation, groups: np.ndarray) -> Evaluation:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fmtl.errors import UsageError
 from fmtl.loading.augment import Augmentation
-from fmtl.model import autotune, backbones
+from fmtl.model import autotune, backbones, synchronised
 from fmtl.model.backbones import NetworkPlan
 from fmtl.model.execution import Execution
 from fmtl.model.network import MultiTaskNet
 from fmtl.tasks import Tasks
+from fmtl.together import collectives
 from fmtl.training import criterion
 from fmtl.training.criterion import Criterion, LossPlan, MultiTaskLoss
 from fmtl.training.optim import Recipe
@@ -32,6 +34,7 @@ class TrainPlan:
         frozen_epochs: First epochs in which the heads alone are trained.
         cache_features: Compute features once for those epochs.
         choose_by: See ``Training``.
+        sync_batchnorm: Of processes that train together, normalise over the images of all.
     """
 
     network: NetworkPlan
@@ -44,6 +47,7 @@ class TrainPlan:
     frozen_epochs: int = 0
     cache_features: bool = True
     choose_by: str = "loss"
+    sync_batchnorm: bool = False
 
     def stage_recipe(self, *, frozen: bool) -> Recipe:
         """The recipe of the frozen epochs, or of those that train the backbone too.
@@ -85,6 +89,8 @@ def set_up(
 ) -> Setup:
     """Build the network, find out how it runs here, and build the loss.
 
+    Of processes that train together, the batch is what all of them have of it.
+
     Args:
         num_images: In the training split.
         counts: Training images of each class by task name, ``(K,)``, or of a set with and without each value,
@@ -92,16 +98,23 @@ def set_up(
         criterions: See ``MultiTaskLoss``.
 
     Raises:
+        UsageError: The batch is too small for all processes.
         UsageError, DataError, EnvironmentFault: As ``backbones.build`` and ``autotune.fastest``.
     """
+    num = collectives.size()
+    if plan.batch_size < 2 * num:
+        raise UsageError(f"batch_size: {plan.batch_size} images are too few for {num} processes; each needs 2 at least")
     net = backbones.from_plan(plan.network, tasks.num_classes, tasks.sets)
     net.start_at_base_rates(counts)
     execution = autotune.choose_execution(
-        net, device, plan.ways, backbone=plan.network.backbone, px=plan.network.px, batch_size=plan.batch_size
+        net, device, plan.ways, backbone=plan.network.backbone, px=plan.network.px, batch_size=plan.batch_size // num
     )
     batch_size = plan.batch_size
     if plan.find_batch_size:
-        batch_size = autotune.choose_batch_size(net, device, execution, px=plan.network.px, num_images=num_images)
+        of_each = autotune.choose_batch_size(net, device, execution, px=plan.network.px, num_images=num_images // num)
+        batch_size = collectives.least(of_each) * num
     net.run_on(device, execution)
+    if plan.sync_batchnorm and num > 1:
+        synchronised.synchronise(net, device)
     loss = criterion.from_plan(plan.loss, tasks.num_classes, tasks.sets, counts=counts, criterions=criterions)
     return Setup(plan=plan, tasks=tasks, device=device, net=net, loss=loss, execution=execution, batch_size=batch_size)

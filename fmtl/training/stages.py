@@ -16,6 +16,7 @@ from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos, Source
 from fmtl.model import feature_cache
 from fmtl.model.network import MultiTaskNet
+from fmtl.together import collectives
 from fmtl.training.criterion import answer_counts
 from fmtl.training.optim import Recipe
 from fmtl.training.progress import watch_batches
@@ -107,6 +108,7 @@ class DatasetStages:
             seed=self.setup.plan.recipe.seed,
             prefetch=self.setup.device.type == "cuda" and isinstance(source, Photos) and not drawn,
             names=self._names,
+            place=collectives.place(),
         )
 
     @cached_property

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmtl.commands.choosing import inherited
+from fmtl.commands.training import calling
 from fmtl.dataset.freshness import check_sources
 from fmtl.dataset.prepared import PreparedDataset, open_dataset
 from fmtl.dataset.splits import SPLITS
@@ -16,6 +17,7 @@ from fmtl.model import backbones
 from fmtl.model.backbones import InputSpec
 from fmtl.settings.train import TrainSettings
 from fmtl.tasks import IGNORE_INDEX
+from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.setup import Setup, TrainPlan, set_up
 from fmtl.training.stages import DatasetStages, counts_of
 
@@ -59,10 +61,13 @@ def _plan(settings: TrainSettings, spec: InputSpec | None) -> tuple[PreparedData
     return dataset, spec, settings.resolve(dataset.tasks.names, px=side(settings, dataset, spec.px))
 
 
-def prepare(settings: TrainSettings, *, spec: InputSpec | None = None, quietly: bool = False) -> Work:
+def prepare(
+    settings: TrainSettings, *, spec: InputSpec | None = None, last: Checkpoint | None = None, quietly: bool = False
+) -> Work:
     """Build and check all of it.
 
     Args:
+        last: What it goes on from, for processes that train together: the others are called to work here.
         quietly: It is not what will be trained, and nothing is said of it.
         spec: What the network has been trained to see, where it goes on from a checkpoint.
     """
@@ -70,6 +75,9 @@ def prepare(settings: TrainSettings, *, spec: InputSpec | None = None, quietly: 
     earlier, settings = inherited.find(settings.with_mode())
     dataset, spec, plan = _plan(settings, earlier.input_spec if earlier else spec)
     px = plan.network.px
+    if not quietly:
+        calling.call(settings.model_copy(update={"weights": "none", "px": px}), spec, last)
+        calling.same(dataset.digest, dataset.folder)
     if device.type == "cuda":
         resident_pixels(dataset, device)  # before a batch size is tried, which may take of what they leave
     counts = counts_of(dataset) if settings.class_weights or dataset.tasks.sets else {}
