@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -22,8 +23,8 @@ from fmtl.errors import EnvironmentFault, FmtlError, RankFailed, Terminated
 from fmtl.together.ranks import ALONE, Place
 
 PATIENCE = timedelta(hours=1)  # for a rank that is busy with something else; one that is gone is noticed at once
-LAST_WORDS_SECONDS = 20.0  # that a rank which fails waits for the first one to hear why
-_ERROR, _HEARD, _WORK = "error", "heard", "work"
+LAST_WORDS_SECONDS = 20.0  # that a rank which fails waits for the first one to hear why, and that one for all to go
+_HERE, _INVITED, _GONE, _ERROR, _HEARD, _WORK = "here", "invited", "gone", "error", "heard", "work"
 
 
 class _Joined:
@@ -49,16 +50,16 @@ def joined(place: Place, device: torch.device) -> Iterator[None]:
         EnvironmentFault: Another one was lost.
     """
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = distributed.PrefixStore(_met(store, place), store)
     _Joined.place, _Joined.num_works, _Joined.at_work = place, 0, False
-    _Joined.store = distributed.PrefixStore("fmtl", store)
+    _Joined.store = distributed.PrefixStore("said", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(
         backend, store=distributed.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
     )
     try:
         yield
-        if place.is_first:
-            _put_work(b"")
+        _part(place)
     except (KeyboardInterrupt, Terminated):
         raise
     except Exception as error:
@@ -70,6 +71,52 @@ def joined(place: Place, device: torch.device) -> Iterator[None]:
         if distributed.is_initialized():
             distributed.destroy_process_group()
         _Joined.place, _Joined.store, _Joined.at_work = ALONE, None, False
+
+
+def _met(store: distributed.Store, place: Place) -> str:
+    """A name for this meeting of all ranks, which none before it had.
+
+    torchrun may give the same store to the processes that it starts again, with all that the earlier ones wrote, and
+    its count of restarts is not the same on every machine. So each rank writes a word that is new, and the first one
+    invites those whose words it has read, until all of them have accepted the same invitation.
+    """
+    mine, until, invited = uuid.uuid4().hex, time.monotonic() + PATIENCE.total_seconds(), None
+    store.set(f"{_HERE}/{place.rank}", mine)
+    ranks = range(place.size)
+    while time.monotonic() < until:
+        if place.is_first:
+            keys = [f"{_HERE}/{rank}" for rank in ranks]
+            if store.check(keys):
+                words = [store.get(key).decode() for key in keys]
+                if invited is None or invited["words"] != words:
+                    invited = {"name": uuid.uuid4().hex, "words": words}
+                    store.set(_INVITED, json.dumps(invited))
+        elif store.check([_INVITED]):
+            invited = json.loads(store.get(_INVITED))
+        if invited and invited["words"][place.rank : place.rank + 1] == [mine]:
+            name = invited["name"]
+            store.set(f"{name}/{place.rank}", "yes")
+            if store.check([f"{name}/{rank}" for rank in ranks]):
+                return name
+        time.sleep(0.02)
+    raise EnvironmentFault(f"after {PATIENCE} not all of the {place.size} processes are there")
+
+
+def _part(place: Place) -> None:
+    """All is done: the first rank, whose store it may be, is the last to go."""
+    store = _Joined.store
+    assert store is not None
+    if not place.is_first:
+        store.set(f"{_GONE}/{place.rank}", "yes")
+        return
+    _put_work(b"")
+    _wait(store, [f"{_GONE}/{rank}" for rank in range(1, place.size)])
+
+
+def _wait(store: distributed.Store, keys: list[str]) -> None:
+    until = time.monotonic() + LAST_WORDS_SECONDS
+    while time.monotonic() < until and not store.check(keys):
+        time.sleep(0.05)
 
 
 def _leave(error: Exception) -> None:
@@ -90,9 +137,7 @@ def _leave(error: Exception) -> None:
     if store.compare_set(_ERROR, "", mine).decode() != mine:
         raise SystemExit(said["exit_code"]) from error
     distributed.destroy_process_group()
-    until = time.monotonic() + LAST_WORDS_SECONDS
-    while time.monotonic() < until and not store.check([_HEARD]):
-        time.sleep(0.1)
+    _wait(store, [_HEARD])
 
 
 @contextlib.contextmanager
@@ -107,8 +152,8 @@ def named_failures() -> Iterator[None]:
             raise told from error
         if num > 1 and is_lost(error):
             raise EnvironmentFault(
-                f"one of the {num} processes that train together is gone ({str(error).splitlines()[0][:200]}); "
-                "what it said last stands above or in torchrun's --log-dir"
+                f"one of the {num} processes that train together is gone; what it said last stands above, or under "
+                "torchrun's --log-dir"
             ) from error
         raise
 

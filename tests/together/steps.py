@@ -1,4 +1,4 @@
-"""Ten steps on a prepared dataset and an evaluation, in as many processes as torchrun starts; what came of it to a file.
+"""Ten steps on a prepared dataset and an evaluation, in as many processes as torchrun starts.
 
 torchrun --nproc-per-node 2 steps.py DATA BACKBONE OUT.json [SETTING=VALUE ...]
 """
@@ -31,7 +31,8 @@ def main(data: str, backbone: str, out: str, *more: str) -> None:
              "channels_last": False, "epochs": 3, "device": "cpu"}  # fmt: skip
     settings = TrainSettings.model_validate(asked | dict(pair.split("=") for pair in more))
     if place.size == 1:
-        return train(settings, Path(out))
+        train(settings, Path(out))
+        return
     with collectives.joined(place, torch.device("cpu")):
         if place.is_first:
             train(settings, Path(out))

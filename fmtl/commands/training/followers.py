@@ -50,7 +50,7 @@ def together(settings: TrainSettings) -> Iterator[bool]:
 def _follow(own: TrainSettings) -> None:
     """Train what the first process trains, until it has no more."""
     while (call := calling.called()) is not None:
-        given = call.settings | {name: getattr(own, name) for name in OWN}
+        given = call.settings | {name: getattr(own, name) for name in OWN if name in own.model_fields_set}
         work = prepare(TrainSettings.model_validate(given), spec=call.spec)
         training = beginning.begun(work, call.last, None)
         keeper = Keeper(None, training, more={}) if work.settings.save_checkpoints else None
