@@ -174,9 +174,9 @@ def prepare(*variants: schema.PrepareSettings) -> None:
     """Turn a product table and its photos into a prepared dataset."""
     if len(variants) > 1:
         raise UsageError(f"config: one dataset is prepared at a time, and {len(variants)} variants are given")
-    from fmtl.commands.prepare import prepare
+    from fmtl.commands.prepare import prepare, prepare_part
 
-    prepare(*variants)
+    (prepare_part if variants[0].part else prepare)(*variants)
 
 
 @command(schema.FetchSettings)
@@ -244,6 +244,14 @@ def predict(settings: schema.PredictSettings) -> None:
     from fmtl.commands.predict import predict
 
     predict(settings)
+
+
+@command(schema.JoinSettings)
+def join(settings: schema.JoinSettings) -> None:
+    """Make one of the parts that several machines prepared or predicted: to the byte what one machine makes."""
+    from fmtl.commands.join import join
+
+    join(settings)
 
 
 @command(schema.SyncSettings)

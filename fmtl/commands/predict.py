@@ -13,7 +13,7 @@ from fmtl import machine
 from fmtl.catalogue.reading import fingerprint
 from fmtl.catalogue.reasons import Reason
 from fmtl.commands.choosing import models
-from fmtl.commands.labelling import filling
+from fmtl.commands.labelling import filling, joining
 from fmtl.commands.labelling.listing import Listing, list_photos
 from fmtl.commands.labelling.predictions import Predictions
 from fmtl.errors import DataError
@@ -49,16 +49,17 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         if settings.fill:
             filling.columns_of(model.tasks, listing.table)
         names = _column_names(model, settings)
-        own = listing.own_columns(["image", *names.values()]) if settings.keep_columns else None
         numbers = [name for name in names.values() if name.endswith("/confidence")]
         flags = [name for column, name in names.items() if column.endswith(f"/{ACCEPTED}")]
         lists = [names[task.slug] for task in model.tasks if task.is_set]
         key = _key(settings, model_hash, listing)
+        listing, at = joining.share(listing, key, settings.part, settings.batch_size)
+        own = listing.own_columns(["image", *names.values()]) if settings.keep_columns else None
         rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers, flags=flags, lists=lists)
         there = rows.begin(resume=settings.resume)
         try:
             with machine.memory_kept():
-                _label(model, listing, rows, there, settings, names, own)
+                _label(model, listing, rows, there, settings, names, own, at)
         except BaseException:
             log.warning("the rows so far are kept in %s; --resume true goes on with them", rows.part)
             raise
@@ -79,13 +80,21 @@ def _label(
     settings: PredictSettings,
     names: Mapping[str, str],
     own: pd.DataFrame | None,
+    at: pd.DataFrame | None,
 ) -> None:
-    """Label the photos after those that are there, a batch at a time."""
+    """Label the photos after those that are there, a batch at a time.
+
+    Args:
+        own: The table's own columns, to stand behind.
+        at: Where rows of a part belong in the whole, to stand before.
+    """
     photos = listing.photos[there:]
     with tqdm(total=len(listing.photos), initial=there, desc="predict", unit=" images", disable=None) as bar:
         for part in model.predict_batches(photos, top_k=settings.top_k, batch_size=settings.batch_size):
             part = part.rename(columns=names)
             part.insert(0, "image", listing.names[there : there + len(part)])
+            if at is not None:
+                part = pd.concat([at.iloc[there : there + len(part)].set_axis(part.index), part], axis=1)
             if own is not None:
                 part = pd.concat([part, own.iloc[there : there + len(part)].set_axis(part.index)], axis=1)
             rows.append(part)
@@ -105,7 +114,7 @@ def _key(settings: PredictSettings, model: str, listing: Listing) -> dict[str, o
     """What decides the rows."""
     photos = hashlib.sha256("\0".join(listing.names).encode("utf-8", "surrogateescape")).hexdigest()
     read = {"missing", "not_applicable"} if settings.keep_columns else set()
-    chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns"} | read, mode="json")
+    chosen = settings.model_dump(include={"top_k", "precision", "names", "keep_columns", "part"} | read, mode="json")
     table = fingerprint(listing.source) if listing.source and settings.keep_columns else None
     return {"model": model, "list of photos": photos, "table": table} | chosen
 

@@ -35,10 +35,12 @@ from fmtl.dataset.prepared import (
     seal,
     shard_name,
 )
-from fmtl.dataset.previous import Previous, Splits
+from fmtl.dataset.reuse import parts
+from fmtl.dataset.reuse.parts import Joined, Part
+from fmtl.dataset.reuse.previous import Previous, Splits
 from fmtl.dataset.shards import Source
 from fmtl.dataset.splits import assign
-from fmtl.errors import located
+from fmtl.errors import DataError, located
 from fmtl.storage import durable, tables
 
 log = logging.getLogger(__name__)
@@ -47,13 +49,14 @@ SPLIT_OPTIONS = ("val_fraction", "test_fraction", "seed", "split_col")
 Page = Callable[[PreparedDataset, pd.DataFrame, pd.DataFrame], str]  # of dataset, twins and rejects
 
 
-def build(plan: PreparePlan, *, page: Page) -> tuple[PreparedDataset, list[str]]:
+def build(plan: PreparePlan, *, page: Page, parts_at: Sequence[Path] = ()) -> tuple[PreparedDataset, list[str]]:
     """Read, decode, split, publish. Returns the dataset, and what was not done again.
 
     Safe to interrupt (what was decoded is kept for the next try) and to run twice at once (one waits).
 
     Args:
         page: Draws ``report.html``.
+        parts_at: Folders of parts, whose images are taken over.
 
     Raises:
         DataError: The table or the image folder can't be used, or too many rows are rejected.
@@ -66,7 +69,10 @@ def build(plan: PreparePlan, *, page: Page) -> tuple[PreparedDataset, list[str]]
         durable.recover(out, mark=MANIFEST)
         work = durable.beside(out, "partial")
         source, finders = places.source(plan, out), places.finders(plan)
-        previous = Previous(out, plan.decoding, take_pixels=plan.reuse)
+        if parts_at:
+            previous: Previous = Joined(out, plan.decoding, [Part(folder, plan.decoding) for folder in parts_at])
+        else:
+            previous = Previous(out, plan.decoding, take_pixels=plan.reuse)
         if not plan.reuse:
             shutil.rmtree(work, ignore_errors=True)
         if _unchanged(previous, source, plan, finders):
@@ -98,15 +104,7 @@ def _without_cycle_collection() -> Iterator[None]:
 def _build(
     plan: PreparePlan, finders: Sequence[Finder], work: Path, previous: Previous, source: dict[str, Any], page: Page
 ) -> tuple[PreparedDataset, int]:
-    catalogue, columns = places.read_tables(plan, finders)
-    with located(plan.table):
-        draft = steps.begin(catalogue, columns, plan)
-    if plan.limit:
-        draft = steps.take(draft, plan.limit, also=columns.groups.values(), seed=plan.seed)
-    finder = best_finder(finders, draft.table["path"].tolist())
-    problems: Mapping[int, tuple[Reason, str]] = {}
-    if not catalogue.cells:
-        draft, problems = steps.find_photos(draft, finder)
+    catalogue, columns, draft, finder, problems = _begin(plan, finders)
     source["images_path"] = previous.images_path = places.images_path(finder.folder.root, Path(plan.out))
     decoded = decode.decode_all(
         _sources(draft, catalogue, finder.folder, plan.checksum_col),
@@ -130,6 +128,78 @@ def _build(
         draft = steps.make_classes(draft, named=bool(plan.label_cols or plan.preset))
     draft = _split(draft, catalogue, columns, plan, previous, source)
     return _write(draft, decoded, plan, num_read, previous, source, page), decoded.taken_over
+
+
+def _begin(
+    plan: PreparePlan, finders: Sequence[Finder]
+) -> tuple[Catalogue, Columns, Draft, Finder, Mapping[int, tuple[Reason, str]]]:
+    """The rows that are worth decoding, where their photos are, and why some are not there."""
+    catalogue, columns = places.read_tables(plan, finders)
+    with located(plan.table):
+        draft = steps.begin(catalogue, columns, plan)
+    if plan.limit:
+        draft = steps.take(draft, plan.limit, also=columns.groups.values(), seed=plan.seed)
+    finder = best_finder(finders, draft.table["path"].tolist())
+    problems: Mapping[int, tuple[Reason, str]] = {}
+    if not catalogue.cells:
+        draft, problems = steps.find_photos(draft, finder)
+    return catalogue, columns, draft, finder, problems
+
+
+def build_part(plan: PreparePlan) -> str:
+    """Decode the images of one part of the table's rows, for ``join``. Returns what it did, in a line.
+
+    Raises:
+        DataError, UsageError, EnvironmentFault: As ``build``.
+    """
+    assert plan.part
+    out, part = Path(plan.out), parts.as_numbers(plan.part)
+    places.check_part(out, table=plan.table, images=plan.images)
+    with durable.locked(out):
+        durable.recover(out, mark=parts.MARK)
+        work, source = durable.beside(out, "partial"), places.source(plan, out)
+        again = plan.reuse and parts.is_part(out)
+        catalogue, _, draft, finder, _ = _begin(plan, places.finders(plan))
+        rows = [parts.is_of(row_id, part) for row_id in draft.table["id"]]
+        source["images_path"] = places.images_path(finder.folder.root, out)
+        decoded = decode.decode_all(
+            _sources(replace(draft, table=draft.table[rows]), catalogue, finder.folder, plan.checksum_col),
+            folder=finder.folder,
+            decoding=plan.decoding,
+            work=work,
+            previous=Part(out, plan.decoding) if again else Previous(out, {}, take_pixels=False),
+            num_workers=plan.workers,
+        )
+        with durable.publishing(out, mark=parts.MARK) as folder:
+            parts.write(
+                folder, part=plan.part, images=decoded.table(), shards=list(decoded.shards.values()), rows=sum(rows),
+                image=plan.decoding, source=source, plan=plan.remembered(),
+                places=places.as_given(plan),
+            )  # fmt: skip
+        shutil.rmtree(work, ignore_errors=True)
+    failed = sum(bool(result.reason) for result in decoded.results)
+    told = f", {failed} of them unusable" if failed else ""
+    return f"part {plan.part}: {sum(rows)} of {len(rows)} rows, {len(decoded.sources)} images{told}"
+
+
+def join(
+    folders: Sequence[Path], out: str, *, plan_of: Callable[[Mapping[str, Any]], PreparePlan], page: Page
+) -> PreparedDataset:
+    """The dataset of which all parts are there: to the byte what ``build`` makes of the whole table.
+
+    Args:
+        plan_of: From what a part remembers of it to a plan.
+
+    Raises:
+        DataError, UsageError: A part is missing, damaged, or of another table or other settings.
+    """
+    said = parts.check_all(folders)
+    plan = plan_of(said["plan"] | said["places"] | {"out": out})
+    now = places.source(plan, Path(out))
+    for name, value in now.items():
+        if name.endswith("sha256") and said["source"].get(name) != value:
+            raise DataError(f"the table {plan.table} has changed since its parts were prepared; prepare them again")
+    return build(plan, page=page, parts_at=folders)[0]
 
 
 def _split(

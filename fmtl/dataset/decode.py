@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from fmtl.catalogue.photos.folder import ImageFolder
 from fmtl.dataset import shards
 from fmtl.dataset.pixel_store import PixelStore
-from fmtl.dataset.previous import Previous, may_change
+from fmtl.dataset.reuse.previous import Previous, may_change
 from fmtl.dataset.shards import Finished, Job, Result, Source
 from fmtl.dataset.workers import make_shards
 from fmtl.machine import num_cpus

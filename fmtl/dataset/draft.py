@@ -15,7 +15,15 @@ from fmtl.catalogue.values.applicability import Applicability
 from fmtl.dataset import shards
 from fmtl.tasks import Tasks
 
-PLACES = ("table", "test_table", "images", "out", "reuse", "workers")  # what leaves a dataset's content as it is
+PLACES = (
+    "table",
+    "test_table",
+    "images",
+    "out",
+    "reuse",
+    "workers",
+    "part",
+)  # what leaves a dataset's content as it is
 Fractions = tuple[float, float, float]  # of train, val and test
 SHOWN = 8  # names listed in a note
 
@@ -50,6 +58,7 @@ class PreparePlan:
     split_col: str | None
     checksum_col: str | None
     limit: int | None
+    part: str | None
     out: str
     reuse: bool
     workers: int | None

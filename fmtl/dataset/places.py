@@ -26,6 +26,7 @@ from fmtl.dataset.prepared import (
     is_dataset,
     read_manifest,
 )
+from fmtl.dataset.reuse import parts
 from fmtl.errors import DataError, UsageError, located
 from fmtl.storage import durable
 from fmtl.storage.cache import recall
@@ -54,6 +55,21 @@ def check_out(out: Path, *, table: str, images: str | None) -> None:
         strange = [name for name in _visible(out) if name not in ours]
         if strange:
             raise UsageError(f"out: {out} also holds {', '.join(strange[:5])}, which would be lost; move it elsewhere")
+
+
+def check_part(out: Path, *, table: str, images: str | None) -> None:
+    """``check_out`` for a part of a dataset."""
+    if out.exists() and not parts.is_part(out) and _visible(out):
+        raise UsageError(f"out: {out} holds something else than a part; choose another folder")
+    for name, source in (("table", table), ("images", images)):
+        if source and Path(source).resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"out: {out} holds {name} {source} and would be replaced; choose another folder")
+
+
+def as_given(plan: PreparePlan) -> dict[str, Any]:
+    """Tables and image folder of a plan, where any process finds them."""
+    named = {name: getattr(plan, name) for name in ("table", "test_table", "images")}
+    return {name: str(Path(value).resolve()) if value else None for name, value in named.items()}
 
 
 def _visible(folder: Path) -> list[str]:

@@ -29,6 +29,7 @@ from fmtl.tasks import DOES_NOT_APPLY, IGNORE_INDEX, Task, Tasks
 FORMAT, VERSION = "fmtl-dataset", 3
 READABLE = (2, VERSION)  # 2: an image per row, shards by number
 MANIFEST, TABLE, IMAGES = "manifest.json", "table.parquet", "images.parquet"
+PART = "part.json"  # of a part of a dataset, in place of a manifest
 REJECTS, DUPLICATES, REPORT = "rejects.csv", "duplicates.csv", "report.html"
 CONTRADICTIONS = "contradictions.csv"  # only where an attribute does not apply to every product
 _FIELDS = {"format": str, "version": int, "digest": str, "tasks": list, "image": dict, "files": dict}
@@ -186,6 +187,8 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
     """
     folder = Path(folder)
     path = folder / MANIFEST
+    if (folder / PART).is_file():
+        raise DataError(f"{folder}: a part of a dataset; fmtl join makes one dataset of all parts")
     if not path.is_file():
         raise DataError(f"{folder}: no prepared dataset there (no {MANIFEST}); run 'fmtl prepare' with out={folder}")
     manifest = read_manifest(path)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 P = TypeVar("P")
 
+MOST_PARTS = 1_000
 UNITS = {"h": 3600, "min": 60, "m": 60, "s": 1, "": 1}  # in seconds
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(h|min|m|s|$)")
 
@@ -39,6 +40,13 @@ def _not_reserved(alias: str) -> str:
     if alias == "latest" or re.fullmatch(r"[vV]\d+", alias):
         raise ValueError("a name that MLflow does not reserve (it has 'latest' and 'v1', 'v2', ...)")
     return alias
+
+
+def _as_part(text: str) -> str:
+    number, slash, num = text.partition("/")
+    if not (slash and number.isdecimal() and num.isdecimal() and 1 <= int(number) <= int(num) <= MOST_PARTS):
+        raise ValueError(f"a part such as 2/4, of {MOST_PARTS} at most")
+    return f"{int(number)}/{int(num)}"
 
 
 def _in_seconds(value: Any) -> Any:
@@ -154,6 +162,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Px = Annotated[int, Field(ge=16, le=2048)]
 ModelName = Annotated[str, Field(max_length=250), AfterValidator(_as_mlflow_allows)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Part = Annotated[str, AfterValidator(_as_part)]  # of several machines' work
 Seconds = Annotated[float, BeforeValidator(_in_seconds), Field(gt=0, le=30 * 24 * 3600)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 

@@ -18,6 +18,7 @@ from fmtl.settings.fields import (
     Margin,
     ModelName,
     Names,
+    Part,
     Place,
     Px,
     Rules,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CleanSettings", "CompareSettings", "DoctorSettings", "EvaluateSettings", "FetchSettings", "HistorySettings",
-    "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings", "Settings",
-    "SyncSettings", "TrainSettings",
+    "JoinSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings",
+    "Settings", "SyncSettings", "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
@@ -80,6 +81,9 @@ class PrepareSettings(Settings):
     group_near_duplicates: bool = Field(False, description="Images that look the same stay in one split.")
     split_col: str | None = Field(None, description="Column of train, val, test; none: drawn [default: found].")
     checksum_col: str | None = Field(None, description="Column of md5, sha1 or sha256 that an image file must have.")
+    part: Part | None = Field(
+        None, description="A share of the rows, such as 2/4, decoded for fmtl join; out is the folder of the part."
+    )
     limit: int | None = Field(None, ge=1, description="About so many rows, each class in its share, for a first try.")
     out: Place = Field("data/prepared", description="Folder of the prepared dataset.")
     reuse: bool = Field(True, description="Images in the dataset at out that have not changed are not decoded again.")
@@ -226,6 +230,9 @@ class PredictSettings(Settings):
     out: Place = Field(
         "predictions.csv", pattern=r"\.(csv|parquet|xlsx)$", description="Predictions, .csv, .parquet or .xlsx."
     )
+    part: Part | None = Field(
+        None, description="A share of the photos, such as 2/4, in whole batches; fmtl join makes one table of all."
+    )
     resume: bool = Field(False, description="Go on with the rows of an interrupted run.")
     top_k: int = Field(1, ge=1, le=500, description="Labels per task.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Images per step.")
@@ -242,12 +249,21 @@ class PredictSettings(Settings):
         _check_spellings(self.missing, self.not_applicable)
         if not (self.images or self.table):
             raise ValueError("images, table: give one of them")
+        if self.part and (self.fill or self.out.endswith(".xlsx")):
+            raise ValueError("part: fill and .xlsx are for whole tables; join the parts first, as .csv or .parquet")
         read = {Path(place).resolve() for place in (self.images, self.table) if place}
         written = [Path(place).resolve() for place in (self.out, self.fill, self.disagreements) if place]
         if len({*written}) < len(written) or read & {*written}:
             told = f"the table, each other or {DISAGREEMENTS} would be overwritten"
             raise ValueError(f"out, fill: expected files of their own; {told}")
         return self
+
+
+class JoinSettings(Settings):
+    """Settings of ``join``."""
+
+    parts: Names = Field(min_length=1, description="Folders of prepare --part, or files of predict --part; comma list.")
+    out: Place = Field(description="The prepared dataset's folder, or the file of predictions.")
 
 
 class SyncSettings(Settings):

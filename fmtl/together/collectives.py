@@ -94,7 +94,7 @@ def _met(store: distributed.Store, place: Place) -> str:
         elif store.check([_INVITED]):
             invited = json.loads(store.get(_INVITED))
         if invited and invited["words"][place.rank : place.rank + 1] == [mine]:
-            name = invited["name"]
+            name = str(invited["name"])
             store.set(f"{name}/{place.rank}", "yes")
             if store.check([f"{name}/{rank}" for rank in ranks]):
                 return name

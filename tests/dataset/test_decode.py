@@ -9,7 +9,7 @@ from fmtl.dataset import shards
 from fmtl.dataset.decode import decode_all
 from fmtl.dataset.freshness import scan
 from fmtl.dataset.pixels import images
-from fmtl.dataset.previous import Previous
+from fmtl.dataset.reuse.previous import Previous
 from fmtl.settings.schema import PrepareSettings
 
 NAMES = tuple(f"{i}.png" for i in range(1, 13))  # 16 x 20 pixels each: neither square nor alike

@@ -195,7 +195,8 @@ class Host:
         inside = ["ip", "netns", "exec", self.name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
                   "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29511",
                   "--rdzv-id", "season-7", "--max-restarts", "3", "--monitor-interval", "0.1",
-                  "--local-addr", self.address, "--rdzv-conf", f"is_host={int(self.name == 'fmtl-a')}", *command]  # fmt: skip
+                  "--local-addr", self.address,
+                  "--rdzv-conf", f"is_host={int(self.name == 'fmtl-a')}", *command]  # fmt: skip
         environment = os.environ | {
             "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": self.cable,
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **more,

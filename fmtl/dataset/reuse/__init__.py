@@ -1,0 +1,1 @@
+"""What was decoded before, or elsewhere, and need not be decoded again."""
