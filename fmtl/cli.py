@@ -15,7 +15,7 @@ import click
 
 from fmtl import __version__, interruption, machine
 from fmtl.errors import EnvironmentFault, FmtlError, Terminated, UsageError, neutral, redacted
-from fmtl.settings import reading, schema, wording
+from fmtl.settings import reading, schema, space, wording
 from fmtl.settings.fields import Settings
 from fmtl.settings.reading import Given
 from fmtl.settings.train import is_model_address
@@ -41,14 +41,26 @@ def cli() -> None:
     """Train, compare and serve product-attribute classifiers, recorded by MLflow."""
 
 
-def command(kind: type[Settings], *, takes_config: bool = False) -> Callable:
-    """Register a function of settings as a command with an option per setting."""
+Read = Callable[[Path, dict[str, Given]], tuple]  # a file and options to what a command's function takes
+
+
+def command(kind: type[Settings], *, takes_config: bool = False, read: Read | None = None) -> Callable:
+    """Register a function of settings as a command with an option per setting.
+
+    Args:
+        read: Of a command whose file is more than settings.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
         def callback(debug: bool, quiet: bool, verbose: bool, config: str | None = None, **values: str | None) -> None:
             _listen(quiet, verbose)
             given = {k: Given(v, option_name(k)) for k, v in values.items() if v is not None}
-            function(*_settings(kind, given, config))
+            if read is None:
+                function(*_settings(kind, given, config))
+                return
+            if config is None:
+                raise UsageError("config: required, not given")
+            function(*read(Path(config), given), Path(config))
 
         options: list[click.Parameter] = [_option(kind, name) for name in kind.model_fields]
         if takes_config:
@@ -194,6 +206,15 @@ def train(*variants: schema.TrainSettings) -> None:
     from fmtl.commands.train import train_variants
 
     train_variants(variants, since=click.get_current_context().obj)
+
+
+@command(schema.SweepSettings, takes_config=True, read=space.read)
+def sweep(settings: schema.SweepSettings, varied: space.Space, config: Path) -> None:
+    """Train many settings from one file: a grid, seeds, or a search. Start it on many machines to share the work."""
+    _say_first(f"sweep: {config}")
+    from fmtl.commands.sweep import sweep
+
+    sweep(settings, varied, config)
 
 
 @command(schema.CompareSettings)

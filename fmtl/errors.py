@@ -7,6 +7,7 @@
     │   └── Diverged                  training left the finite numbers: a setting was too bold
     ├── DataError            exit 3   a table, image, prepared dataset, checkpoint or run that can't be used
     ├── EnvironmentFault     exit 4   disk, memory, server, or weights that can't be fetched
+    ├── EndedEarly                    a trial that falls behind, of a sweep
     ├── Refused              exit 5   a model that is not good enough for what was asked
     └── RankFailed           its own  another of the processes that train together failed
     Terminated               exit 143 SIGTERM, raised where the main thread stands
@@ -77,6 +78,12 @@ class Refused(FmtlError):
     """A model is not good enough to be registered, by rules that its owner set."""
 
     exit_code = 5
+
+
+class EndedEarly(FmtlError):
+    """A training that its sweep has no more use for."""
+
+    outcome, status = "ended early", "KILLED"
 
 
 class RankFailed(FmtlError):

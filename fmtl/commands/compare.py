@@ -24,7 +24,7 @@ from fmtl.tracking.store import RunRecord
 def compare(settings: CompareSettings) -> Leaderboard:
     """Run the whole command; prints the table, writes the files, and records one MLflow run."""
     doctor.mend_dead()
-    found = find(experiment=settings.experiment, data=_digest(settings.data))
+    found = find(experiment=settings.experiment, data=_digest(settings.data), parent=settings.sweep)
     board = rank_runs(found.records, metric=settings.metric)
     refused = None
     with open_run("compare", name="compare", experiment=settings.experiment) as run:

@@ -4,8 +4,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from fmtl.tracking.run import open_run
 from fmtl.training import checkpoints
 from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.progress import watch, watch_folds
-from fmtl.training.run import TrainResult
+from fmtl.training.run import EpochRecord, TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,19 @@ NOT_LOGGED = (
 )  # of where a run lies, not of what it is
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to hear of a training.
+
+    Attributes:
+        begun: Called with the run's id.
+        epoch: Called with each epoch, when it is kept; what it raises ends the training.
+    """
+
+    begun: Callable[[str], object]
+    epoch: Callable[[EpochRecord], None]
+
+
 def train(settings: TrainSettings, *, since: float | None = None) -> str:
     """Run the whole command. Returns the run's id: of its folder where no store has it yet.
 
@@ -62,11 +75,14 @@ def train(settings: TrainSettings, *, since: float | None = None) -> str:
     return train_whole(settings, since=since)[0]
 
 
-def train_whole(settings: TrainSettings, *, since: float | None = None, number: int = 1) -> tuple[str, RunFolder]:
+def train_whole(
+    settings: TrainSettings, *, since: float | None = None, number: int = 1, listener: Listener | None = None
+) -> tuple[str, RunFolder]:
     """``train``, which also returns the run's folder.
 
     Args:
         number: Of the variant.
+        listener: See there.
     """
     since = time.monotonic() if since is None else since
     durable.sweep()
@@ -74,10 +90,10 @@ def train_whole(settings: TrainSettings, *, since: float | None = None, number: 
         doctor.mend_dead()
     with machine.memory_kept():
         if settings.resume:
-            return _resume(settings.resume, settings, number)
+            return _resume(settings.resume, settings, number, listener)
         settings, limit = budget.settled(inherited.settled(settings), since=since)
         with _opened(settings, number) as run, _told(run):
-            return _train(prepare(settings), run, limit=limit), run.place
+            return _train(prepare(settings), run, limit=limit, listener=listener), run.place
 
 
 @contextlib.contextmanager
@@ -160,6 +176,7 @@ def _train(
     best: Checkpoint | None = None,
     recorded: Collection[int] = (),
     limit: Limit | None = None,
+    listener: Listener | None = None,
 ) -> str:
     """Train, and write all that belongs to the run.
 
@@ -170,6 +187,8 @@ def _train(
     """
     settings, dataset = work.settings, work.dataset
     values = _values(settings)
+    if listener:
+        listener.begun(run.id)
     files = _files(work, run)
     _log_settings(run, values, dataset, is_new=last is None, limit=limit)
     training = beginning.begun(work, last, best)
@@ -182,6 +201,8 @@ def _train(
     if settings.extra_plots:
         publishers.append(publisher.frames_to(run, dataset.tasks))
     publishers.append(publisher.lines_to(log.info, settings.epochs, training.history.chosen_by))
+    if listener:
+        publishers.append(listener.epoch)
     publisher.publish(
         training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"),
         ends_after=limit.ends_after if limit else None,
@@ -318,7 +339,7 @@ def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
     )
 
 
-def _resume(which: str, asked: TrainSettings, number: int) -> tuple[str, RunFolder]:
+def _resume(which: str, asked: TrainSettings, number: int, listener: Listener | None = None) -> tuple[str, RunFolder]:
     """Go on with a run where it stands, in that same run, or in one of its own."""
     found = resuming.find(which)
     if asked.fork or asked.extend_to is not None:
@@ -346,7 +367,7 @@ def _resume(which: str, asked: TrainSettings, number: int) -> tuple[str, RunFold
             resuming.tell(run, last, hardware.decisive(work.setup.device), found.tags)
             publisher.log_epochs(run, [row for row in last.training["history"] if row[EPOCH] not in logged])
         work = replace(work, settings=work.settings.model_copy(update={"weights": settings.weights}))
-        return _train(work, run, last=last, best=best, recorded=logged), found.folder
+        return _train(work, run, last=last, best=best, recorded=logged, listener=listener), found.folder
 
 
 def _fork(found: resuming.Earlier, asked: TrainSettings, number: int) -> tuple[str, RunFolder]:

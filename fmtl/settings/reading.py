@@ -35,7 +35,7 @@ def build(kind: type[S], *layers: Mapping[str, Given]) -> S:
         UsageError: Naming every unknown name, wrong type and value out of range at once.
     """
     settings, problems = _try(kind, *layers)
-    _raise(problems)
+    refuse(problems)
     assert settings is not None
     return settings
 
@@ -46,15 +46,23 @@ def build_from_file(kind: type[S], given: Mapping[str, Given], path: Path) -> li
     Raises:
         UsageError: Naming every problem of the whole file at once.
     """
-    file = _parse(path)
+    file = parse(path)
     tried = [_try(kind, given, variant, file.base) for variant in file.variants or [{}]]
-    _raise(list(dict.fromkeys([*file.problems, *(problem for _, problems in tried for problem in problems)])))
+    refuse(list(dict.fromkeys([*file.problems, *(problem for _, problems in tried for problem in problems)])))
     return [settings for settings, _ in tried if settings is not None]
 
 
-def _raise(problems: list[str]) -> None:
+def refuse(problems: list[str]) -> None:
+    """Raise UsageError where there are problems, naming them."""
     if problems:
         raise UsageError("settings:\n" + first_ten(problems))
+
+
+def check(kind: type[S], layers: Iterable[Mapping[str, Given]], problems: list[str]) -> S | None:
+    """``build`` that adds what is wrong to a list of problems instead of raising it."""
+    settings, found = _try(kind, *layers)
+    problems += found
+    return settings
 
 
 def _try(kind: type[S], *layers: Mapping[str, Given]) -> tuple[S | None, list[str]]:
@@ -100,8 +108,8 @@ class ConfigFile:
     problems: list[str]
 
 
-def _parse(path: Path) -> ConfigFile:
-    """Read a file; only what stops the reading itself is raised."""
+def parse(path: Path) -> ConfigFile:
+    """Read a file, every scalar as text; only what stops the reading itself is raised."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"config {path}: more than {MOST_BYTES:,} bytes, which settings never are")

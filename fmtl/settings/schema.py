@@ -22,6 +22,7 @@ from fmtl.settings.fields import (
     Place,
     Px,
     Rules,
+    Seconds,
     Seed,
     Settings,
     by_name,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CleanSettings", "CompareSettings", "DoctorSettings", "EvaluateSettings", "FetchSettings", "HistorySettings",
     "JoinSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings",
-    "Settings", "SyncSettings", "TrainSettings",
+    "Settings", "SweepSettings", "SyncSettings", "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"
@@ -140,6 +141,7 @@ with warnings.catch_warnings():
         data: Place | None = Field(
             None, description="Runs' dataset: folder, digest or its start, all [default: the newest]."
         )
+        sweep: str | None = Field(None, description="Only the runs of this sweep: its run's id.")
         top: int = Field(20, ge=1, description="Rows shown on the terminal, per dataset.")
         external: Files = Field(
             {}, description="Other labellers' answers for the test photos: NAME=FILE.csv,... (docs/choosing.md)."
@@ -264,6 +266,27 @@ class JoinSettings(Settings):
 
     parts: Names = Field(min_length=1, description="Folders of prepare --part, or files of predict --part; comma list.")
     out: Place = Field(description="The prepared dataset's folder, or the file of predictions.")
+
+
+class SweepSettings(Settings):
+    """Settings of ``sweep``, which its file may have too."""
+
+    trials: int | None = Field(
+        None, ge=1, le=10_000, description="How many settings are tried [default: all, of lists alone]."
+    )
+    time_limit: Seconds | None = Field(
+        None, description="No trial begins after so long, such as 90m or 8h; a later start goes on."
+    )
+    storage: str | None = Field(
+        None,
+        description="What workers share: a file, or a database such as postgresql+psycopg://HOST/NAME "
+        "[default: sweeps/NAME.journal].",
+    )
+    metric: Literal["f1", "accuracy", "loss", "refined_loss"] = Field(
+        "f1", description="What is best: of the best epoch on the validation split."
+    )
+    prune: bool = Field(True, description="End trials early that fall behind the median; not those of a grid.")
+    finalists: int = Field(2, ge=1, le=100, description="The best settings of a search that get the other seeds, too.")
 
 
 class SyncSettings(Settings):

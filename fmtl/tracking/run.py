@@ -33,6 +33,19 @@ log = logging.getLogger(__name__)
 _open: ContextVar[tuple[Run, ...]] = ContextVar("open runs", default=())  # of this thread, the innermost last
 
 
+_foster: ContextVar[str | None] = ContextVar("run of another process", default=None)
+
+
+@contextlib.contextmanager
+def child_of(run_id: str) -> Iterator[None]:
+    """Within it new runs are children of a run that another process holds."""
+    before = _foster.set(run_id)
+    try:
+        yield
+    finally:
+        _foster.reset(before)
+
+
 @contextlib.contextmanager
 def open_run(
     kind: str,
@@ -80,7 +93,7 @@ def open_run(
             status, outcome = "KILLED", "interrupted"
             raise
         except BaseException as error:
-            outcome = getattr(error, "outcome", "failed")
+            status, outcome = getattr(error, "status", status), getattr(error, "outcome", "failed")
             message = redacted(f"{type(error).__name__}: {error}")
             raise
         finally:
@@ -199,6 +212,8 @@ def _parent() -> str | None:
     """The run that this one is a child of: ours around it, or the user's own."""
     if inner := _open.get():
         return inner[-1].run_id
+    if foster := _foster.get():
+        return foster
     active = mlflow.active_run()
     return active.info.run_id if active else None
 

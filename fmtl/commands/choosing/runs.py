@@ -42,15 +42,19 @@ class Found:
     others: list[str]
 
 
-def find(*, experiment: str | None, data: str | None = None) -> Found:
+def find(*, experiment: str | None, data: str | None = None, parent: str | None = None) -> Found:
     """Train runs of one dataset, or of all, and those that came to none.
 
     Args:
         data: The start of a digest, or ``all``; None for the dataset of the newest run that has a model.
+        parent: Only the children of this run, of any dataset.
 
     Raises:
         DataError: The experiment does not exist.
     """
+    if parent is not None:
+        where = f"tags.`mlflow.parentRunId` = '{store.get_run(parent).run_id}'"
+        return Found(store.search_runs("train", experiment=experiment, where=where), [])
     if data == ALL:
         return Found(store.search_runs("train", experiment=experiment), [])
     if data is not None:

@@ -5,6 +5,7 @@ from fmtl.reports.plots.frames import ConfusionFrames
 from fmtl.reports.plots.matrices import confusion, cooccurrence
 from fmtl.reports.plots.scores import per_class, precision_recall, ranking, reliability, roc
 from fmtl.reports.plots.style import save
+from fmtl.reports.plots.sweeps import sweep
 
 __all__ = [
     "ConfusionFrames",
@@ -17,4 +18,5 @@ __all__ = [
     "reliability",
     "roc",
     "save",
+    "sweep",
 ]

@@ -1,0 +1,281 @@
+"""``sweep``: many trainings from one file, by any number of workers; each command is one."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fmtl import metric_names
+from fmtl.commands.compare import compare
+from fmtl.commands.sweeping import outcome
+from fmtl.commands.sweeping.outcome import Trained
+from fmtl.commands.sweeping.study import RUN, SAME, SEED, WHY, Slot, Study
+from fmtl.commands.train import Listener, train_whole
+from fmtl.commands.training import resuming
+from fmtl.commands.training.work import check
+from fmtl.dataset.prepared import open_dataset
+from fmtl.errors import DataError, EndedEarly, EnvironmentFault, UsageError
+from fmtl.metric_names import BY_CHOICE
+from fmtl.reports import plots
+from fmtl.settings.schema import CompareSettings, SweepSettings
+from fmtl.settings.space import Space
+from fmtl.settings.train import TrainSettings
+from fmtl.settings.wording import command_line
+from fmtl.storage import durable, tables
+from fmtl.tracking import earlier, store
+from fmtl.tracking.record import journal
+from fmtl.tracking.recording import Run
+from fmtl.tracking.run import child_of, open_run
+from fmtl.training.run import EpochRecord
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS, PARENT_SECONDS = 1.0, 60.0
+STATES = {"COMPLETE": "completed", "PRUNED": "ended early", "FAIL": "failed"}
+Planned = tuple[str, dict, int]  # a slot: its name, what is fixed in it, its seed
+
+
+def sweep(settings: SweepSettings, space: Space, config: Path) -> None:
+    """Train what is to be trained until nothing is left, and say what came of it.
+
+    Raises:
+        UsageError: The file asks for what there is not.
+        DataError: No trial could be trained.
+        EnvironmentFault: The storage or the store can't be used.
+    """
+    Sweep(settings, space, config).run()
+
+
+class Sweep:
+    """A worker at a sweep."""
+
+    def __init__(self, settings: SweepSettings, space: Space, config: Path):
+        self.settings, self.space, self.config = settings, space, config
+        self.metric = metric_names.best(BY_CHOICE[settings.metric])
+        self.search = bool(space.ranges) or settings.trials is not None
+        slots = self._slots()
+        first = self._first()
+        check(first)
+        name = self._name(open_dataset(Path(first.data), verify=False).digest)
+        storage = settings.storage or str(Path("sweeps") / f"{name}.journal")
+        log.info("sweep %s: %d trials, shared in %s", name, len(slots), storage.rpartition("@")[2])
+        self.slots = slots
+        self.study = Study(
+            storage, name, space, direction="minimize" if metric_names.is_loss(self.metric) else "maximize",
+            prune=settings.prune and self.search, epochs=first.epochs,
+        )  # fmt: skip
+        self._until = time.monotonic() + settings.time_limit if settings.time_limit else float("inf")
+        self._experiment = first.experiment
+
+    def _slots(self) -> list[Planned]:
+        """All trainings; of a search those of its first seed."""
+        if self.search:
+            if self.settings.trials is None:
+                self.space.grid()  # raises: a range has no end of values
+            fixed = self.space.defaults()
+            return [(str(n), fixed if n == 0 else {}, self.space.seeds[0]) for n in range(self.settings.trials or 0)]
+        combinations = self.space.grid()
+        return [(f"{n} seed {seed}", row, seed) for n, row in enumerate(combinations) for seed in self.space.seeds]
+
+    def _first(self) -> TrainSettings:
+        values = {c.name: c.values[0] for c in self.space.choices}
+        values |= {r.name: str(int(r.low) if r.is_int else r.low) for r in self.space.ranges}
+        return self.space.settings(values, seed=self.space.seeds[0])
+
+    def _name(self, digest: str) -> str:
+        """Equal for all workers at equal files and data, wherever those lie."""
+        base = {name: item.value for name, item in self.space.base.items() if name not in ("data", "device")}
+        told = [base, [vars(c) for c in self.space.choices], [vars(r) for r in self.space.ranges], self.space.seeds,
+                self.settings.metric, self.search, digest]  # fmt: skip
+        return f"{self.config.stem}-{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]}"
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            with self._parent() as parent:
+                self._work(self.slots)
+                finals = self._finals()
+                self._work(finals)
+                everything = [*self.slots, *finals]
+                if parent:
+                    self._conclude(parent, everything)
+            if not parent and self._is_abandoned(everything):
+                with self._parent() as parent:
+                    if parent:
+                        self._conclude(parent, everything)
+        except BaseException:
+            print(f"to go on: fmtl sweep --config {self.config}", flush=True)
+            raise
+
+    @contextlib.contextmanager
+    def _parent(self) -> Iterator[Run | None]:
+        """The sweep's run, if this worker holds it; trainings within are its children either way."""
+        until = time.monotonic() + PARENT_SECONDS
+        while self.study.parent is None and not self.study.is_creator and time.monotonic() < until:
+            time.sleep(0.2)
+        with contextlib.ExitStack() as stack:
+            if self.study.parent is None:
+                opened = open_run("sweep", name=self.study.name, experiment=self._experiment)
+                run: Run | None = stack.enter_context(opened)
+                assert run and run.run_id
+                self.study.parent = run.run_id
+                self._describe(run)
+            else:
+                run = self._held(stack, self.study.parent)
+                if run is None:
+                    stack.enter_context(child_of(self.study.parent))
+            yield run
+
+    def _held(self, stack: contextlib.ExitStack, run_id: str) -> Run | None:
+        """None where another worker, or another machine, has it."""
+        folder = earlier.find_here(run_id)
+        if folder is None:
+            return None
+        try:
+            return stack.enter_context(open_run("sweep", resume=folder, run_id=run_id))
+        except DataError:
+            return None
+
+    def _is_abandoned(self, planned: Sequence[Planned]) -> bool:
+        """Whether all is done and whoever had the sweep's run is gone."""
+        is_over = self.study.is_over(name for name, _, _ in planned) and self.study.parent
+        return bool(is_over) and store.get_run(self.study.parent or "").tags.get("fmtl.outcome") != "completed"
+
+    def _describe(self, run: Run) -> None:
+        durable.write_bytes(run.folder / self.config.name, self.config.read_bytes())
+        varied = {c.name: ", ".join(c.values) for c in self.space.choices}
+        varied |= {r.name: f"{r.low:g} to {r.high:g}{', log' if r.log else ''}" for r in self.space.ranges}
+        chosen = self.settings.model_dump(mode="json", exclude={"storage"})
+        run.log_params({f"vary/{name}": told for name, told in varied.items()} | chosen | {"seeds": self.space.seeds})
+
+    def _work(self, planned: Sequence[Planned]) -> None:
+        """Fill slots until all are filled, or time is up."""
+        self.study.plan(planned)
+        names = [name for name, _, _ in planned]
+        while time.monotonic() < self._until:
+            slot = self.study.next()
+            if slot is not None:
+                self._train(slot)
+            elif self.study.is_over(names):
+                return
+            else:
+                time.sleep(WAIT_SECONDS)
+        if not self.study.is_over(names):
+            log.info("time_limit: no trial begins any more; the same command goes on")
+
+    def _finals(self) -> list[Planned]:
+        """The best settings of a search, and those that training has by itself, with the other seeds."""
+        searched = [name for name, _, _ in self.slots]
+        if not self.search or not self.study.is_over(searched):
+            return []
+        best = self.study.best(searched)[: self.settings.finalists]
+        best += [trial for trial in self.study.best(["0"]) if trial not in best]
+        return [
+            (f"{trial.user_attrs['slot']} seed {seed}", trial.params, seed)
+            for trial in best
+            for seed in self.space.seeds[1:]
+        ]
+
+    def _train(self, slot: Slot) -> None:
+        told = ", ".join(f"{name}={value}" for name, value in slot.values.items())
+        log.info("\ntrial %s: %s", slot.name, told)
+        listener = Listener(begun=lambda run_id: self.study.note_run(slot, run_id), epoch=self._reported(slot))
+        try:
+            with self.study.alive(slot):
+                settings = self._settings(slot)
+                _, folder = train_whole(settings, listener=listener)
+            value = journal.last_metrics(folder.journal().lines())[self.metric]
+            self._say(slot, value, counts=self.study.filled(slot, value))
+        except EndedEarly as error:
+            self._say(slot, None, counts=self.study.filled(slot, None))
+            log.info("%s", error)
+        except (UsageError, DataError) as error:
+            log.warning("trial %s: %s", slot.name, error)
+            self.study.failed(slot, str(error))
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                self.study.given_up(slot)
+            raise
+
+    def _settings(self, slot: Slot) -> TrainSettings:
+        """Of a training that begins, or of one that another worker has begun."""
+        settings = self.space.settings(slot.values, seed=slot.seed, name=f"{self.config.stem}-{slot.name}")
+        if slot.run is None:
+            return settings
+        try:
+            resuming.find(slot.run)
+        except (DataError, EnvironmentFault) as error:
+            log.info("run %s can't go on here, and begins anew: %s", slot.run, error)
+            return settings
+        return settings.model_copy(update={"resume": slot.run})
+
+    def _reported(self, slot: Slot):  # type: ignore[no-untyped-def]
+        name = BY_CHOICE[self.settings.metric]
+
+        def tell(record: EpochRecord) -> None:
+            if self.study.report(slot, record.metrics[name], record.epoch):
+                raise EndedEarly(f"trial {slot.name} ends after epoch {record.epoch}: it is behind the median")
+
+        return tell
+
+    def _say(self, slot: Slot, value: float | None, *, counts: bool) -> None:
+        searched = [name for name, _, _ in self.slots]
+        best = next(iter(self.study.best(searched)), None)
+        left = sum(not self.study.is_over([name]) for name in searched)
+        told = "ended early" if value is None else f"{self.settings.metric} {value:.4f}"
+        told += "" if counts else " (not counted: another worker has taken it over)"
+        lead = f"; best so far: trial {best.user_attrs['slot']}, {best.value:.4f}" if best else ""
+        log.info("trial %s: %s%s; %d of %d left", slot.name, told, lead, left, len(searched))
+
+    # -- what came of it -----------------------------------------------------------------------------------------------
+
+    def _conclude(self, run: Run, planned: Sequence[Planned]) -> None:
+        names = [name for name, _, _ in planned]
+        trained, searched = self._trained(names), {name for name, _, _ in self.slots}
+        first = self.study.best(name for name in names if name in searched)
+        by_slot = {one.slot: one for one in trained}
+        ranked = [by_slot[trial.user_attrs["slot"]] for trial in first]
+        importances = self.study.importances()
+        durable.write_text(run.folder / "trials.csv", tables.to_csv(outcome.table(trained)))
+        values = [one.value for one in trained if one.slot in searched]
+        figure = plots.sweep(
+            values, importances, metric=f"validation {self.settings.metric}", more=self.study.maximises,
+            title=f"{self.study.name}: {len(values)} trials",
+        )  # fmt: skip
+        plots.save(run.folder / "sweep.png", figure)
+        again = self._again(ranked[0]) if ranked else ""
+        note = outcome.note(ranked, trained, importances, metric=f"validation {self.settings.metric}", again=again)
+        run.set_tags({"mlflow.note.content": note, "fmtl.best_run": ranked[0].run if ranked else None})
+        run.log_metrics({f"trials/{state.replace(' ', '_')}": sum(t.state == state for t in trained)
+                         for state in {t.state for t in trained}})  # fmt: skip
+        if not ranked:
+            why = next((one.why for one in trained if one.why), "none has begun")
+            raise DataError(f"no trial of {len(planned)} was trained to its end: {why}", where="sweep")
+        run.log_metrics({"best": ranked[0].value})
+        compare(CompareSettings(sweep=run.run_id, data="all", metric=self.metric, experiment=self._experiment))
+        print(f"best: trial {ranked[0].slot}, {self.settings.metric} {ranked[0].value:.4f} on validation\n{again}")
+
+    def _trained(self, names: Sequence[str]) -> list[Trained]:
+        slots, found = self.study.slots(), []
+        for name in names:
+            trial = slots.get(name)
+            if trial is None:
+                continue
+            known = trial.user_attrs
+            state = {"COMPLETE": "completed", "PRUNED": "ended early", "FAIL": "failed"}.get(
+                trial.state.name, "waiting"
+            )
+            state = "not trained" if SAME in known else state
+            why = known.get(WHY, f"trial {known[SAME]} has its settings" if SAME in known else "")
+            value = trial.value if state == "completed" else None
+            found.append(Trained(name, state, value, trial.params, known[SEED], known.get(RUN, ""), why))
+        return found
+
+    def _again(self, best: Trained) -> str:
+        settings = self.space.settings(best.values, seed=best.seed)
+        asked = TrainSettings(mode=settings.mode, objective=settings.objective)
+        return command_line("train", settings.model_dump(), asked.model_dump() | {"mode": "tuned"})

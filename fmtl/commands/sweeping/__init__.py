@@ -1,0 +1,1 @@
+"""Many trainings from one file, by any number of workers that share a storage."""
