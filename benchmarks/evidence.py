@@ -62,6 +62,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "bare, turns, rates x 2, 192 px": {**BARE, **TURNS, "learning_rate": 6e-3, "px": 192},
     "bare, turns, smoothing 0.05, 192 px": {**BARE, **TURNS, "label_smoothing": 0.05, "px": 192},
     "bare, turns, stretched, 192 px": {**BARE, **TURNS, "px": 192, "prepare": {"fit": "stretch"}},
+    "bare, turns, stretched, 224 px": {**BARE, **TURNS, "px": 224, "prepare": {"fit": "stretch"}},
+    "bare, turns, px auto": {**BARE, **TURNS, "px": "auto"},
+    "bare, turns, stretched, px auto": {**BARE, **TURNS, "px": "auto", "prepare": {"fit": "stretch"}},
     "bare, turns, lite1, 192 px, 8 epochs": {
         **BARE,
         **TURNS,

@@ -33,6 +33,8 @@ def mlproject(text: str) -> str:
     for command, kind in KINDS.items():
         names = [name for name, field in kind.model_fields.items() if not field.is_required()]
         names += ["config"] if command in ("prepare", "train") else []
+        if not names:
+            continue
         also = textwrap.wrap("Also: " + ", ".join(names), 116, break_long_words=False)
         lines = "".join(f"  # {line}\n" for line in also)
         comment = rf"  # Also: .*\n(?:  # .*\n)*(?=  {command}:\n)"

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from launching import ROOT, done, torchrun, train_options
+from kit.launching import ROOT, done, torchrun, train_options
 
 from fmtl.training import checkpoints
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import done, torchrun
+from kit.launching import done, torchrun
 from torch.utils.data import DistributedSampler
 
 pytestmark = pytest.mark.slow
