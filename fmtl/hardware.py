@@ -49,6 +49,12 @@ def decisive(device: torch.device) -> dict[str, str]:
     return facts | {"device": processor, "threads": str(torch.get_num_threads())}
 
 
+def num_devices(device: torch.device) -> int:
+    """GPUs, or cores that compute, of this process and all that train with it."""
+    of_each = 1 if device.type == "cuda" else torch.get_num_threads()
+    return of_each * ranks.here().size
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that a new tensor could take: on the GPU, or in the machine's memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_bytes()

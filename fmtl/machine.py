@@ -11,6 +11,7 @@ import re
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +192,14 @@ def process_started(pid: int) -> str | None:
         return ""
     fields = stat.rpartition(")")[2].split()  # after the name, which may hold anything
     return None if fields[0] in "ZX" else fields[19]
+
+
+def since_1970(ticks: str) -> float:
+    """Ticks since the boot, as ``process_started`` has them, in seconds since 1970; 0 where that is not known."""
+    uptime = _words(Path("/proc/uptime"))
+    if not (uptime and ticks.isdecimal()):
+        return 0.0
+    return time.time() - float(uptime[0]) + int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def exhausted(error: BaseException) -> str | None:

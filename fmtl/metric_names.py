@@ -16,7 +16,8 @@ SKIPPED_STEPS = "train/skipped_steps"  # of an epoch, where there were any: thei
 BEST, BEST_EPOCH = "best/", "best/epoch"
 LEARNING_RATE = "learning_rate/"
 # They tell of the machine, not the network: of an epoch, and of a whole run.
-PACE = ("images_per_second", "data_share", "epoch_seconds", "cost/minutes", "cost/images_per_second")
+SPEED = "cost/train_images_per_second_per_device"  # a GPU, or a core that computes: mean over the epochs
+PACE = ("images_per_second", "data_share", "epoch_seconds", "cost/minutes", "cost/images_per_second", SPEED)
 # What a model costs: weights, megabytes of its file, minutes of its epochs, photos labelled in a second when decoded.
 COSTS = ("cost/parameters", "cost/mb", "cost/minutes", "cost/images_per_second")
 CHOSEN_BY = "best/val/avg/f1"  # runs are ranked by it: chosen on validation, reported on test

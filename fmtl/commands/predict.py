@@ -58,6 +58,9 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         rows = Predictions(out, key=key, batch_size=settings.batch_size, numbers=numbers, flags=flags, lists=lists)
         there = rows.begin(resume=settings.resume)
         try:
+            if not listing.photos:  # of a small list, a part may have none
+                columns = [*(at if at is not None else ()), "image", *names.values()]
+                rows.append(pd.DataFrame(columns=columns if own is None else [*columns, *own]))
             with machine.memory_kept():
                 _label(model, listing, rows, there, settings, names, own, at)
         except BaseException:
@@ -68,7 +71,7 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         told = _fill(settings, listing, table, model, names) if settings.fill else []
     if num := model.notes["profile"]:
         told = [f"{num} photos had colours of another profile than sRGB and were converted", *told]
-    _say(table, listing, out, told)
+    _say(table, listing, out, told, is_part=bool(settings.part))
     return table
 
 
@@ -119,7 +122,7 @@ def _key(settings: PredictSettings, model: str, listing: Listing) -> dict[str, o
     return {"model": model, "list of photos": photos, "table": table} | chosen
 
 
-def _say(table: pd.DataFrame, listing: Listing, out: Path, cells: Sequence[str]) -> None:
+def _say(table: pd.DataFrame, listing: Listing, out: Path, cells: Sequence[str], *, is_part: bool) -> None:
     counts = Counter(table["status"])
     failed = ", ".join(f"{n} {reason}" for reason, n in counts.most_common() if reason != OK)
     told = f"{len(table)} images = {counts[OK]} labelled + {len(table) - counts[OK]} not"
@@ -127,7 +130,7 @@ def _say(table: pd.DataFrame, listing: Listing, out: Path, cells: Sequence[str])
     for note in (*listing.notes, *cells):
         print(note)
     print(f"predictions: {out}")
-    if not counts[OK]:
+    if not counts[OK] and not is_part:
         missing = next((name for name, status in zip(table["image"], table["status"], strict=True)
                         if status == Reason.MISSING and name), None)  # fmt: skip
         where = f". {listing.look_around(missing)}" if missing and listing.look_around else ""

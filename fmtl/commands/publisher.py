@@ -174,7 +174,8 @@ def skipped_to(folder: Path) -> Callable[[SkippedStep], SkippedStep]:
             path = folder / f"epoch-{step.epoch}-batch-{step.first_batch}.pt"
             try:
                 skipping.save(path, step)
-                kept = f"Kept to be repeated: {path}"
+                share = " (this process's share of the batch)" if collectives.size() > 1 else ""
+                kept = f"Kept to be repeated{share}: {path}"
             except EnvironmentFault as fault:
                 kept = f"It could not be kept: {fault}"
             log.warning("%s; the step is not taken. %s", step, kept)

@@ -12,14 +12,14 @@ from fmtl import metric_names
 from fmtl.commands.compare import compare
 from fmtl.commands.sweeping import outcome
 from fmtl.commands.sweeping.outcome import Trained
-from fmtl.commands.sweeping.study import RUN, SAME, SEED, WHY, Slot, Study
-from fmtl.commands.train import Listener, train_whole
-from fmtl.commands.training import resuming
+from fmtl.commands.sweeping.study import RUN, SAME, SEED, WHY, Slot, Study, TakenOver, shown
+from fmtl.commands.train import Occasion, train_whole
 from fmtl.commands.training.work import check
 from fmtl.dataset.prepared import open_dataset
-from fmtl.errors import DataError, EndedEarly, EnvironmentFault, UsageError
+from fmtl.errors import DataError, EndedEarly, FmtlError, UsageError
 from fmtl.metric_names import BY_CHOICE
 from fmtl.reports import plots
+from fmtl.settings.reading import to_yaml
 from fmtl.settings.schema import CompareSettings, SweepSettings
 from fmtl.settings.space import Space
 from fmtl.settings.train import TrainSettings
@@ -27,6 +27,7 @@ from fmtl.settings.wording import command_line
 from fmtl.storage import durable, tables
 from fmtl.tracking import earlier, store
 from fmtl.tracking.record import journal
+from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
 from fmtl.tracking.run import child_of, open_run
 from fmtl.training.run import EpochRecord
@@ -34,6 +35,9 @@ from fmtl.training.run import EpochRecord
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS, PARENT_SECONDS = 1.0, 60.0
+SETTLED = "fmtl.settled"  # slots, when the sweep's run was last concluded
+BUILT = ("backbone", "weights", "px")  # what another value of may not be there, or not fit
+DEFAULTS = {name: field.default for name, field in SweepSettings.model_fields.items()}
 STATES = {"COMPLETE": "completed", "PRUNED": "ended early", "FAIL": "failed"}
 Planned = tuple[str, dict, int]  # a slot: its name, what is fixed in it, its seed
 
@@ -57,11 +61,10 @@ class Sweep:
         self.metric = metric_names.best(BY_CHOICE[settings.metric])
         self.search = bool(space.ranges) or settings.trials is not None
         slots = self._slots()
-        first = self._first()
-        check(first)
+        first = self._check()
         name = self._name(open_dataset(Path(first.data), verify=False).digest)
         storage = settings.storage or str(Path("sweeps") / f"{name}.journal")
-        log.info("sweep %s: %d trials, shared in %s", name, len(slots), storage.rpartition("@")[2])
+        log.info("sweep %s: %d trials, shared in %s", name, len(slots), shown(storage))
         self.slots = slots
         self.study = Study(
             storage, name, space, direction="minimize" if metric_names.is_loss(self.metric) else "maximize",
@@ -80,10 +83,19 @@ class Sweep:
         combinations = self.space.grid()
         return [(f"{n} seed {seed}", row, seed) for n, row in enumerate(combinations) for seed in self.space.seeds]
 
-    def _first(self) -> TrainSettings:
+    def _check(self) -> TrainSettings:
+        """Build every network that the space has, and let it go. Returns the first settings."""
+        first = self._first()
+        for choice in self.space.choices:
+            for value in choice.values if choice.name in BUILT else ():
+                check(self._first(**{choice.name: value}))
+        check(first)
+        return first
+
+    def _first(self, **chosen: str) -> TrainSettings:
         values = {c.name: c.values[0] for c in self.space.choices}
         values |= {r.name: str(int(r.low) if r.is_int else r.low) for r in self.space.ranges}
-        return self.space.settings(values, seed=self.space.seeds[0])
+        return self.space.settings(values | chosen, seed=self.space.seeds[0])
 
     def _name(self, digest: str) -> str:
         """Equal for all workers at equal files and data, wherever those lie."""
@@ -108,7 +120,8 @@ class Sweep:
                     if parent:
                         self._conclude(parent, everything)
         except BaseException:
-            print(f"to go on: fmtl sweep --config {self.config}", flush=True)
+            given = self.settings.model_dump() | {"storage": self.settings.storage and shown(self.settings.storage)}
+            print(f"to go on: {command_line('sweep', {'config': str(self.config)} | given, DEFAULTS)}", flush=True)
             raise
 
     @contextlib.contextmanager
@@ -132,21 +145,27 @@ class Sweep:
 
     def _held(self, stack: contextlib.ExitStack, run_id: str) -> Run | None:
         """None where another worker, or another machine, has it."""
-        folder = earlier.find_here(run_id)
-        if folder is None:
-            return None
         try:
+            folder = earlier.find_here(run_id) or earlier.bring(store.get_run(run_id))
             return stack.enter_context(open_run("sweep", resume=folder, run_id=run_id))
-        except DataError:
+        except DataError as error:
+            log.debug("the sweep's run: %s", error)
             return None
 
     def _is_abandoned(self, planned: Sequence[Planned]) -> bool:
-        """Whether all is done and whoever had the sweep's run is gone."""
-        is_over = self.study.is_over(name for name, _, _ in planned) and self.study.parent
-        return bool(is_over) and store.get_run(self.study.parent or "").tags.get("fmtl.outcome") != "completed"
+        """Whether all is done, and whoever had the sweep's run was gone before that."""
+        names = [name for name, _, _ in planned]
+        if not self.study.is_over(names) or not self.study.parent:
+            return False
+        tags = store.get_run(self.study.parent).tags
+        return (tags.get("fmtl.outcome"), tags.get(SETTLED)) != ("completed", str(len(names)))
 
     def _describe(self, run: Run) -> None:
-        durable.write_bytes(run.folder / self.config.name, self.config.read_bytes())
+        told = {name: item.value for name, item in self.space.base.items()} | self.settings.model_dump(mode="json")
+        told |= {c.name: list(c.values) for c in self.space.choices}
+        told |= {r.name: {"low": r.low, "high": r.high, "log": r.log, "step": r.step} for r in self.space.ranges}
+        told |= {"seed": list(self.space.seeds), "storage": None}  # which may have a password
+        durable.write_text(run.folder / earlier.SETTINGS, to_yaml(told))
         varied = {c.name: ", ".join(c.values) for c in self.space.choices}
         varied |= {r.name: f"{r.low:g} to {r.high:g}{', log' if r.log else ''}" for r in self.space.ranges}
         chosen = self.settings.model_dump(mode="json", exclude={"storage"})
@@ -183,35 +202,52 @@ class Sweep:
     def _train(self, slot: Slot) -> None:
         told = ", ".join(f"{name}={value}" for name, value in slot.values.items())
         log.info("\ntrial %s: %s", slot.name, told)
-        listener = Listener(begun=lambda run_id: self.study.note_run(slot, run_id), epoch=self._reported(slot))
+        began = []  # what is wrong before is wrong with going on, not with the settings
+
+        def begun(run_id: str) -> None:
+            began.append(run_id)
+            self.study.note_run(slot, run_id)
+
+        occasion = Occasion(is_abandoned=slot.run is not None, begun=begun, at_epoch=self._reported(slot))
         try:
             with self.study.alive(slot):
-                settings = self._settings(slot)
-                _, folder = train_whole(settings, listener=listener)
-            value = journal.last_metrics(folder.journal().lines())[self.metric]
+                run_id, folder = train_whole(self._settings(slot), occasion=occasion)
+            value = self._value(run_id, folder)
             self._say(slot, value, counts=self.study.filled(slot, value))
+        except TakenOver as error:
+            log.warning("%s", error)
         except EndedEarly as error:
             self._say(slot, None, counts=self.study.filled(slot, None))
             log.info("%s", error)
-        except (UsageError, DataError) as error:
-            log.warning("trial %s: %s", slot.name, error)
-            self.study.failed(slot, str(error))
-        except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to report
-                self.study.given_up(slot)
+        except Exception as error:
+            if slot.run and not began and isinstance(error, FmtlError):
+                log.warning("trial %s: run %s can't go on, and begins anew: %s", slot.name, slot.run, error)
+                self.study.begin_anew(slot)
+            elif isinstance(error, UsageError | DataError) or _is_of_memory(error):
+                log.warning("trial %s: %s", slot.name, error)
+                self.study.failed(slot, str(error))
+            else:
+                with contextlib.suppress(Exception):  # the first error is the one to report
+                    self.study.given_up(slot, counts=True)
+                raise
+        except BaseException:  # asked to end
+            with contextlib.suppress(Exception):
+                self.study.given_up(slot, counts=False)
             raise
+
+    def _value(self, run_id: str, folder: RunFolder) -> float:
+        """What is best of a training that is over; of one that another machine has finished the store knows it."""
+        found = journal.last_metrics(folder.journal().lines()).get(self.metric)
+        if found is None:
+            found = store.get_run(run_id).metrics.get(self.metric)
+        if found is None:
+            raise DataError(f"run {run_id} has no {self.metric}")
+        return found
 
     def _settings(self, slot: Slot) -> TrainSettings:
         """Of a training that begins, or of one that another worker has begun."""
         settings = self.space.settings(slot.values, seed=slot.seed, name=f"{self.config.stem}-{slot.name}")
-        if slot.run is None:
-            return settings
-        try:
-            resuming.find(slot.run)
-        except (DataError, EnvironmentFault) as error:
-            log.info("run %s can't go on here, and begins anew: %s", slot.run, error)
-            return settings
-        return settings.model_copy(update={"resume": slot.run})
+        return settings if slot.run is None else settings.model_copy(update={"resume": slot.run})
 
     def _reported(self, slot: Slot):  # type: ignore[no-untyped-def]
         name = BY_CHOICE[self.settings.metric]
@@ -249,7 +285,9 @@ class Sweep:
         plots.save(run.folder / "sweep.png", figure)
         again = self._again(ranked[0]) if ranked else ""
         note = outcome.note(ranked, trained, importances, metric=f"validation {self.settings.metric}", again=again)
-        run.set_tags({"mlflow.note.content": note, "fmtl.best_run": ranked[0].run if ranked else None})
+        settled = sum(self.study.is_over([name]) for name in names)
+        best_run = ranked[0].run if ranked else None
+        run.set_tags({"mlflow.note.content": note, "fmtl.best_run": best_run, SETTLED: str(settled)})
         run.log_metrics({f"trials/{state.replace(' ', '_')}": sum(t.state == state for t in trained)
                          for state in {t.state for t in trained}})  # fmt: skip
         if not ranked:
@@ -279,3 +317,8 @@ class Sweep:
         settings = self.space.settings(best.values, seed=best.seed)
         asked = TrainSettings(mode=settings.mode, objective=settings.objective)
         return command_line("train", settings.model_dump(), asked.model_dump() | {"mode": "tuned"})
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether these settings take more than there is, so that another worker would fail as this one did."""
+    return isinstance(error, MemoryError) or "memory" in str(error).casefold()

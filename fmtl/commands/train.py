@@ -14,15 +14,14 @@ from fmtl.commands import publisher
 from fmtl.commands.choosing import inherited
 from fmtl.commands.choosing.photos import write_splits
 from fmtl.commands.publisher import CheckpointFiles, Keeper
-from fmtl.commands.training import beginning, budget, followers, resuming
+from fmtl.commands.training import beginning, budget, calling, followers, resuming
 from fmtl.commands.training.budget import Limit
 from fmtl.commands.training.work import Work, check, prepare
 from fmtl.dataset.prepared import GROUP, PreparedDataset
 from fmtl.errors import DataError, EnvironmentFault, FmtlError, Terminated
 from fmtl.evaluation import label_issues
-from fmtl.metric_names import COSTS, EPOCH
+from fmtl.metric_names import COSTS, EPOCH, SPEED
 from fmtl.model.confidence import NEVER, Confidence, acceptance
-from fmtl.model.network import MultiTaskNet
 from fmtl.reports import error_gallery, run_page, run_summary
 from fmtl.reports.error_gallery import Gallery
 from fmtl.settings.reading import to_yaml
@@ -30,7 +29,7 @@ from fmtl.settings.train import TrainSettings
 from fmtl.settings.wording import command_line
 from fmtl.storage import durable
 from fmtl.tasks import AVERAGE
-from fmtl.together import collectives
+from fmtl.together import collectives, ranks
 from fmtl.tracking import doctor, earlier, pyfunc
 from fmtl.tracking.record.folder import RunFolder
 from fmtl.tracking.recording import Run
@@ -53,17 +52,24 @@ NOT_LOGGED = (
 )  # of where a run lies, not of what it is
 
 
-@dataclass(frozen=True)
-class Listener:
-    """Who wants to hear of a training.
+@dataclass(frozen=True, kw_only=True)
+class Occasion:
+    """How a training comes about.
 
     Attributes:
+        number: Of the variant, from 1.
+        is_abandoned: Whoever worked at the run that is to go on is known to be gone.
         begun: Called with the run's id.
-        epoch: Called with each epoch, when it is kept; what it raises ends the training.
+        at_epoch: Called with each epoch, when it is kept; what it raises ends the training.
     """
 
-    begun: Callable[[str], object]
-    epoch: Callable[[EpochRecord], None]
+    number: int = 1
+    is_abandoned: bool = False
+    begun: Callable[[str], object] = lambda run_id: None
+    at_epoch: Callable[[EpochRecord], None] | None = None
+
+
+ALONE = Occasion()
 
 
 def train(settings: TrainSettings, *, since: float | None = None) -> str:
@@ -76,24 +82,19 @@ def train(settings: TrainSettings, *, since: float | None = None) -> str:
 
 
 def train_whole(
-    settings: TrainSettings, *, since: float | None = None, number: int = 1, listener: Listener | None = None
+    settings: TrainSettings, *, since: float | None = None, occasion: Occasion = ALONE
 ) -> tuple[str, RunFolder]:
-    """``train``, which also returns the run's folder.
-
-    Args:
-        number: Of the variant.
-        listener: See there.
-    """
+    """``train``, which also returns the run's folder."""
     since = time.monotonic() if since is None else since
     durable.sweep()
     if not settings.offline:
         doctor.mend_dead()
     with machine.memory_kept():
         if settings.resume:
-            return _resume(settings.resume, settings, number, listener)
+            return _resume(settings.resume, settings, occasion)
         settings, limit = budget.settled(inherited.settled(settings), since=since)
-        with _opened(settings, number) as run, _told(run):
-            return _train(prepare(settings), run, limit=limit, listener=listener), run.place
+        with _opened(settings, occasion.number) as run, _told(run):
+            return _train(prepare(settings), run, limit=limit, occasion=occasion), run.place
 
 
 @contextlib.contextmanager
@@ -133,7 +134,7 @@ def train_variants(variants: Sequence[TrainSettings], *, since: float | None = N
     Raises:
         FmtlError: Of the first variant that failed; the others were trained nevertheless.
     """
-    with followers.together(variants[0]) as leads:
+    with followers.together(variants) as leads:
         return _all_of(variants, since) if leads else []
 
 
@@ -150,6 +151,8 @@ def _all_of(variants: Sequence[TrainSettings], since: float | None) -> list[str]
         try:
             run_ids += _unless_done(settings, number=number)
         except FmtlError as error:
+            if ranks.here().size > 1:  # the others have left
+                raise
             log.warning("variant %d, %s: %s", number, name, error)
             failures.append((name, error))
     if failures:
@@ -161,7 +164,11 @@ def _all_of(variants: Sequence[TrainSettings], since: float | None) -> list[str]
 def _unless_done(settings: TrainSettings, *, number: int = 1, since: float | None = None) -> list[str]:
     """Train, or go on where torchrun has started the processes again. Returns the run's id, if one is to be trained."""
     to_do = followers.again(settings, number)
-    return [] if to_do is None else [train_whole(to_do, since=since, number=number)[0]]
+    if to_do is None:
+        return []
+    occasion = Occasion(number=number, is_abandoned=to_do is not settings)
+    with calling.of_variant(number):
+        return [train_whole(to_do, since=since, occasion=occasion)[0]]
 
 
 def _run_name(settings: TrainSettings) -> str:
@@ -176,7 +183,7 @@ def _train(
     best: Checkpoint | None = None,
     recorded: Collection[int] = (),
     limit: Limit | None = None,
-    listener: Listener | None = None,
+    occasion: Occasion = ALONE,
 ) -> str:
     """Train, and write all that belongs to the run.
 
@@ -187,10 +194,9 @@ def _train(
     """
     settings, dataset = work.settings, work.dataset
     values = _values(settings)
-    if listener:
-        listener.begun(run.id)
+    occasion.begun(run.id)
     files = _files(work, run)
-    _log_settings(run, values, dataset, is_new=last is None, limit=limit)
+    _log_settings(run, values, dataset, is_new=last is None, limit=limit, number=occasion.number)
     training = beginning.begun(work, last, best)
     keeper = None
     if settings.save_checkpoints:
@@ -201,8 +207,8 @@ def _train(
     if settings.extra_plots:
         publishers.append(publisher.frames_to(run, dataset.tasks))
     publishers.append(publisher.lines_to(log.info, settings.epochs, training.history.chosen_by))
-    if listener:
-        publishers.append(listener.epoch)
+    if occasion.at_epoch:
+        publishers.append(occasion.at_epoch)
     publisher.publish(
         training, publishers, keeper=keeper, on_skip=publisher.skipped_to(run.folder / "skipped"),
         ends_after=limit.ends_after if limit else None,
@@ -218,7 +224,7 @@ def _train(
     interruption.check()
     errors = _gallery(work, run, result) if settings.gallery else None
     interruption.check()
-    _log_costs(run, work.setup.net, result)
+    _log_costs(run, work, result)
     confidence = _confidence(result, settings.precision_at)
     _log_model(work, run, result, confidence)
     interruption.check()  # also one whose error a callback has swallowed
@@ -286,7 +292,9 @@ def _log_model(work: Work, run: Run, result: TrainResult, confidence: Confidence
     run.log_model(save, epoch=result.best_epoch, metrics=result.final_metrics)
 
 
-def _log_costs(run: Run, net: MultiTaskNet, result: TrainResult) -> None:
+def _log_costs(run: Run, work: Work, result: TrainResult) -> None:
+    net, speeds = work.setup.net, [row["images_per_second"] for row in result.history]
+    run.log_metrics({SPEED: sum(speeds) / len(speeds) / hardware.num_devices(work.setup.device)})
     weights = [tensor.numel() * tensor.element_size() for tensor in net.state_dict().values()]
     costs = (
         sum(weight.numel() for weight in net.parameters()),
@@ -298,13 +306,13 @@ def _log_costs(run: Run, net: MultiTaskNet, result: TrainResult) -> None:
 
 
 def _log_settings(
-    run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool, limit: Limit | None
+    run: Run, values: dict[str, Any], dataset: PreparedDataset, *, is_new: bool, limit: Limit | None, number: int
 ) -> None:
     durable.write_text(run.folder / "config.yaml", to_yaml(values))
     run.log_params(
         {k: v for k, v in values.items() if k not in NOT_LOGGED} | ({"budget": limit.budget} if limit else {})
     )
-    run.set_tags({"fmtl.data": dataset.digest})
+    run.set_tags({"fmtl.data": dataset.digest} | followers.tags(number))
     if is_new:
         source = str(dataset.folder.resolve())
         run.log_dataset(name=dataset.manifest["source"]["table"], digest=dataset.digest, source=source, context="train")
@@ -339,17 +347,18 @@ def _gallery(work: Work, run: Run, result: TrainResult) -> Gallery:
     )
 
 
-def _resume(which: str, asked: TrainSettings, number: int, listener: Listener | None = None) -> tuple[str, RunFolder]:
+def _resume(which: str, asked: TrainSettings, occasion: Occasion) -> tuple[str, RunFolder]:
     """Go on with a run where it stands, in that same run, or in one of its own."""
     found = resuming.find(which)
     if asked.fork or asked.extend_to is not None:
-        return _fork(found, asked, number)
+        return _fork(found, asked, occasion)
     settings = resuming.unchanged(asked, found.settings)
     if found.is_complete:
         print(f"run {found.name}: it completed, nothing to do; --extend-to N trains on, in a run of its own")
         return found.name, found.folder
     with open_run(
-        "train", offline=settings.offline, resume=found.folder, run_id=found.record.run_id if found.record else None
+        "train", offline=settings.offline, resume=found.folder, run_id=found.record.run_id if found.record else None,
+        is_abandoned=occasion.is_abandoned,
     ) as run, _told(run):  # fmt: skip
         last = found.last()
         if last is None and found.source:
@@ -367,13 +376,13 @@ def _resume(which: str, asked: TrainSettings, number: int, listener: Listener | 
             resuming.tell(run, last, hardware.decisive(work.setup.device), found.tags)
             publisher.log_epochs(run, [row for row in last.training["history"] if row[EPOCH] not in logged])
         work = replace(work, settings=work.settings.model_copy(update={"weights": settings.weights}))
-        return _train(work, run, last=last, best=best, recorded=logged, listener=listener), found.folder
+        return _train(work, run, last=last, best=best, recorded=logged, occasion=occasion), found.folder
 
 
-def _fork(found: resuming.Earlier, asked: TrainSettings, number: int) -> tuple[str, RunFolder]:
+def _fork(found: resuming.Earlier, asked: TrainSettings, occasion: Occasion) -> tuple[str, RunFolder]:
     """Go on from a run in one of its own: with more epochs, or under changed settings."""
     settings = resuming.of_fork(asked, found.settings, done=found.whole().epoch)
-    with _opened(settings, number, source=found.name) as run, _told(run):
+    with _opened(settings, occasion.number, source=found.name) as run, _told(run):
         return _go_on_from(found, settings, run), run.place
 
 

@@ -42,6 +42,7 @@ from fmtl.dataset.shards import Source
 from fmtl.dataset.splits import assign
 from fmtl.errors import DataError, located
 from fmtl.storage import durable, tables
+from fmtl.storage.cache import recall
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,6 @@ def build_part(plan: PreparePlan) -> str:
     with durable.locked(out):
         durable.recover(out, mark=parts.MARK)
         work, source = durable.beside(out, "partial"), places.source(plan, out)
-        again = plan.reuse and parts.is_part(out)
         catalogue, _, draft, finder, _ = _begin(plan, places.finders(plan))
         rows = [parts.is_of(row_id, part) for row_id in draft.table["id"]]
         source["images_path"] = places.images_path(finder.folder.root, out)
@@ -167,7 +167,7 @@ def build_part(plan: PreparePlan) -> str:
             folder=finder.folder,
             decoding=plan.decoding,
             work=work,
-            previous=Part(out, plan.decoding) if again else Previous(out, {}, take_pixels=False),
+            previous=_part_before(out, plan),
             num_workers=plan.workers,
         )
         with durable.publishing(out, mark=parts.MARK) as folder:
@@ -180,6 +180,12 @@ def build_part(plan: PreparePlan) -> str:
     failed = sum(bool(result.reason) for result in decoded.results)
     told = f", {failed} of them unusable" if failed else ""
     return f"part {plan.part}: {sum(rows)} of {len(rows)} rows, {len(decoded.sources)} images{told}"
+
+
+def _part_before(out: Path, plan: PreparePlan) -> Previous:
+    """What may be taken over of the part that is there; nothing of a damaged one."""
+    found = recall(lambda: Part(out, plan.decoding), DataError) if plan.reuse and parts.is_part(out) else None
+    return found or Previous(out, {}, take_pixels=False)
 
 
 def join(

@@ -63,12 +63,13 @@ class Decoded:
 
     def thumbnails(self) -> np.ndarray:
         """Of the images that were kept, ``(N, 8, 9, 3)`` uint8."""
-        return np.concatenate([shard.thumbnails for shard in self.shards.values()])
+        nothing = np.empty((0, *shards.THUMBNAIL), np.uint8)  # a part of a dataset may have no image
+        return np.concatenate([nothing, *(shard.thumbnails for shard in self.shards.values())])
 
     def table(self) -> pd.DataFrame:
         """Content of ``images.parquet``: a row per source; thumbnails as hex digits."""
-        columns: dict[str, Any] = dict(zip(Source._fields, zip(*self.sources, strict=True), strict=True))
-        columns |= dict(zip(Result._fields, zip(*self.results, strict=True), strict=True))
+        columns: dict[str, Any] = {name: [getattr(source, name) for source in self.sources] for name in Source._fields}
+        columns |= {name: [getattr(result, name) for result in self.results] for name in Result._fields}
         columns["cell"] = [json.dumps(cell) if cell else "" for cell in columns["cell"]]
         looks = iter(self.thumbnails())
         columns["thumbnail"] = ["" if result.reason else next(looks).tobytes().hex() for result in self.results]
@@ -146,7 +147,7 @@ def _with_known(jobs: dict[Span, Job], previous: Previous) -> dict[Span, Job]:
     before = previous.known() if jobs else {}
     known = {
         span: {
-            i: replace(found.known, same=previous.same_folder and source == found.source)
+            i: replace(found.known, same=previous.same_images and source == found.source)
             for i, source in enumerate(job.sources)
             if (found := before.get(source.path))
         }

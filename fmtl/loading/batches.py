@@ -83,7 +83,7 @@ class Batches:
         return torch.from_numpy(np.concatenate([numbers[self.place.share(*pair)] for pair in pairwise(self._bounds())]))
 
     def __len__(self) -> int:
-        return len(self._bounds()) - 1 - self._start
+        return max(len(self._bounds()) - 1 - self._start, 0)  # of more processes than it was begun with
 
     def _bounds(self) -> list[int]:
         """Where batches start; a last batch that is too small for all processes joins the one before."""

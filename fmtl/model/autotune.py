@@ -69,7 +69,8 @@ def choose_execution(
         eager = [replace(way, compile=False) for way in ways]  # compiling each would take minutes
         # Of processes that train together all try at once, as they will train, and the first one decides.
         found = collectives.hand_out(fastest(net, device, eager, px=px, batch_size=batch_size))
-        remembered.value = found
+        if collectives.place().is_first:
+            remembered.value = found
     return ways[found]
 
 

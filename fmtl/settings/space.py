@@ -99,15 +99,21 @@ class Space:
         if num > MOST_TRIALS:
             raise UsageError(f"trials: the file has {num:,} combinations; give how many of them are to be tried")
         names = [choice.name for choice in self.choices]
-        return [dict(zip(names, row, strict=True)) for row in itertools.product(*(c.values for c in self.choices))]
+        rows = [dict(zip(names, row, strict=True)) for row in itertools.product(*(c.values for c in self.choices))]
+        for row in rows:
+            self.settings(row, seed=self.seeds[0]).with_mode()  # raises where they don't go together
+        return rows
 
     def defaults(self) -> dict[str, Any]:
         """What settings have by themselves, as far as the space holds it: worth a trial before any other."""
-        plain = reading.build(TrainSettings, self.base).with_mode()
+        try:
+            plain = reading.build(TrainSettings, self.base).with_mode()
+        except UsageError:  # it takes something of the space to make them whole
+            return {}
         found: dict[str, Any] = {}
         for choice in self.choices:
             for value in choice.values:
-                if getattr(self._with(choice.name, value), choice.name) == getattr(plain, choice.name):
+                if self._value(choice.name, value) == getattr(plain, choice.name):
                     found[choice.name] = value
         for part in self.ranges:
             value = getattr(plain, part.name)
@@ -115,8 +121,10 @@ class Space:
                 found[part.name] = value
         return found
 
-    def _with(self, name: str, value: object) -> TrainSettings:
-        return reading.build(TrainSettings, {name: Given(str(value), "the sweep")}, self.base).with_mode()
+    def _value(self, name: str, value: object) -> object:
+        """A setting's value as it is typed, or None where it does not go with the base alone."""
+        found = reading.check(TrainSettings, [{name: Given(str(value), "the sweep")}, self.base], [])
+        return getattr(found, name, None)
 
 
 def read(path: Path, given: Mapping[str, Given]) -> tuple[SweepSettings, Space]:
@@ -139,6 +147,8 @@ def read(path: Path, given: Mapping[str, Given]) -> tuple[SweepSettings, Space]:
             problems.append(f"{item.where}: {name}: not for a sweep")
         elif name == "seed":
             seeds = tuple(item.value) if isinstance(item.value, list) else (item.value,)
+            if not seeds or len(set(seeds)) < len(seeds):
+                problems.append(f"{item.where}: seed: expected numbers, each once, got {item.value}")
         elif isinstance(item.value, dict):
             ranges += _range(name, item, problems)
         elif isinstance(item.value, list) and (not _is_list(name) or any(isinstance(v, list) for v in item.value)):
@@ -189,6 +199,7 @@ def _range(name: str, item: Given, problems: list[str]) -> list[Range]:
         or log not in ("true", "false")
         or (log == "true" and (low <= 0 or step))
         or (step is not None and step <= 0)
+        or (float not in kinds and any(value != int(value) for value in (low, high, step or 1)))
     )
     if is_wrong or low is None or high is None:
         problems.append(told)
@@ -239,7 +250,12 @@ def _check_all(
     for values in tried:
         given = {name: Given(str(v), where[name].where) for name, v in (first | values).items()}
         mine: list[str] = []
-        reading.check(TrainSettings, [given, base], mine)
+        made = reading.check(TrainSettings, [given, base], mine)
+        if made and "seed" not in values:
+            try:
+                made.with_mode()
+            except UsageError as error:
+                mine.append(f"{', '.join(f'{name}={value}' for name, value in (first | values).items())}: {error}")
         found |= dict.fromkeys(mine)
     problems += list(found)
 

@@ -23,8 +23,10 @@ from fmtl.errors import EnvironmentFault, FmtlError, RankFailed, Terminated
 from fmtl.together.ranks import ALONE, Place
 
 PATIENCE = timedelta(hours=1)  # for a rank that is busy with something else; one that is gone is noticed at once
-LAST_WORDS_SECONDS = 20.0  # that a rank which fails waits for the first one to hear why, and that one for all to go
-_HERE, _INVITED, _GONE, _ERROR, _HEARD, _WORK = "here", "invited", "gone", "error", "heard", "work"
+LAST_WORDS_SECONDS = (
+    20.0  # that a rank which fails waits for the first one to close its run, and that one for all to go
+)
+_HERE, _INVITED, _GONE, _ERROR, _CLOSED, _WORK = "here", "invited", "gone", "error", "closed", "work"
 
 
 class _Joined:
@@ -53,6 +55,8 @@ def joined(place: Place, device: torch.device) -> Iterator[None]:
     store = distributed.PrefixStore(_met(store, place), store)
     _Joined.place, _Joined.num_works, _Joined.at_work = place, 0, False
     _Joined.store = distributed.PrefixStore("said", store)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(
         backend, store=distributed.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
@@ -61,13 +65,17 @@ def joined(place: Place, device: torch.device) -> Iterator[None]:
         yield
         _part(place)
     except (KeyboardInterrupt, Terminated):
+        if not place.is_first:
+            _wait([_CLOSED])  # or torchrun would end the first one, too, while it still writes
         raise
     except Exception as error:
-        if place.is_first:
-            raise
-        _leave(error)
+        if not place.is_first:
+            _leave(error)
         raise
     finally:
+        if place.is_first:
+            with contextlib.suppress(Exception):  # the store may be gone with its machine
+                _Joined.store.set(_CLOSED, "yes")
         if distributed.is_initialized():
             distributed.destroy_process_group()
         _Joined.place, _Joined.store, _Joined.at_work = ALONE, None, False
@@ -110,17 +118,20 @@ def _part(place: Place) -> None:
         store.set(f"{_GONE}/{place.rank}", "yes")
         return
     _put_work(b"")
-    _wait(store, [f"{_GONE}/{rank}" for rank in range(1, place.size)])
+    _wait([f"{_GONE}/{rank}" for rank in range(1, place.size)])
 
 
-def _wait(store: distributed.Store, keys: list[str]) -> None:
-    until = time.monotonic() + LAST_WORDS_SECONDS
-    while time.monotonic() < until and not store.check(keys):
-        time.sleep(0.05)
+def _wait(keys: list[str]) -> None:
+    """For what another rank is to do, as long as its store answers, and not for ever."""
+    until, store = time.monotonic() + LAST_WORDS_SECONDS, _Joined.store
+    assert store is not None
+    with contextlib.suppress(RuntimeError):
+        while time.monotonic() < until and not store.check(keys):
+            time.sleep(0.05)
 
 
 def _leave(error: Exception) -> None:
-    """Say why this rank fails, part from the others, which wakes them, and wait until the first one has heard it.
+    """Say why this rank fails, part from the others, which wakes them, and wait until the first one has closed its run.
 
     Raises:
         SystemExit: Another one has said why already.
@@ -137,7 +148,7 @@ def _leave(error: Exception) -> None:
     if store.compare_set(_ERROR, "", mine).decode() != mine:
         raise SystemExit(said["exit_code"]) from error
     distributed.destroy_process_group()
-    _wait(store, [_HEARD])
+    _wait([_CLOSED])
 
 
 @contextlib.contextmanager
@@ -164,7 +175,6 @@ def _failure() -> RankFailed | None:
     if store is None or not store.check([_ERROR]):
         return None
     said = json.loads(store.get(_ERROR))
-    store.set(_HEARD, "yes")
     kind = "" if said["kind"] in ("DataError", "UsageError", "EnvironmentFault") else f"{said['kind']}: "
     return RankFailed(f"rank {said['rank']} of {_Joined.place.size}: {kind}{said['said']}", exit_code=said["exit_code"])
 

@@ -4,6 +4,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+from fmtl import machine
+
 NO_ID = "none"  # what torchrun calls a launch that nobody named
 
 
@@ -17,6 +19,7 @@ class Place:
         local_rank: Among those of this machine.
         attempt: How often torchrun has started them again.
         launch: What all attempts of one launch have in common; empty where torchrun did not start this process.
+        since: When torchrun was started on this machine, in seconds since 1970; 0 where the system does not tell.
         is_named: The launch has a name (``--rdzv-id``) that whoever starts it again gives again.
     """
 
@@ -26,6 +29,7 @@ class Place:
     attempt: int = 0
     launch: str = ""
     is_named: bool = False
+    since: float = 0.0
 
     @property
     def is_first(self) -> bool:
@@ -49,5 +53,7 @@ def here() -> Place:
     rank, size, local_rank, attempt = map(int, numbers)
     is_named = launched_as != NO_ID
     # An agent starts all attempts, and is their parent.
-    launch = launched_as if is_named else f"{socket.gethostname()} {os.getppid()}"
-    return Place(rank, max(size, 1), local_rank, attempt, launch, is_named)
+    agent = os.getppid()
+    started = machine.process_started(agent) or ""
+    launch = launched_as if is_named else f"{socket.gethostname()} {agent} {started}"
+    return Place(rank, max(size, 1), local_rank, attempt, launch, is_named, machine.since_1970(started))

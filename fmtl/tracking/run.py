@@ -57,6 +57,7 @@ def open_run(
     resume: RunFolder | None = None,
     run_id: str | None = None,
     kept: Mapping[str, str] | None = None,
+    is_abandoned: bool = False,
 ) -> Iterator[Run]:
     """Start a run, or adopt the one that ``mlflow run`` made; inside another run it becomes its child.
 
@@ -69,6 +70,7 @@ def open_run(
         resume: Folder of a run to go on with.
         run_id: Its id in the store.
         kept: See ``RunFolder.begin``.
+        is_abandoned: Whoever worked on the run to be resumed is known to be gone, whatever the store says.
 
     Raises:
         EnvironmentFault: The store can't be used or the folder can't be written.
@@ -80,7 +82,7 @@ def open_run(
             stack.enter_context(disable_autologging())
         if resume:
             stack.enter_context(resume.held())
-        run = _begin(kind, name, experiment, folder, offline, resume, run_id, kept, stack)
+        run = _begin(kind, name, experiment, folder, offline, resume, run_id, kept, stack, is_abandoned)
         # MLflow takes an exception outside of its own `with` for success and a signal for nothing at all, so the
         # outcome is said here, whatever ends the block. It is a failure until the last line has been reached.
         status, outcome, message = "FAILED", "failed", None
@@ -120,6 +122,7 @@ def _begin(
     run_id: str | None,
     kept: Mapping[str, str] | None,
     stack: contextlib.ExitStack,
+    is_abandoned: bool,
 ) -> Run:
     """Everything before the work: the store's run, the folder, the thread that delivers."""
     mine, uri = Lease.mine(), mlflow.get_tracking_uri()
@@ -134,7 +137,7 @@ def _begin(
         known = Delivered.to(uri, resume.record).run_id if resume else None
         wanted = Wanted(
             kind, about["id"], name, experiment, parent, there=run_id or known or about.get("adopted"),
-            tags={LEASE_TAG: mine.json()},
+            tags={LEASE_TAG: mine.json()}, is_abandoned=is_abandoned,
         )  # fmt: skip
         started = _started(courier, wanted, uri)
         if resume and adopted:

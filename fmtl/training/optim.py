@@ -194,6 +194,8 @@ class Updater:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
+            # Another number of processes may have another last batch, and so another number of steps.
+            self._steps = min(self._steps, getattr(self.schedule, "total_steps", self._steps))
             self.loss.load_state_dict(state["loss"])
             if self._average:
                 self._average.module.load_state_dict(state["average"])

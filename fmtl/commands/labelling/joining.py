@@ -4,6 +4,7 @@ A part's rows begin with two columns that say where they belong: ``part`` (``2/4
 settings) and ``row`` (``17/2333``).
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -83,16 +84,29 @@ def _join_csv(files: Sequence[Path], out: Path) -> int:
     ):
         file.write(_MARK if marked else "")
         for number, chunk in enumerate(_chunks(whole)):
-            text = tables.to_csv(chunk, sep=separator) if marked else chunk.to_csv(index=False, sep=separator)
+            text = tables.to_csv(chunk, sep=separator) if marked else _as_written(chunk, separator)
             file.write(text if number == 0 else text.partition("\n")[2])
     return len(whole)
 
 
+def _as_written(chunk: pd.DataFrame, separator: str) -> str:
+    """As ``Predictions`` writes it: all text in quotes where a cell has a lone carriage return."""
+    if not any("\r" in cell for cell in chunk.to_numpy().ravel()):
+        return chunk.to_csv(index=False, sep=separator)
+    confidences = [name for name in chunk if name.endswith("/confidence")]
+    numbers = {name: pd.to_numeric(chunk[name].replace("", None)) for name in confidences}
+    texts = {name: chunk[name].replace("", None) for name in chunk if name not in numbers}
+    return chunk.assign(**texts, **numbers).to_csv(index=False, sep=separator, quoting=csv.QUOTE_NONNUMERIC)
+
+
 def _read_csv(file: Path, text: str, separator: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.StringIO(text, newline=""), sep=separator, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"not readable as a part of predictions ({error})", where=str(file)) from error
+    if not text.endswith("\n") or frame.isna().to_numpy().any():
+        raise DataError("its end is missing; predict that part again", where=str(file))
+    return frame
 
 
 def _join_parquet(files: Sequence[Path], out: Path) -> int:
@@ -124,12 +138,15 @@ def _in_order(frames: Mapping[Path, pd.DataFrame], *, only: bool = False) -> pd.
         if list(frame.columns[:2]) != [PART, ROW]:
             raise DataError("no part of predictions; fmtl predict --part makes one", where=str(file))
     whole = pd.concat(frames.values(), ignore_index=True)
-    told = whole[PART].str.split(" ", n=1, expand=True)
+    bad = ~(whole[PART].str.fullmatch(r"\d+/\d+ \w+") & whole[ROW].str.fullmatch(r"\d+/\d+"))
+    if bad.any():
+        raise DataError(f"row {int(bad.to_numpy().argmax()) + 2} does not say where it belongs", where="parts")
+    told = whole[PART].str.extract(r"(\S+) (\S+)")
     digests, nums = set(told[1]), set(told[0].str.partition("/")[2])
     if len(digests) > 1 or len(nums) > 1:
         by = {str(file): sorted(set(frame[PART]))[:1] for file, frame in frames.items()}
         raise UsageError(f"parts: of different models, photos or settings: {by}")
-    at = whole[ROW].str.split("/", expand=True).astype(int)
+    at = whole[ROW].str.extract(r"(\d+)/(\d+)").astype(int)
     num = int(at[1].max()) if len(at) else 0
     twice = sorted(set(at[0][at[0].duplicated()]))
     absent = sorted(set(range(1, num + 1)) - set(at[0]))

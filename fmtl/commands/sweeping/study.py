@@ -10,41 +10,47 @@ chance are told apart by their numbers.
 """
 
 import contextlib
+import functools
 import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from fmtl.errors import EnvironmentFault, UsageError, redacted
+from fmtl.errors import EndedEarly, EnvironmentFault, UsageError, redacted
 from fmtl.settings.space import Choice, Range, Space
 from fmtl.tracking.record.lease import Lease
 
 try:
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.exceptions import StorageInternalError
     from optuna.storages import BaseStorage, JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, Trial, TrialState
-    from sqlalchemy.exc import DatabaseError
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 except ImportError as error:
     raise EnvironmentFault("sweep needs Optuna: pip install 'fmtl[sweep]'") from error
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 BEAT_SECONDS, SILENT_SECONDS = 10.0, 90.0
-OPENINGS = 5  # of a database
+REST_SECONDS = 15.0
+TRIES = 5  # of a database that does not answer
 MOST_ATTEMPTS = 4  # at a slot whose workers die
 MOST_DRAWS = 6  # of settings that were tried before
 STARTUP = 10  # trials drawn at random before TPE learns from them
 # What is known of a trial besides its values.
 SLOT, SEED, LEASE, BEAT, RUN, ATTEMPTS, DRAWS = "slot", "seed", "lease", "beat", "run", "attempts", "draws"
-NEXT, TWICE, WHY, SAME = "next", "twice", "why", "same as slot"
+NEXT, TWICE, WHY, SAME, STAYS = "next", "twice", "why", "same as slot", "stays"
 PARENT = "parent"  # of the study
 Direction = Literal["minimize", "maximize"]
 OVER = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -66,6 +72,29 @@ class Slot:
     seed: int
     run: str | None
     can_end_early: bool
+
+
+class TakenOver(EndedEarly):
+    """Another worker has a trial that this one was at."""
+
+
+def _patiently(method: Callable[..., R]) -> Callable[..., R]:
+    """A method that waits for a database which does not answer; the storage's own error, if it goes on so, is named."""
+
+    @functools.wraps(method)
+    def asked(self: "Study", *args: Any, **kwargs: Any) -> R:
+        for left in reversed(range(TRIES)):
+            try:
+                return method(self, *args, **kwargs)
+            except (StorageInternalError, SQLAlchemyError) as error:
+                if not left:
+                    told = redacted(str(error)).splitlines()[0]
+                    raise EnvironmentFault(f"storage: {shown(self.storage)}: {told}") from error
+                log.warning("the sweep's storage does not answer; trying again")
+                time.sleep(2 ** (TRIES - left))
+        raise AssertionError
+
+    return asked
 
 
 class Study:
@@ -95,7 +124,7 @@ class Study:
         epochs: int,
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.name, self._prune = space, name, prune
+        self.space, self.name, self._prune, self.storage = space, name, prune, storage
         parts: list[Choice | Range] = [*space.choices, *space.ranges]
         self._distributions = {part.name: _distribution(part) for part in parts}
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(epochs // 3, 1))
@@ -108,7 +137,9 @@ class Study:
                 self.is_creator = False
             self.study = optuna.load_study(storage=self._storage, study_name=name, pruner=pruner)
         self._heard: dict[int, tuple[Any, float]] = {}  # a trial's last sign of life, and when it came
+        self._rests_until = 0.0  # where all that is left to draw is being trained
 
+    @_patiently
     def plan(self, slots: Iterable[tuple[str, Mapping[str, Any], int]]) -> None:
         """See to it that these slots are there; every worker may.
 
@@ -120,10 +151,13 @@ class Study:
             if name not in there:
                 self.study.enqueue_trial(dict(values), user_attrs={SLOT: name, SEED: seed})
 
+    @_patiently
     def next(self) -> Slot | None:
         """Take a slot that waits; None where none does."""
         self._free_the_dead()
         self._mend()
+        if time.monotonic() < self._rests_until:
+            return None
         while any(trial.state == TrialState.WAITING for trial in self.trials()):
             trial = self.study.ask()
             if SLOT not in trial.user_attrs:  # another worker has taken the last one that waited
@@ -137,7 +171,8 @@ class Study:
             same = self._tried_before(slot)
             if same is None:
                 return slot
-            self._not_again(slot, same)
+            if not self._not_again(slot, same):
+                return None
         return None
 
     def _drawn(self, trial: Trial) -> Slot:
@@ -161,24 +196,37 @@ class Study:
         return False
 
     def _tried_before(self, slot: Slot) -> FrozenTrial | None:
-        for trial in self.trials():
-            same = trial.params == dict(slot.values) and trial.user_attrs.get(SEED) == slot.seed
-            is_other = trial.number < slot.trial.number and trial.user_attrs.get(SLOT) != slot.name
-            if same and is_other and trial.state in (*OVER, TrialState.RUNNING):
-                return trial
+        """Another trial of the same settings and seed. Of two that are drawn at once the one with the lower number
+        stays: what is drawn is written before anybody looks, and each looks again when it has said that it stays."""
+        for said in (False, True):
+            for trial in self.trials():
+                same = trial.params == dict(slot.values) and trial.user_attrs.get(SEED) == slot.seed
+                is_other = trial.number != slot.trial.number and trial.user_attrs.get(SLOT) != slot.name
+                stays = trial.number < slot.trial.number or (not said and STAYS in trial.user_attrs)
+                if same and is_other and stays and trial.state in (*OVER, TrialState.RUNNING):
+                    return trial
+            if not said:
+                self._note(slot.trial, STAYS, True)
         return None
 
-    def _not_again(self, slot: Slot, same: FrozenTrial) -> None:
-        """Draw anew; where nothing new is left, the slot has what the other one has."""
+    def _not_again(self, slot: Slot, same: FrozenTrial) -> bool:
+        """Draw anew; where nothing new is left, the slot has what the other one has, when it has that. Returns whether
+        there is something to do now."""
         draws = int(slot.trial.user_attrs.get(DRAWS, 0)) + 1
-        if draws < MOST_DRAWS or same.state == TrialState.RUNNING:
-            time.sleep(0.05 if draws < MOST_DRAWS else 2.0)
+        is_drawn = slot.name.isdecimal()
+        if is_drawn and draws < MOST_DRAWS:
             self._pass_on(slot.trial.number, {}, {SLOT: slot.name, SEED: slot.seed, DRAWS: draws})
-            return
+            return True
+        if same.state == TrialState.RUNNING:
+            known = {SLOT: slot.name, SEED: slot.seed, DRAWS: draws - 1}
+            self._pass_on(slot.trial.number, {} if is_drawn else dict(slot.values), known)
+            self._rests_until = time.monotonic() + REST_SECONDS
+            return False
         log.info("trial %s: the settings of trial %s again, not trained", slot.name, same.user_attrs[SLOT])
         self._note(slot.trial, SAME, same.user_attrs[SLOT])
         state, value = (None, same.value) if same.state == TrialState.COMPLETE else (TrialState.PRUNED, None)
         self.study.tell(slot.trial, value, state)
+        return True
 
     # -- what becomes of a slot --------------------------------------------------------------------------------------
 
@@ -202,15 +250,25 @@ class Study:
             over.set()
             thread.join()
 
+    @_patiently
     def note_run(self, slot: Slot, run_id: str) -> None:
         """Say which run it is, so that another worker can go on with it."""
         self._note(slot.trial, RUN, run_id)
 
+    @_patiently
     def report(self, slot: Slot, value: float, epoch: int) -> bool:
-        """Say how an epoch went. Returns whether the trial is to end."""
-        slot.trial.report(value, epoch)
+        """Say how an epoch went. Returns whether the trial is to end.
+
+        Raises:
+            TakenOver: By another worker, which took this one for dead.
+        """
+        try:
+            slot.trial.report(value, epoch)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise TakenOver(f"trial {slot.name} is another worker's now") from error
         return slot.can_end_early and slot.trial.should_prune()
 
+    @_patiently
     def filled(self, slot: Slot, value: float | None) -> bool:
         """A training is over, with a value, or early without one. Returns whether it counts: not where another worker
         took this one for dead."""
@@ -220,15 +278,26 @@ class Study:
             return False
         return True
 
+    @_patiently
     def failed(self, slot: Slot, why: str) -> None:
         """It can't be trained; it is not tried again."""
         self._end(slot.trial.number, {WHY: redacted(why)[:1000]})
 
-    def given_up(self, slot: Slot) -> None:
-        """This worker ends: whoever goes on has the slot."""
+    @_patiently
+    def given_up(self, slot: Slot, *, counts: bool) -> None:
+        """This worker ends: whoever goes on has the slot.
+
+        Args:
+            counts: As an attempt: it was not asked to end.
+        """
         trial = self._frozen(slot.trial.number)
         if not trial.state.is_finished():
-            self._free(trial, int(trial.user_attrs.get(ATTEMPTS, 0)))
+            self._free(trial, int(trial.user_attrs.get(ATTEMPTS, 0)) + counts)
+
+    @_patiently
+    def begin_anew(self, slot: Slot) -> None:
+        """The run that it had can't go on."""
+        self._pass_on(slot.trial.number, dict(slot.values), {SLOT: slot.name, SEED: slot.seed})
 
     def _free_the_dead(self) -> None:
         now = time.monotonic()
@@ -259,7 +328,7 @@ class Study:
     def _mend(self) -> None:
         """Slots whose next trial was not there yet when the worker that gave them up was gone."""
         for trial in self.slots().values():
-            if NEXT in trial.user_attrs and trial.state.is_finished():
+            if NEXT in trial.user_attrs and trial.state == TrialState.FAIL:
                 values, known = trial.user_attrs[NEXT]
                 self.study.enqueue_trial(values, user_attrs=known)
 
@@ -278,6 +347,7 @@ class Study:
 
     # -- what there is -----------------------------------------------------------------------------------------------
 
+    @_patiently
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
@@ -287,6 +357,7 @@ class Study:
     def _of_slot(self, name: str) -> list[FrozenTrial]:
         return [t for t in self.trials() if t.user_attrs.get(SLOT) == name and TWICE not in t.user_attrs]
 
+    @_patiently
     def slots(self) -> dict[str, FrozenTrial]:
         """Of each slot the trial that counts: the one that settled it, else the last one."""
         found: dict[str, FrozenTrial] = {}
@@ -297,6 +368,7 @@ class Study:
             found[name] = trial
         return found
 
+    @_patiently
     def is_over(self, names: Iterable[str]) -> bool:
         """Whether nothing is to be done in any of these slots any more."""
         slots = self.slots()
@@ -306,6 +378,7 @@ class Study:
         """Whether no worker is at anything."""
         return not any(trial.state == TrialState.RUNNING for trial in self.trials())
 
+    @_patiently
     def best(self, names: Iterable[str]) -> list[FrozenTrial]:
         """Trials of some slots that were trained to the end, the best first."""
         slots, sign = self.slots(), -1 if self.maximises else 1
@@ -340,6 +413,16 @@ def _is_settled(trial: FrozenTrial) -> bool:
     return trial.state in OVER or (trial.state == TrialState.FAIL and not {NEXT, TWICE} & trial.user_attrs.keys())
 
 
+def shown(storage: str) -> str:
+    """An address without what is secret in it."""
+    if "://" not in storage:
+        return storage
+    try:
+        return make_url(storage).set(query={}).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return storage.partition("://")[0]
+
+
 def _distribution(part: Choice | Range) -> BaseDistribution:
     if isinstance(part, Choice):
         return CategoricalDistribution(part.values)
@@ -367,7 +450,7 @@ def _opened(storage: str) -> BaseStorage:
 
 def _database(address: str) -> BaseStorage:
     """Of workers that begin at once, one makes the tables, and the others run into them."""
-    for left in reversed(range(OPENINGS)):
+    for left in reversed(range(TRIES)):
         try:
             return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
         except DatabaseError:
@@ -382,6 +465,7 @@ def _reachable(storage: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UsageError(f"storage: {redacted(storage)}: {error}; install the database's driver") from error
+        raise UsageError(f"storage: {shown(storage)}: {error}; install the database's driver") from error
     except Exception as error:  # of Optuna, of SQLAlchemy, of a driver, of the disk
-        raise EnvironmentFault(f"storage: {redacted(storage)}: {redacted(str(error))}") from error
+        told = redacted(str(error)).replace(storage, shown(storage))
+        raise EnvironmentFault(f"storage: {shown(storage)}: {told}") from error

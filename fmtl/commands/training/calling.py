@@ -1,5 +1,8 @@
 """What the first of several processes that train together tells the others to do."""
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +22,35 @@ class Call:
         settings: All but where this process finds its data and its device.
         spec: What the network is to see.
         last: Where it stands.
+        number: Of the variant, from 1.
     """
 
     settings: dict[str, Any]
     spec: InputSpec
     last: Checkpoint | None
+    number: int
+
+
+_number: ContextVar[int] = ContextVar("number of the variant", default=1)
+
+
+@contextlib.contextmanager
+def of_variant(number: int) -> Iterator[None]:
+    """Within it, trainings are of this variant."""
+    before = _number.set(number)
+    try:
+        yield
+    finally:
+        _number.reset(before)
 
 
 def call(settings: TrainSettings, spec: InputSpec, last: Checkpoint | None) -> None:
     """Call the other processes to a training."""
     kept = vars(last) | {"tasks": last.tasks.to_json()} if last else None
     spec_of = {"px": spec.px, "mean": list(spec.mean), "std": list(spec.std)}
-    collectives.call({"settings": settings.model_dump(mode="json"), "spec": spec_of, "last": kept})
+    collectives.call(
+        {"settings": settings.model_dump(mode="json"), "spec": spec_of, "last": kept, "number": _number.get()}
+    )
 
 
 def called() -> Call | None:
@@ -41,7 +61,9 @@ def called() -> Call | None:
     last, spec = found["last"], found["spec"]
     if last is not None:
         last = Checkpoint(**last | {"tasks": Tasks.from_json(last["tasks"], where="what rank 0 sent")})
-    return Call(found["settings"], InputSpec(spec["px"], tuple(spec["mean"]), tuple(spec["std"])), last)
+    return Call(
+        found["settings"], InputSpec(spec["px"], tuple(spec["mean"]), tuple(spec["std"])), last, found["number"]
+    )
 
 
 def same(digest: str, folder: object) -> None:

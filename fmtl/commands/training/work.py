@@ -17,6 +17,7 @@ from fmtl.model import backbones
 from fmtl.model.backbones import InputSpec
 from fmtl.settings.train import TrainSettings
 from fmtl.tasks import IGNORE_INDEX
+from fmtl.together import collectives
 from fmtl.training.checkpoints import Checkpoint
 from fmtl.training.setup import Setup, TrainPlan, set_up
 from fmtl.training.stages import DatasetStages, counts_of
@@ -78,6 +79,7 @@ def prepare(
     if not quietly:
         calling.call(settings.model_copy(update={"weights": "none", "px": px}), spec, last)
         calling.same(dataset.digest, dataset.folder)
+        _check_shares(dataset)
     if device.type == "cuda":
         resident_pixels(dataset, device)  # before a batch size is tried, which may take of what they leave
     counts = counts_of(dataset) if settings.class_weights or dataset.tasks.sets else {}
@@ -109,6 +111,18 @@ def _check_splits(dataset: PreparedDataset) -> None:
             raise DataError(f"no image of the {split} split has a label", where=where)
     if len(dataset.rows("train")) < 2:
         raise DataError("1 training image; BatchNorm needs 2 at least", where=where)
+
+
+def _check_shares(dataset: PreparedDataset) -> None:
+    """Raise DataError where a split has too few images for all that train together."""
+    num = collectives.size()
+    for split in SPLITS:
+        least = (2 if split == "train" else 1) * num
+        if len(dataset.rows(split)) < least and num > 1:
+            raise DataError(
+                f"{len(dataset.rows(split))} images in the {split} split are too few for {num} processes; start fewer, "
+                "or prepare more images", where=str(dataset.folder),
+            )  # fmt: skip
 
 
 def side(settings: TrainSettings, dataset: PreparedDataset, weights_px: int) -> int:

@@ -73,7 +73,7 @@ class Joined(Previous):
         self._parts, self._folder = parts, folder
 
     @property
-    def same_folder(self) -> bool:
+    def same_images(self) -> bool:
         root = (self._folder.resolve() / self.images_path).resolve()
         return all(part.root == root for part in self._parts)
 

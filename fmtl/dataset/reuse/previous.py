@@ -77,6 +77,11 @@ class Previous:
         """Whether its images came from the same folder; else only an image's hash tells that it is the same."""
         return bool(self.manifest) and self.manifest.get("source", {}).get("images_path") == self.images_path
 
+    @property
+    def same_images(self) -> bool:
+        """``same_folder``, of the images that may be taken over."""
+        return self.same_folder
+
     def _whole(self, manifest: Mapping[str, Any], names: Iterable[str], *, size_only: bool = False) -> bool:
         for name in names:
             path, item = self.folder / name, manifest["files"].get(name)

@@ -33,6 +33,7 @@ class Wanted:
         tags: Further ones.
         context: What MLflow says of where a run comes from; None: of this process.
         begins: Work on it begins now; else it is delivered afterwards, and stays as it is.
+        is_abandoned: Whoever worked on it is known to be gone, whatever its lease says.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Wanted:
     tags: Mapping[str, str] = field(default_factory=dict)
     context: Mapping[str, str] | None = None
     begins: bool = True
+    is_abandoned: bool = False
 
     @property
     def all_tags(self) -> dict[str, str]:
@@ -141,7 +143,7 @@ def _go_on(client: mlflow.MlflowClient, run_id: str, wanted: Wanted) -> mlflow.e
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
         raise DataError(f"run '{run_id}' was deleted; 'mlflow runs restore --run-id {run_id}' brings it back")
     at_work = lease.Lease.read(run.data.tags.get(lease.TAG))
-    if at_work and not (at_work.is_mine or at_work.died or at_work.is_silent):
+    if at_work and not (wanted.is_abandoned or at_work.is_mine or at_work.died or at_work.is_silent):
         raise DataError(f"run '{run_id}': it is running ({at_work}); wait for its end, or end that process")
     if not wanted.begins:
         return run
