@@ -249,3 +249,31 @@ def test_a_machine_that_dies_joins_again(dataset, store, hosts):
     assert run.data.tags["fmtl.outcome"] == "completed" and run.data.tags["fmtl.resume"] == "exact"
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/loss")
     assert [point.step for point in history] == [1, 2, 3, 4]
+
+
+def test_everything_that_ranks_have_to_agree_on(dataset, store):
+    """Frozen epochs on kept features, a moving average, mixing, patience, accumulation: two variants in one launch."""
+    options = train_options(
+        dataset.folder, epochs=4, freeze_epochs=1, ema_decay=0.9, mixup=0.2, patience=1, accumulate=2,
+        task_weights="uncertainty", checkpoint_minutes=0.001,
+    )  # fmt: skip
+    (store / "two.yaml").write_text("variants: [{seed: 1}, {seed: 2, save_checkpoints: false}]\n")
+    said = done(torchrun(2, *TOGETHER, "--config", "two.yaml", *options))
+    assert said.count("\ntest: accuracy") == 2
+    outcomes = [run.data.tags["fmtl.outcome"] for run in runs()]
+    assert outcomes == ["completed"] * 2
+
+
+def test_a_name_that_was_used_before_begins_a_new_run(dataset, store):
+    options = ("--standalone",), ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", "season-8")
+    for _ in range(2):
+        done(torchrun(2, *TOGETHER, *train_options(dataset.folder, epochs=1), options=options[1]))
+    assert len(runs()) == 2
+
+
+def test_too_few_images_for_so_many_processes_is_said_at_once(dataset, store):
+    agent = torchrun(2, *TOGETHER, *train_options(dataset.folder, batch_size=2))
+    said, _ = agent.communicate(timeout=120)
+    assert agent.returncode != 0 and "batch_size: 2 images are too few for 2 processes" in said
+    (run,) = runs()
+    assert run.info.status == "FAILED" and "too few" in run.data.tags["fmtl.error"]
