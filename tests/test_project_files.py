@@ -13,7 +13,7 @@ import yaml
 from fmtl import cli
 from fmtl.catalogue.reasons import Reason
 from fmtl.errors import did_you_mean
-from fmtl.settings import reading
+from fmtl.settings import reading, space
 from fmtl.settings.train import MODES, TrainSettings
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +38,7 @@ def test_mlproject_has_every_command_and_declares_only_what_is_required():
         required = {k for k, field in generate.KINDS[name].model_fields.items() if field.is_required()}
         if any(option.name == "config" for option in cli.cli.commands[name].params):
             required = set()  # a file may name them
+        required |= {"config"} if name == "sweep" else set()  # a file of more than its settings
         assert set(entry.get("parameters", {})) == required
         assert re.fullmatch(r"python -m fmtl (\w+)( --\w+ \{\w+\})*", entry["command"]).group(1) == name
 
@@ -92,10 +93,11 @@ def test_every_reason_for_a_reject_is_in_the_docs():
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_loads_and_says_its_command_time_and_result(path):
-    assert reading.build_from_file(TrainSettings, {}, path)
+    command = "sweep" if path.name.startswith("sweep_") else "train"
+    assert space.read(path, {}) if command == "sweep" else reading.build_from_file(TrainSettings, {}, path)
     header = path.read_text().split("\nbackbone")[0]
-    assert f"fmtl train --config {path.relative_to(ROOT)}" in header
-    assert f"mlflow run . -e train -P config={path.relative_to(ROOT)}" in header
+    assert f"fmtl {command} --config {path.relative_to(ROOT)}" in header
+    assert f"mlflow run . -e {command} -P config={path.relative_to(ROOT)}" in header
     assert re.search(r"# Time: .*\d", header)
     assert re.search(r"# Result: .*\d", header)
 
