@@ -34,7 +34,7 @@ from fmtl.training.run import EpochRecord
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS, PARENT_SECONDS = 1.0, 60.0
+WAIT_SECONDS, AGAIN_SECONDS, PARENT_SECONDS = 1.0, 3.0, 60.0
 SETTLED = "fmtl.settled"  # slots, when the sweep's run was last concluded
 BUILT = ("backbone", "weights", "px")  # what another value of may not be there, or not fit
 DEFAULTS = {name: field.default for name, field in SweepSettings.model_fields.items()}
@@ -221,8 +221,9 @@ class Sweep:
             log.info("%s", error)
         except Exception as error:
             if slot.run and not began and isinstance(error, FmtlError):
-                log.warning("trial %s: run %s can't go on, and begins anew: %s", slot.name, slot.run, error)
-                self.study.begin_anew(slot)
+                time.sleep(AGAIN_SECONDS)
+                what = "can't go on now" if self.study.try_again(slot) else "can't go on; a new one begins"
+                log.warning("trial %s: run %s %s: %s", slot.name, slot.run, what, error)
             elif isinstance(error, UsageError | DataError) or _is_of_memory(error):
                 log.warning("trial %s: %s", slot.name, error)
                 self.study.failed(slot, str(error))

@@ -93,20 +93,19 @@ def train_whole(
         if settings.resume:
             return _resume(settings.resume, settings, occasion)
         settings, limit = budget.settled(inherited.settled(settings), since=since)
-        with _opened(settings, occasion.number) as run, _told(run):
+        with _opened(settings, occasion) as run, _told(run):
             return _train(prepare(settings), run, limit=limit, occasion=occasion), run.place
 
 
 @contextlib.contextmanager
-def _opened(settings: TrainSettings, number: int, *, source: str = "") -> Iterator[Run]:
+def _opened(settings: TrainSettings, occasion: Occasion, *, source: str = "") -> Iterator[Run]:
     """A new run.
 
     Args:
-        number: Of the variant.
         source: The run that it goes on from.
     """
     # There before anything else of the run, so that one that is killed meanwhile can begin anew.
-    kept = {earlier.SETTINGS: to_yaml(_values(settings))} | followers.launch(number)
+    kept = {earlier.SETTINGS: to_yaml(_values(settings))} | followers.launch(occasion.number)
     if source:
         kept[resuming.SOURCE] = json.dumps({"run": source})
     with open_run(
@@ -117,6 +116,7 @@ def _opened(settings: TrainSettings, number: int, *, source: str = "") -> Iterat
         offline=settings.offline,
         kept=kept,
     ) as run:
+        occasion.begun(run.id)
         yield run
 
 
@@ -194,7 +194,6 @@ def _train(
     """
     settings, dataset = work.settings, work.dataset
     values = _values(settings)
-    occasion.begun(run.id)
     files = _files(work, run)
     _log_settings(run, values, dataset, is_new=last is None, limit=limit, number=occasion.number)
     training = beginning.begun(work, last, best)
@@ -376,13 +375,14 @@ def _resume(which: str, asked: TrainSettings, occasion: Occasion) -> tuple[str, 
             resuming.tell(run, last, hardware.decisive(work.setup.device), found.tags)
             publisher.log_epochs(run, [row for row in last.training["history"] if row[EPOCH] not in logged])
         work = replace(work, settings=work.settings.model_copy(update={"weights": settings.weights}))
+        occasion.begun(run.id)  # not before: what can't go on is not what was asked for
         return _train(work, run, last=last, best=best, recorded=logged, occasion=occasion), found.folder
 
 
 def _fork(found: resuming.Earlier, asked: TrainSettings, occasion: Occasion) -> tuple[str, RunFolder]:
     """Go on from a run in one of its own: with more epochs, or under changed settings."""
     settings = resuming.of_fork(asked, found.settings, done=found.whole().epoch)
-    with _opened(settings, occasion.number, source=found.name) as run, _told(run):
+    with _opened(settings, occasion, source=found.name) as run, _told(run):
         return _go_on_from(found, settings, run), run.place
 
 

@@ -45,7 +45,7 @@ R = TypeVar("R")
 BEAT_SECONDS, SILENT_SECONDS = 10.0, 90.0
 REST_SECONDS = 15.0
 TRIES = 5  # of a database that does not answer
-MOST_ATTEMPTS = 4  # at a slot whose workers die
+MOST_ATTEMPTS = 5  # at a slot whose workers die
 MOST_DRAWS = 6  # of settings that were tried before
 STARTUP = 10  # trials drawn at random before TPE learns from them
 # What is known of a trial besides its values.
@@ -295,9 +295,15 @@ class Study:
             self._free(trial, int(trial.user_attrs.get(ATTEMPTS, 0)) + counts)
 
     @_patiently
-    def begin_anew(self, slot: Slot) -> None:
-        """The run that it had can't go on."""
-        self._pass_on(slot.trial.number, dict(slot.values), {SLOT: slot.name, SEED: slot.seed})
+    def try_again(self, slot: Slot) -> bool:
+        """The run that it had can't go on now: somebody may be recording its end. Returns whether it is tried again,
+        or a new one begins."""
+        attempts = int(slot.trial.user_attrs.get(ATTEMPTS, 0)) + 1
+        known, goes_on = {SLOT: slot.name, SEED: slot.seed}, attempts < MOST_ATTEMPTS
+        if goes_on:
+            known |= {RUN: slot.run, ATTEMPTS: attempts}
+        self._pass_on(slot.trial.number, dict(slot.values), known)
+        return goes_on
 
     def _free_the_dead(self) -> None:
         now = time.monotonic()
