@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -71,17 +72,15 @@ def filled_once(study, names):
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """Address of a real PostgreSQL."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         pytest.skip("no PostgreSQL here")
-    folder = tmp_path_factory.mktemp("postgres")
-    as_whom = ["runuser", "-u", "nobody", "--"] if os.getuid() == 0 else []
-    if as_whom:
-        for path in (folder, *folder.parents[:3]):
-            if str(path) not in ("/", "/tmp"):
-                os.chmod(path, 0o755)
+    folder = Path(tempfile.mkdtemp(prefix="fmtl-postgres-"))  # not in pytest's, which others may not enter
+    as_whom: list[str] = []
+    if os.getuid() == 0:  # as whom it does not run
+        as_whom = ["runuser", "-u", "nobody", "--"]
         shutil.chown(folder, "nobody")
     port = random.randint(20_000, 40_000)
 
@@ -93,6 +92,7 @@ def postgres(tmp_path_factory):
     run(control, "-D", data, "-w", "-l", folder / "log", "-o", f"-p {port} -k {folder}", "start")
     yield f"postgresql+psycopg://fmtl@127.0.0.1:{port}/postgres"
     run(control, "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 def test_24_trials_by_3_workers_of_which_two_are_killed(dataset, store, postgres):
