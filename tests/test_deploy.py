@@ -21,17 +21,16 @@ def test_a_script_is_whole_and_says_how_it_is_called(script):
     assert f"deploy/{script}" in (DEPLOY / script).read_text()
 
 
-@pytest.mark.slow
-def test_a_job_that_slurm_preempts_puts_itself_into_the_queue_and_goes_on(store, dataset):
-    """SLURM is not here: what it would do is done by hand, a signal to the script, and the script once more."""
-    for name, text in {"fmtl": f'exec {sys.executable} -m fmtl "$@"', "scontrol": 'echo "$@" >> requeued'}.items():
+def play(store, programs):
+    """Programs that are not here, as scripts; the PATH on which they are."""
+    for name, text in programs.items():
         (store / name).write_text(f"#!/bin/sh\n{text}\n")
         (store / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{store}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    options = ["--data", str(dataset.folder), "--backbone", "test_efficientnet", "--weights", "none", "--px", "32",
-               "--batch-size", "16", "--epochs", "3", "--gallery", "false", "--extra-plots", "false", "--precision",
-               "fp32", "--channels-last", "false"]  # fmt: skip
-    command = ["bash", str(DEPLOY / "slurm.sh"), *options]
+    return f"{store}:{os.environ['PATH']}"
+
+
+def preempted_and_again(store, command, environment):
+    """What a job says that SLURM preempts in its first epochs, and that is then taken from the queue once more."""
     with (store / "out.txt").open("w") as out:
         job = subprocess.Popen(command, env=environment, cwd=store, stdout=out, stderr=out)
         while "epoch 1/3" not in (store / "out.txt").read_text():
@@ -42,8 +41,18 @@ def test_a_job_that_slurm_preempts_puts_itself_into_the_queue_and_goes_on(store,
         assert (store / "requeued").read_text() == "requeue 7\n"
         assert subprocess.run(command, env=environment, cwd=store, stdout=out, stderr=out).returncode == 0
     said = (store / "out.txt").read_text()
-    assert said.count("epoch 1/3") == said.count("epoch 3/3") == 1 and "it goes on after epoch 1" in said
+    assert said.count("epoch 1/3") == said.count("epoch 3/3") == 1, said
     assert (store / "requeued").read_text() == "requeue 7\n"
+    return said
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_preempts_puts_itself_into_the_queue_and_goes_on(store, dataset):
+    """SLURM is not here: what it would do is done by hand, a signal to the script, and the script once more."""
+    path = play(store, {"fmtl": f'exec {sys.executable} -m fmtl "$@"', "scontrol": 'echo "$@" >> requeued'})
+    command = ["bash", str(DEPLOY / "slurm.sh"), *train_options(dataset.folder, epochs=3)]
+    said = preempted_and_again(store, command, os.environ | {"PATH": path, "SLURM_JOB_ID": "7"})
+    assert "it goes on after epoch 1" in said
 
 
 def test_the_kubernetes_job_is_one_that_its_schema_allows():
@@ -102,26 +111,13 @@ def test_the_nodes_of_a_trainjob_share_the_volume_that_it_claims():
 @pytest.mark.slow
 def test_a_job_of_several_nodes_that_is_preempted_goes_on(store, dataset):
     """SLURM is not here: srun runs the command once, on the one node that there is."""
-    programs = {
+    path = play(store, {
         "srun": 'shift; exec "$@"', "scontrol": '[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> requeued',
         "python": f'exec {sys.executable} "$@"',
-    }  # fmt: skip
-    for name, text in programs.items():
-        (store / name).write_text(f"#!/bin/sh\n{text}\n")
-        (store / name).chmod(0o755)
+    })  # fmt: skip
     environment = os.environ | {
-        "PATH": f"{store}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "PER_NODE": "2",
+        "PATH": path, "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "PER_NODE": "2",
         "SLURM_JOB_NODELIST": "here", "SLURM_CPUS_PER_TASK": "2", "PYTHONPATH": str(DEPLOY.parent),
     }  # fmt: skip
     command = ["bash", str(DEPLOY / "slurm-nodes.sh"), *train_options(dataset.folder, epochs=3)]
-    with (store / "out.txt").open("w") as out:
-        job = subprocess.Popen(command, env=environment, cwd=store, stdout=out, stderr=out)
-        while "epoch 1/3" not in (store / "out.txt").read_text():
-            assert job.poll() is None, (store / "out.txt").read_text()
-            time.sleep(0.05)
-        job.send_signal(signal.SIGUSR1)
-        assert job.wait(120) == 0
-        assert (store / "requeued").read_text() == "requeue 7\n"
-        assert subprocess.run(command, env=environment, cwd=store, stdout=out, stderr=out).returncode == 0
-    said = (store / "out.txt").read_text()
-    assert said.count("epoch 1/3") == said.count("epoch 3/3") == 1 and "going on with run" in said, said
+    assert "going on with run" in preempted_and_again(store, command, environment)

@@ -87,7 +87,7 @@ class Sweep:
         """Build every network that the space has, and let it go. Returns the first settings."""
         first = self._first()
         for choice in self.space.choices:
-            for value in choice.values if choice.name in BUILT else ():
+            for value in choice.values[1:] if choice.name in BUILT else ():
                 check(self._first(**{choice.name: value}))
         check(first)
         return first
@@ -262,7 +262,7 @@ class Sweep:
     def _say(self, slot: Slot, value: float | None, *, counts: bool) -> None:
         searched = [name for name, _, _ in self.slots]
         best = next(iter(self.study.best(searched)), None)
-        left = sum(not self.study.is_over([name]) for name in searched)
+        left = len(searched) - self.study.num_settled(searched)
         told = "ended early" if value is None else f"{self.settings.metric} {value:.4f}"
         told += "" if counts else " (not counted: another worker has taken it over)"
         lead = f"; best so far: trial {best.user_attrs['slot']}, {best.value:.4f}" if best else ""
@@ -286,9 +286,10 @@ class Sweep:
         plots.save(run.folder / "sweep.png", figure)
         again = self._again(ranked[0]) if ranked else ""
         note = outcome.note(ranked, trained, importances, metric=f"validation {self.settings.metric}", again=again)
-        settled = sum(self.study.is_over([name]) for name in names)
-        best_run = ranked[0].run if ranked else None
-        run.set_tags({"mlflow.note.content": note, "fmtl.best_run": best_run, SETTLED: str(settled)})
+        settled = str(self.study.num_settled(names))
+        run.set_tags(
+            {"mlflow.note.content": note, "fmtl.best_run": ranked[0].run if ranked else None, SETTLED: settled}
+        )
         run.log_metrics({f"trials/{state.replace(' ', '_')}": sum(t.state == state for t in trained)
                          for state in {t.state for t in trained}})  # fmt: skip
         if not ranked:
@@ -305,10 +306,7 @@ class Sweep:
             if trial is None:
                 continue
             known = trial.user_attrs
-            state = {"COMPLETE": "completed", "PRUNED": "ended early", "FAIL": "failed"}.get(
-                trial.state.name, "waiting"
-            )
-            state = "not trained" if SAME in known else state
+            state = "not trained" if SAME in known else STATES.get(trial.state.name, "waiting")
             why = known.get(WHY, f"trial {known[SAME]} has its settings" if SAME in known else "")
             value = trial.value if state == "completed" else None
             found.append(Trained(name, state, value, trial.params, known[SEED], known.get(RUN, ""), why))

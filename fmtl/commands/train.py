@@ -69,7 +69,7 @@ class Occasion:
     at_epoch: Callable[[EpochRecord], None] | None = None
 
 
-ALONE = Occasion()
+ORDINARY = Occasion()
 
 
 def train(settings: TrainSettings, *, since: float | None = None) -> str:
@@ -82,7 +82,7 @@ def train(settings: TrainSettings, *, since: float | None = None) -> str:
 
 
 def train_whole(
-    settings: TrainSettings, *, since: float | None = None, occasion: Occasion = ALONE
+    settings: TrainSettings, *, since: float | None = None, occasion: Occasion = ORDINARY
 ) -> tuple[str, RunFolder]:
     """``train``, which also returns the run's folder."""
     since = time.monotonic() if since is None else since
@@ -183,7 +183,7 @@ def _train(
     best: Checkpoint | None = None,
     recorded: Collection[int] = (),
     limit: Limit | None = None,
-    occasion: Occasion = ALONE,
+    occasion: Occasion = ORDINARY,
 ) -> str:
     """Train, and write all that belongs to the run.
 

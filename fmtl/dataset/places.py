@@ -40,9 +40,7 @@ def check_out(out: Path, *, table: str, images: str | None) -> None:
     """Raise UsageError where publishing the dataset would cost the user something."""
     if out.exists() and not is_dataset(out) and not (out.is_dir() and not _visible(out)):
         raise UsageError(f"out: {out} exists and is no prepared dataset; choose another folder or remove it")
-    for name, source in (("table", table), ("images", images)):
-        if source and Path(source).resolve().is_relative_to(out.resolve()):
-            raise UsageError(f"out: {out} holds {name} {source} and would be replaced; choose another folder")
+    _check_outside(out, table=table, images=images)
     if Path(table).is_dir() and out.resolve().is_relative_to(Path(table).resolve()):
         raise UsageError(
             f"out: {out} lies in the table's folder and would be read as a part of it; choose another folder"
@@ -61,6 +59,11 @@ def check_part(out: Path, *, table: str, images: str | None) -> None:
     """``check_out`` for a part of a dataset."""
     if out.exists() and not parts.is_part(out) and _visible(out):
         raise UsageError(f"out: {out} holds something else than a part; choose another folder")
+    _check_outside(out, table=table, images=images)
+
+
+def _check_outside(out: Path, *, table: str, images: str | None) -> None:
+    """Raise UsageError where what a dataset is made from lies in its place."""
     for name, source in (("table", table), ("images", images)):
         if source and Path(source).resolve().is_relative_to(out.resolve()):
             raise UsageError(f"out: {out} holds {name} {source} and would be replaced; choose another folder")

@@ -64,9 +64,7 @@ def describe(
         facts: What else the manifest says: ``counts``, ``source``, ``settings``, ``notes``.
     """
     names = [shard_name(sha) for sha in pixels]
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha} for name, sha in zip(names, pixels, strict=True)
-    }
+    files = {name: file_entry(folder / name, sha) for name, sha in zip(names, pixels, strict=True)}
     content = {
         "tasks": tasks.to_json(),
         "image": {name: image[name] for name in ("px", "fit", "background")},
@@ -83,12 +81,13 @@ def describe(
 def seal(dataset: "PreparedDataset") -> None:
     """Write the manifest, which names every file with its hash; files added since ``describe`` are hashed now."""
     files = dataset.manifest["files"]
-    files |= {p.name: _file_entry(p) for p in sorted(dataset.folder.iterdir()) if p.name not in files}
+    files |= {p.name: file_entry(p) for p in sorted(dataset.folder.iterdir()) if p.name not in files}
     durable.write_json(dataset.folder / MANIFEST, sealed(dataset.manifest))
 
 
-def _file_entry(path: Path) -> dict:
-    return {"bytes": path.stat().st_size, "sha256": durable.sha256(path)}
+def file_entry(path: Path, sha256: str = "") -> dict:
+    """What a manifest says of a file, whose hash may be known already."""
+    return {"bytes": path.stat().st_size, "sha256": sha256 or durable.sha256(path)}
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ def open_dataset(folder: Path | str, *, verify: bool = True) -> PreparedDataset:
     manifest = read_manifest(path)
     for name, item in manifest["files"].items() if verify else ():
         file = folder / name
-        if not file.is_file() or _file_entry(file) != item:
+        if not file.is_file() or file_entry(file) != item:
             raise DataError(
                 f"{file}: missing or changed since prepare (sha256 differs); run 'fmtl prepare --reuse false' again"
             )

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmtl.errors import DataError
 from fmtl.loading.prefetch import prefetched
 from fmtl.loading.sources import Source
 from fmtl.tasks import Tasks
@@ -31,10 +30,7 @@ class Batches:
         rows: Rows of the dataset to go through.
         prefetch: Load the next batches in a thread while a GPU computes. A CPU has nothing to spare for it.
         names: Of the dataset's rows, for messages.
-        place: Of this process among those that train together.
-
-    Raises:
-        DataError: There are too few rows for a share each.
+        place: Of this process among those that train together; there are rows for all of them.
     """
 
     def __init__(
@@ -55,8 +51,6 @@ class Batches:
         self.shuffle, self.seed, self.prefetch = shuffle, seed, prefetch
         self._targets, self._names, self.place = torch.from_numpy(targets), names, place
         self.epoch = self._start = 0
-        if place.size > 1 and len(rows) < self._least:
-            raise DataError(f"{len(rows)} images for {place.size} processes; start fewer, or prepare more images")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -88,14 +82,9 @@ class Batches:
     def _bounds(self) -> list[int]:
         """Where batches start; a last batch that is too small for all processes joins the one before."""
         bounds = [*range(0, len(self.rows), self.batch_size), len(self.rows)]
-        if len(bounds) > 2 and bounds[-1] - bounds[-2] < self._least:
+        if len(bounds) > 2 and bounds[-1] - bounds[-2] < self.place.least(is_training=self.shuffle):
             del bounds[-2]
         return bounds
-
-    @property
-    def _least(self) -> int:
-        """Images of a batch: BatchNorm can't train on one."""
-        return self.place.size * (2 if self.shuffle else 1)
 
     def __iter__(self) -> Iterator[Batch]:
         return prefetched(self._batches(), PREFETCHED) if self.prefetch else self._batches()

@@ -23,9 +23,8 @@ from fmtl.errors import EnvironmentFault, FmtlError, RankFailed, Terminated
 from fmtl.together.ranks import ALONE, Place
 
 PATIENCE = timedelta(hours=1)  # for a rank that is busy with something else; one that is gone is noticed at once
-LAST_WORDS_SECONDS = (
-    20.0  # that a rank which fails waits for the first one to close its run, and that one for all to go
-)
+# That a rank which ends waits for the first one to close its run, and that one for all to go.
+LAST_WORDS_SECONDS = 20.0
 _HERE, _INVITED, _GONE, _ERROR, _CLOSED, _WORK = "here", "invited", "gone", "error", "closed", "work"
 
 

@@ -40,6 +40,10 @@ class Place:
         num = stop - start
         return slice(start + num * self.rank // self.size, start + num * (self.rank + 1) // self.size)
 
+    def least(self, *, is_training: bool) -> int:
+        """Images that a batch needs, so that each process has enough: BatchNorm can't train on one."""
+        return self.size * (2 if is_training else 1)
+
 
 ALONE = Place()
 

@@ -102,7 +102,7 @@ def set_up(
         UsageError, DataError, EnvironmentFault: As ``backbones.build`` and ``autotune.fastest``.
     """
     num = collectives.size()
-    if plan.batch_size < 2 * num:
+    if plan.batch_size < collectives.place().least(is_training=True):
         raise UsageError(f"batch_size: {plan.batch_size} images are too few for {num} processes; each needs 2 at least")
     net = backbones.from_plan(plan.network, tasks.num_classes, tasks.sets)
     net.start_at_base_rates(counts)

@@ -116,7 +116,7 @@ def test_24_trials_by_3_workers_of_which_two_are_killed(dataset, store, postgres
     (parent,) = runs("sweep")
     assert parent.info.status == "FINISHED"
     children = runs("train")
-    assert len(children) == 24  # those that were killed went on in their runs
+    assert len(children) == 24, "\n".join(said)  # those that were killed went on in their runs
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     assert sum(child.data.tags["fmtl.outcome"] == "completed" for child in children) == states.count(
         TrialState.COMPLETE

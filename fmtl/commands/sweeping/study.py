@@ -15,7 +15,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -341,8 +341,9 @@ class Study:
     def _end(self, number: int, known: Mapping[str, Any]) -> bool:
         """End a trial without a value. Returns false where another worker has ended it."""
         try:
+            trial_id = self._frozen(number)._trial_id
             for name, value in known.items():
-                self._storage.set_trial_user_attr(self._frozen(number)._trial_id, name, value)
+                self._storage.set_trial_user_attr(trial_id, name, value)
             self.study.tell(number, state=TrialState.FAIL)
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             return False
@@ -375,14 +376,14 @@ class Study:
         return found
 
     @_patiently
-    def is_over(self, names: Iterable[str]) -> bool:
-        """Whether nothing is to be done in any of these slots any more."""
+    def num_settled(self, names: Iterable[str]) -> int:
+        """In how many of these slots nothing is to be done any more."""
         slots = self.slots()
-        return all(name in slots and _is_settled(slots[name]) for name in names)
+        return sum(name in slots and _is_settled(slots[name]) for name in names)
 
-    def is_quiet(self) -> bool:
-        """Whether no worker is at anything."""
-        return not any(trial.state == TrialState.RUNNING for trial in self.trials())
+    def is_over(self, names: Sequence[str]) -> bool:
+        """Whether nothing is to be done in any of these slots any more."""
+        return self.num_settled(names) == len(names)
 
     @_patiently
     def best(self, names: Iterable[str]) -> list[FrozenTrial]:

@@ -115,13 +115,13 @@ def _check_splits(dataset: PreparedDataset) -> None:
 
 def _check_shares(dataset: PreparedDataset) -> None:
     """Raise DataError where a split has too few images for all that train together."""
-    num = collectives.size()
-    for split in SPLITS:
-        least = (2 if split == "train" else 1) * num
-        if len(dataset.rows(split)) < least and num > 1:
+    place = collectives.place()
+    for split in SPLITS if place.size > 1 else ():
+        num = len(dataset.rows(split))
+        if num < place.least(is_training=split == "train"):
             raise DataError(
-                f"{len(dataset.rows(split))} images in the {split} split are too few for {num} processes; start fewer, "
-                "or prepare more images", where=str(dataset.folder),
+                f"{num} images in the {split} split are too few for {place.size} processes; start fewer, or prepare "
+                "more images", where=str(dataset.folder),
             )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmtl.dataset.prepared import IMAGES, shard_name
+from fmtl.dataset.prepared import IMAGES, file_entry, shard_name
 from fmtl.dataset.prepared import PART as MARK
 from fmtl.dataset.reuse.previous import KnownImage, Previous
 from fmtl.dataset.shards import Finished
@@ -70,11 +70,11 @@ class Joined(Previous):
 
     def __init__(self, folder: Path, decoding: Mapping[str, Any], parts: Sequence[Part]):
         super().__init__(folder, decoding, take_pixels=False)
-        self._parts, self._folder = parts, folder
+        self._parts = parts
 
     @property
     def same_images(self) -> bool:
-        root = (self._folder.resolve() / self.images_path).resolve()
+        root = (self.folder.resolve() / self.images_path).resolve()
         return all(part.root == root for part in self._parts)
 
     def shards(self) -> dict[str, Finished]:
@@ -120,10 +120,8 @@ def write(
         durable.link(shard.file, folder / shard_name(shard.sha256))
     images.to_parquet(folder / IMAGES, index=False)
     names = [shard_name(shard.sha256) for shard in shards]
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": durable.sha256(folder / name)}
-        for name in sorted({*names, IMAGES})
-    }
+    files = {name: file_entry(folder / name, shard.sha256) for name, shard in zip(names, shards, strict=True)}
+    files[IMAGES] = file_entry(folder / IMAGES)
     said = {"format": FORMAT, "version": VERSION, "part": part, "files": files, "shards": names, "rows": rows}
     durable.write_json(folder / MARK, sealed(said | facts))
 
