@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fmtl import metric_names
@@ -202,6 +203,8 @@ class Sweep:
     def _train(self, slot: Slot) -> None:
         told = ", ".join(f"{name}={value}" for name, value in slot.values.items())
         log.info("\ntrial %s: %s", slot.name, told)
+        if slot.run is None and slot.attempts:
+            slot = replace(slot, run=self._unnoted(slot))
         began = []  # what is wrong before is wrong with going on, not with the settings
 
         def begun(run_id: str) -> None:
@@ -247,8 +250,19 @@ class Sweep:
 
     def _settings(self, slot: Slot) -> TrainSettings:
         """Of a training that begins, or of one that another worker has begun."""
-        settings = self.space.settings(slot.values, seed=slot.seed, name=f"{self.config.stem}-{slot.name}")
+        settings = self.space.settings(slot.values, seed=slot.seed, name=self._run_name(slot))
         return settings if slot.run is None else settings.model_copy(update={"resume": slot.run})
+
+    def _run_name(self, slot: Slot) -> str:
+        return f"{self.config.stem}-{slot.name}"
+
+    def _unnoted(self, slot: Slot) -> str | None:
+        """The run of a worker that was killed as it began, before it had said which."""
+        name = store.quoted(self._run_name(slot))
+        if name is None:
+            return None
+        where = f"tags.`mlflow.parentRunId` = '{self.study.parent}' AND tags.`mlflow.runName` = {name}"
+        return next((record.run_id for record in store.search_runs("train", where=where, most=1)), None)
 
     def _reported(self, slot: Slot):  # type: ignore[no-untyped-def]
         name = BY_CHOICE[self.settings.metric]

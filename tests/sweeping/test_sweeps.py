@@ -175,3 +175,22 @@ def test_settings_that_were_tried_are_not_trained_again(dataset, store):
     (store / "search.yaml").write_text(text.replace("learning_rate: {low: 1e-4, high: 1e-1, log: true}\n", ""))
     told = worker(store).communicate(timeout=300)[0]
     assert len(runs("train")) == 3 and told.count("again, not trained") == 2, told
+
+
+KILLED = """
+import os, signal, sys
+from fmtl.commands.sweeping.study import Study
+Study.note_run = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from fmtl.cli import main
+main(["sweep", "--config", "search.yaml"])
+"""
+
+
+def test_a_worker_that_dies_before_it_says_which_run_it_has_leaves_none(dataset, store):
+    (store / "search.yaml").write_text(SEARCH.format(data=dataset.folder, trials=2))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", KILLED], cwd=store, env=environment).returncode == -signal.SIGKILL
+    (begun,) = runs("train")
+    told = worker(store).communicate(timeout=300)[0]
+    assert [run.data.tags["fmtl.outcome"] for run in runs("train")] == ["completed"] * 2, told
+    assert begun.info.run_id in {run.info.run_id for run in runs("train")}

@@ -62,7 +62,8 @@ class Slot:
 
     Attributes:
         values: By setting, of those that differ.
-        run: Of a worker that is gone: its run, which may go on.
+        run: Of a worker that is gone: its run, which may go on; None where it had not come to say which.
+        attempts: Of workers that are gone.
         can_end_early: Where it falls behind.
     """
 
@@ -71,6 +72,7 @@ class Slot:
     values: Mapping[str, Any]
     seed: int
     run: str | None
+    attempts: int
     can_end_early: bool
 
 
@@ -185,7 +187,8 @@ class Study:
             multivariate=True,
         )  # fmt: skip
         values = {part: _suggested(trial, part, kind) for part, kind in self._distributions.items()}
-        return Slot(trial, name, values, known[SEED], known.get(RUN), self._prune and name.isdecimal())
+        return Slot(trial, name, values, known[SEED], known.get(RUN), int(known.get(ATTEMPTS, 0)),
+                    self._prune and name.isdecimal())  # fmt: skip
 
     def _is_taken(self, trial: Trial) -> bool:
         """Whether another trial has filled this one's slot, or is older and at it."""
