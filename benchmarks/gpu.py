@@ -24,10 +24,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fmtl import hardware
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
 from fmtl.loading.pacing import Paced
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.model import backbones
 from fmtl.model.execution import Execution

@@ -21,11 +21,11 @@ from peers import Work
 from torch import Tensor
 
 from fmtl import machine
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import open_dataset
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
 from fmtl.loading.pacing import Paced
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos
 from fmtl.model import autotune, backbones, feature_cache
 from fmtl.model.backbones import NetworkPlan

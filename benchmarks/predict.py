@@ -29,7 +29,8 @@ import torch
 from fmtl import machine
 from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
 from fmtl.commands.predict import predict
-from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
+from fmtl.dataset.pixels.preprocess import Preprocess
+from fmtl.loading.preprocess import as_images, prepare_for_network
 from fmtl.model import backbones, predictor
 from fmtl.model.execution import Execution
 from fmtl.settings.schema import PredictSettings

@@ -267,6 +267,15 @@ def predict(settings: schema.PredictSettings) -> None:
     predict(settings)
 
 
+@command(schema.ExportSettings)
+def export(settings: schema.ExportSettings) -> None:
+    """Write a model as one file with its preprocessing inside, compared with the model on all its test photos."""
+    _say_first(f"export: {settings.model} as {settings.format}")
+    from fmtl.commands.export import export
+
+    export(settings)
+
+
 @command(schema.JoinSettings)
 def join(settings: schema.JoinSettings) -> None:
     """Make one of the parts that several machines prepared or predicted: to the byte what one machine makes."""

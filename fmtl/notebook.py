@@ -19,9 +19,9 @@ from fmtl.commands.bringing import loop, trained
 from fmtl.commands.bringing.brought import Asked, Brought, check
 from fmtl.commands.bringing.trained import TrainedModel
 from fmtl.commands.publisher import CheckpointFiles
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, Diverged, UsageError
 from fmtl.loading.checked import GivenLoader
-from fmtl.loading.preprocess import Preprocess
 from fmtl.metric_names import SCORES, score
 from fmtl.model import backbones as backbone_names
 from fmtl.reports import run_page, run_summary

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import fmtl
 from fmtl import metric_names
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, UsageError
-from fmtl.loading.preprocess import Preprocess
 from fmtl.settings import reading, schema
 from fmtl.tasks import IGNORE_INDEX
 from fmtl.tracking import registry

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import fmtl
 from fmtl.commands.predict import predict
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, EnvironmentFault, UsageError
-from fmtl.loading.preprocess import Preprocess
 from fmtl.settings.schema import PredictSettings
 from fmtl.training import checkpoints
 

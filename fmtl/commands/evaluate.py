@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from fmtl.catalogue.values import words
 from fmtl.commands.choosing import models
-from fmtl.commands.choosing.photos import SPLITS_OF_PHOTOS, learnt_by, photos_of
+from fmtl.commands.choosing.photos import SPLITS_OF_PHOTOS, learnt_by, photos_of, sees
 from fmtl.dataset.prepared import GROUP, PreparedDataset, open_dataset
 from fmtl.errors import DataError
-from fmtl.loading.preprocess import Preprocess
 from fmtl.metric_names import calibration_error
-from fmtl.model.predictor import OK, Predictor
+from fmtl.model.labeller import OK
+from fmtl.model.predictor import Predictor
 from fmtl.reports import run_page, run_summary
 from fmtl.settings.schema import EvaluateSettings
 from fmtl.tasks import AVERAGE, IGNORE_INDEX, Label, Task, Tasks
@@ -129,7 +129,7 @@ def _unseen(dataset: PreparedDataset, settings: EvaluateSettings, address: str) 
 
 def _probs(model: Predictor, dataset: PreparedDataset, photos: _Photos, batch_size: int) -> dict[str, np.ndarray]:
     """``(N, K)`` by task name; photos that can't be read any more are taken out."""
-    is_stored = _sees(model.preprocess, dataset)
+    is_stored = sees(model.preprocess, dataset)
     batches = _stored(dataset, photos.rows, batch_size) if is_stored else None
     if batches is None:
         _, sources = photos_of(dataset, photos.rows)
@@ -153,13 +153,6 @@ def _stored(dataset: PreparedDataset, rows: np.ndarray, batch_size: int) -> Iter
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         yield [OK] * len(some), dataset.pixels(some)
-
-
-def _sees(preprocess: Preprocess, dataset: PreparedDataset) -> bool:
-    """Whether the dataset's squares are those that the model makes of photos."""
-    image = dataset.manifest["image"]
-    mine = (dataset.px, image["fit"], image["background"], image.get("profiles", False))
-    return mine == (preprocess.stored_px, preprocess.fit, preprocess.background, preprocess.profiles)
 
 
 def _targets(task: Task, dataset: PreparedDataset, photos: _Photos) -> np.ndarray:

@@ -17,7 +17,7 @@ from fmtl.commands.labelling import filling, joining
 from fmtl.commands.labelling.listing import Listing, list_photos
 from fmtl.commands.labelling.predictions import Predictions
 from fmtl.errors import DataError
-from fmtl.model.predictor import ACCEPTED, OK, Predictor, attribute_names
+from fmtl.model.labeller import ACCEPTED, OK, Labeller, attribute_names
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tracking.run import adopted_run
@@ -76,7 +76,7 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
 
 
 def _label(
-    model: Predictor,
+    model: Labeller,
     listing: Listing,
     rows: Predictions,
     there: int,
@@ -106,7 +106,7 @@ def _label(
 
 
 def _fill(
-    settings: PredictSettings, listing: Listing, table: pd.DataFrame, model: Predictor, names: Mapping[str, str]
+    settings: PredictSettings, listing: Listing, table: pd.DataFrame, model: Labeller, names: Mapping[str, str]
 ) -> list[str]:
     assert listing.source and listing.table  # columns_of has seen to that
     tasks = {names[task.slug]: task for task in model.tasks}
@@ -137,7 +137,7 @@ def _say(table: pd.DataFrame, listing: Listing, out: Path, cells: Sequence[str],
         raise DataError(f"none of {len(table)} photos could be labelled ({failed}){where}", where="images")
 
 
-def _column_names(model: Predictor, settings: PredictSettings) -> dict[str, str]:
+def _column_names(model: Labeller, settings: PredictSettings) -> dict[str, str]:
     """By column of the predictor's table, what it is called in the file: by slug or by the attribute's own name."""
     columns = model.predict([], top_k=settings.top_k).columns
     return attribute_names(columns, model.tasks) if settings.names == "attribute" else {c: c for c in columns}

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from fmtl.loading.preprocess import Preprocess, constant, crop, normalise
+from fmtl.dataset.pixels.preprocess import Preprocess
+from fmtl.loading.preprocess import constant, crop, normalise
 
 DRAWS = (9, 1)  # scale, top, left, mirror, brightness, contrast, saturation, hue, seed of RandAugment; turn
 NUM_DRAWS = sum(DRAWS)

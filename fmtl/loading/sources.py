@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from fmtl import hardware
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.loading import augment
 from fmtl.loading.augment import Augmentation
-from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
+from fmtl.loading.preprocess import as_images, prepare_for_network
 
 RESIDENT_SHARE = 0.4  # of a GPU's free memory that stored pixels may take
 LOADED_AT_ONCE = 1024  # images

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import UsageError, did_you_mean
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import pretrained
 from fmtl.model.network import MultiTaskNet
 

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fmtl import hardware
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.errors import EnvironmentFault
 from fmtl.loading.batches import Batches
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.model.network import MultiTaskNet
 from fmtl.storage import durable

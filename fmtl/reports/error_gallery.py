@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation import gradcam
-from fmtl.loading.preprocess import Preprocess, as_images, prepare_for_network
+from fmtl.loading.preprocess import as_images, prepare_for_network
 from fmtl.model.decisions import confidences
 from fmtl.model.network import MultiTaskNet
 from fmtl.reports import html

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from fmtl.metric_names import CHOSEN_BY
+from fmtl.settings.delivery import ExportSettings, ServeSettings
 from fmtl.settings.fields import (
     Alias,
     Device,
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
     from fmtl.dataset.draft import PreparePlan
 
 __all__ = [
-    "CleanSettings", "CompareSettings", "DoctorSettings", "EvaluateSettings", "FetchSettings", "HistorySettings",
-    "JoinSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings", "RollbackSettings",
-    "Settings", "SweepSettings", "SyncSettings", "TrainSettings",
+    "CleanSettings", "CompareSettings", "DoctorSettings", "EvaluateSettings", "ExportSettings", "FetchSettings",
+    "HistorySettings", "JoinSettings", "MainSettings", "PredictSettings", "PrepareSettings", "RegisterSettings",
+    "RollbackSettings", "ServeSettings", "Settings", "SweepSettings", "SyncSettings", "TrainSettings",
 ]  # fmt: skip
 
 DEFAULT_MODEL_NAME = "fashion-attributes"

@@ -14,10 +14,11 @@ from mlflow.types.schema import AnyType, Array
 from PIL import Image
 
 import fmtl
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import predictor
 from fmtl.model.confidence import Confidence
+from fmtl.model.labeller import ACCEPTED
 from fmtl.model.network import MultiTaskNet
 from fmtl.model.predictor import Predictor
 from fmtl.storage import durable
@@ -93,7 +94,7 @@ def _signature(tasks: Tasks, confidence: Confidence) -> ModelSignature:
         kind = Array(DataType.string) if task.is_set else DataType.string
         outputs += [ColSpec(kind, task.slug), ColSpec("double", f"{task.slug}/confidence")]
         if task.name in confidence.accepted_from:
-            outputs.append(ColSpec("boolean", f"{task.slug}/{predictor.ACCEPTED}"))
+            outputs.append(ColSpec("boolean", f"{task.slug}/{ACCEPTED}"))
     return ModelSignature(
         Schema([ColSpec(AnyType(), "image", required=False), ColSpec("binary", "image_bytes", required=False)]),
         Schema(outputs),

@@ -16,7 +16,7 @@ from mlflow.pyfunc.model import PythonModel
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.model import predictor
-from fmtl.model.predictor import Photo
+from fmtl.model.labeller import Photo
 
 IMAGE, CONTENT = "image", "image_bytes"
 _DATA_URI = re.compile(r"data:[^,]*,")

@@ -68,6 +68,14 @@ def add_version(run: RunRecord, name: str, *, tags: Mapping[str, str], descripti
     return version
 
 
+def tag_version(name: str, version: int, tags: Mapping[str, str]) -> None:
+    """Say something of a version."""
+    with reachable():
+        client = mlflow.MlflowClient()
+        for key, value in tags.items():
+            client.set_model_version_tag(name, str(version), key, value[:MOST_CHARACTERS])
+
+
 @dataclass(frozen=True)
 class Move:
     """One move of an alias.

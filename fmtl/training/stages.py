@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import PreparedDataset, class_counts
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batch, Batches
 from fmtl.loading.pacing import Loader
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos, Source
 from fmtl.model import feature_cache
 from fmtl.model.network import MultiTaskNet

@@ -9,8 +9,8 @@ import torch
 
 from fmtl import interruption
 from fmtl.commands.train import train
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import Terminated
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, predictor
 from fmtl.tasks import make_tasks
 

@@ -25,11 +25,11 @@ from fmtl.commands.predict import predict
 from fmtl.commands.register import register
 from fmtl.commands.train import NOT_LOGGED, train
 from fmtl.commands.upkeep.sync import sync
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.settings import schema
 from fmtl.tracking.delivery import courier

@@ -13,7 +13,7 @@ from fmtl.catalogue.photos.folder import ImageError
 from fmtl.commands.predict import predict
 from fmtl.commands.prepare import build_dataset
 from fmtl.dataset.pixels import colour, images
-from fmtl.loading.preprocess import Preprocess
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.model import backbones, predictor
 from fmtl.settings.schema import PredictSettings, PrepareSettings
 from fmtl.tasks import make_tasks

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import MANIFEST, TABLE, class_counts, open_dataset
 from fmtl.errors import DataError
 from fmtl.loading.augment import Augmentation
 from fmtl.loading.batches import Batches
 from fmtl.loading.prefetch import prefetched
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Features, Photos
 
 PREPROCESS = Preprocess(64, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3)

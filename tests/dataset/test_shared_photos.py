@@ -10,8 +10,8 @@ from PIL import Image
 
 from fmtl.commands.prepare import build_dataset
 from fmtl.dataset import shards
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import open_dataset
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, feature_cache
 from fmtl.settings.schema import PrepareSettings
 

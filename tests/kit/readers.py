@@ -18,9 +18,9 @@ import torch
 
 from fmtl.commands.labelling.listing import list_photos
 from fmtl.commands.training import resuming
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import open_dataset
 from fmtl.dataset.reuse.previous import Previous
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, feature_cache, predictor, weights_file
 from fmtl.model.network import MultiTaskNet
 from fmtl.settings import reading

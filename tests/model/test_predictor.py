@@ -9,9 +9,9 @@ from PIL import Image
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset.pixels import images
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError
 from fmtl.loading.batches import Batches
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.model import backbones, decisions, predictor
 from fmtl.model.execution import Execution

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.evaluation import label_issues
 from fmtl.loading.batches import Batches
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.model import backbones
 from fmtl.model.execution import Execution

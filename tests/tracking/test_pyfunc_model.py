@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from PIL import Image
 
-from fmtl.loading.preprocess import Preprocess
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.model import backbones
 from fmtl.tasks import make_tasks
 from fmtl.tracking import pyfunc

@@ -10,8 +10,8 @@ import pytest
 import torch
 from mlflow.entities import LoggedModelStatus
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones
 from fmtl.tasks import make_tasks
 from fmtl.tracking import pyfunc, registry, store

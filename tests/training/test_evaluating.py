@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.loading.batches import Batches
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import Photos
 from fmtl.model import backbones
 from fmtl.tasks import IGNORE_INDEX

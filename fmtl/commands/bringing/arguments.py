@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import UsageError, did_you_mean
-from fmtl.loading.preprocess import Preprocess
 from fmtl.training.criterion import Criterion
 
 

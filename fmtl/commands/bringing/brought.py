@@ -8,10 +8,10 @@ import torch
 
 from fmtl.commands.bringing import arguments
 from fmtl.commands.choosing import inherited
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
 from fmtl.loading.checked import Checked, GivenLoader
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones
 from fmtl.settings.reading import Given, build
 from fmtl.settings.train import TrainSettings

@@ -15,8 +15,9 @@ from fmtl.commands.publisher import CheckpointFiles
 from fmtl.errors import DataError, UsageError
 from fmtl.metric_names import SCORES, score
 from fmtl.model.decisions import labels_of
+from fmtl.model.labeller import attribute_names
 from fmtl.model.network import MultiTaskNet
-from fmtl.model.predictor import Predictor, attribute_names
+from fmtl.model.predictor import Predictor
 from fmtl.tasks import AVERAGE
 from fmtl.training.history import Row
 from fmtl.training.metrics import Confusion, cells

@@ -133,7 +133,7 @@ def _on_photos(
     if short := _enough(table, int((~unseen).sum())):
         return short
     from fmtl.commands.choosing import models  # and torch with it
-    from fmtl.model.predictor import OK
+    from fmtl.model.labeller import OK
 
     predictor, _ = models.load(model)
     names, photos = photos_of(dataset, rows[unseen])

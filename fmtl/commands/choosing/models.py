@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
-from fmtl.loading.preprocess import Preprocess
 from fmtl.model import backbones, predictor
 from fmtl.model.execution import Execution
 from fmtl.model.predictor import Predictor

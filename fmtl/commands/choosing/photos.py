@@ -11,6 +11,7 @@ from pyarrow import ArrowInvalid
 
 from fmtl.catalogue.photos.cells import Cell, PhotoCell
 from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.errors import DataError
 from fmtl.settings.train import is_model_address
@@ -19,7 +20,7 @@ from fmtl.tracking import logged_models, store
 from fmtl.tracking.store import RunRecord
 
 if TYPE_CHECKING:
-    from fmtl.model.predictor import Photo
+    from fmtl.model.labeller import Photo
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,13 @@ def photos_of(dataset: PreparedDataset, rows: np.ndarray) -> "tuple[list[str], l
     root = dataset.folder / dataset.manifest["source"]["images_path"]
     folder = ImageFolder(root, follow_links=dataset.manifest["settings"]["follow_links"])
     return names, [PhotoFile(folder, name) for name in names]
+
+
+def sees(preprocess: Preprocess, dataset: PreparedDataset) -> bool:
+    """Whether the dataset's squares are those that a model makes of photos."""
+    image = dataset.manifest["image"]
+    mine = (dataset.px, image["fit"], image["background"], image.get("profiles", False))
+    return mine == (preprocess.stored_px, preprocess.fit, preprocess.background, preprocess.profiles)
 
 
 def write_splits(folder: Path, dataset: PreparedDataset) -> None:

@@ -13,7 +13,7 @@ from fmtl.catalogue.table import Catalogue, id_position
 from fmtl.catalogue.values import sets, words
 from fmtl.catalogue.values.labels import folded, folded_all
 from fmtl.errors import DataError
-from fmtl.model.predictor import OK
+from fmtl.model.labeller import OK
 from fmtl.settings.schema import PredictSettings
 from fmtl.storage import durable, tables
 from fmtl.tasks import SEPARATOR, Task, Tasks, as_text

@@ -21,7 +21,7 @@ from fmtl.catalogue.reading import photo_template, read_as
 from fmtl.catalogue.reasons import Reason
 from fmtl.catalogue.table import Catalogue
 from fmtl.errors import DataError, UsageError, located
-from fmtl.model.predictor import Photo
+from fmtl.model.labeller import Photo
 from fmtl.settings.schema import PredictSettings
 
 TABLES = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fmtl.commands.choosing import inherited
 from fmtl.commands.publisher import CheckpointFiles
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, UsageError
-from fmtl.loading.preprocess import Preprocess
 from fmtl.metric_names import BY_CHOICE, EPOCH, TRAIN_LOSS
 from fmtl.model.backbones import InputSpec
 from fmtl.settings.reading import build_from_file

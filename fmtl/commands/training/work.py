@@ -7,11 +7,11 @@ from pathlib import Path
 from fmtl.commands.choosing import inherited
 from fmtl.commands.training import calling
 from fmtl.dataset.freshness import check_sources
+from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import PreparedDataset, open_dataset
 from fmtl.dataset.splits import SPLITS
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
-from fmtl.loading.preprocess import Preprocess
 from fmtl.loading.sources import resident_pixels
 from fmtl.model import backbones
 from fmtl.model.backbones import InputSpec

@@ -16,7 +16,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from fmtl.catalogue.photos.folder import MAX_BYTES, ImageError
 from fmtl.catalogue.reasons import Reason
 from fmtl.dataset.pixels import colour, headers, limits
-from fmtl.dataset.pixels.flatten import WHOLE, Part, flatten, shrunk
+from fmtl.dataset.pixels.flatten import LARGE, WHOLE, Part, flatten, shrunk
 
 SUFFIXES = {  # of the formats that are decoded; anything else is refused whatever its name
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -94,6 +94,40 @@ def decode_into(out: np.ndarray, content: bytes, *, fit: str, background: str, p
     if len(content) > MAX_BYTES:
         raise ImageError(Reason.TOO_LARGE, f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     return _decode_plain_jpeg(out, content, fit, background) or _decode_any(out, content, fit, background, profiles)
+
+
+def full_size(content: bytes, *, background: str, profiles: bool) -> np.ndarray:
+    """``(H, W, 3)`` uint8 RGB, upright, at the photo's own size: what ``decode`` makes before it fits it, but of a JPEG
+    by Pillow in full.
+
+    Raises:
+        ImageError: As ``decode``; ``TOO_LARGE`` of more pixels than are fitted at once.
+    """
+    try:
+        limits.check_parts(content)
+        with _opened(content) as image:
+            limits.check_size(image.format, *image.size)
+            limits.check_bytes(image.format, content)
+            if image.width * image.height > LARGE:
+                raise ImageError(Reason.TOO_LARGE, f"more than {LARGE:,} pixels")
+            orientation = _orientation(image, content)
+            image.load()
+            rgb, _ = flatten(image, image.size, WHOLE, background, [], profiles)
+            if orientation > 1 and image.format not in ("TIFF", HEIF):
+                rgb = _UPRIGHT[orientation](rgb)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # as in _decode_any
+        raise ImageError(Reason.DAMAGED, str(error)) from error
+    return np.ascontiguousarray(rgb)
+
+
+def fitted(rgb: np.ndarray, *, px: int, fit: str, background: str) -> np.ndarray:
+    """``(H, W, 3)`` uint8 to ``(px, px, 3)``: the second half of ``decode``."""
+    out = np.empty((px, px, 3), np.uint8)
+    target, part = _geometry((rgb.shape[1], rgb.shape[0]), px, fit)
+    _place(out, rgb, part, target, background)
+    return out
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""A model on its way to where it is used: exported, compared, served."""
