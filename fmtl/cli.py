@@ -276,6 +276,15 @@ def export(settings: schema.ExportSettings) -> None:
     export(settings)
 
 
+@command(schema.ServeSettings)
+def serve(settings: schema.ServeSettings) -> None:
+    """Answer over HTTP: photos in, labels and confidences out, and a page to try it on."""
+    _say_first(f"serve: {settings.model}")
+    from fmtl.commands.serve import serve
+
+    serve(settings)
+
+
 @command(schema.JoinSettings)
 def join(settings: schema.JoinSettings) -> None:
     """Make one of the parts that several machines prepared or predicted: to the byte what one machine makes."""

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,41 +14,20 @@ import torch
 
 from fmtl.commands.choosing import models, tested
 from fmtl.commands.delivering import comparing
+from fmtl.commands.delivering.source import Source, source_of
 from fmtl.dataset.prepared import PreparedDataset, open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.model.exported import Description, ExportedModel
 from fmtl.model.predictor import Predictor
 from fmtl.settings.delivery import ExportSettings
 from fmtl.storage import durable
-from fmtl.tracking import logged_models, registry, store
+from fmtl.tracking import registry
 from fmtl.tracking.recording import Run
 from fmtl.tracking.run import open_run
-from fmtl.tracking.store import RunRecord
 
 log = logging.getLogger(__name__)
 
 REPORT = "parity.json"
-_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>.+)|/(?P<version>\d+))")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Which model is exported.
-
-    Attributes:
-        run: Its training's; None where it is not known.
-        name, version: Of the registered model; None of another.
-    """
-
-    address: str
-    run: RunRecord | None
-    name: str | None = None
-    version: int | None = None
-
-    @property
-    def stem(self) -> str:
-        """What its file is called: by its registered name or its run, else as its file or folder."""
-        return self.name or (self.run.run_id if self.run else Path(self.address).stem)
 
 
 @dataclass(frozen=True)
@@ -74,8 +52,8 @@ def export(settings: ExportSettings) -> Path:
         UsageError: What writes such files is not installed.
     """
     _require(settings.format)
-    model, _ = models.load(settings.model, device="cpu", precision="fp32")
-    source = _source(settings.model)
+    source = source_of(settings.model)
+    model, _ = models.load(source.address, device="cpu", precision="fp32")
     dataset = _dataset(settings, source)
     suffix = f"-{settings.quantize}" * bool(settings.quantize) + f".{settings.format}"
     out = Path(settings.out or source.stem + suffix)
@@ -120,19 +98,7 @@ def _require(format: str) -> None:
         raise UsageError(f"format: onnx needs {error.name}; pip install 'fmtl[onnx]'") from error
 
 
-def _source(model: str) -> _Source:
-    uri = models.uri_of(model)
-    is_address = uri.startswith("models:/")
-    address = logged_models.lasting_address(uri) if is_address else str(Path(uri).resolve())
-    run_id = logged_models.run_id_of(uri) if is_address else None
-    run = store.get_run(run_id) if run_id else None
-    if not (found := _REGISTERED.fullmatch(uri)):
-        return _Source(address, run)
-    name, number = found["name"], found["version"]
-    return _Source(address, run, name, int(number) if number else registry.alias_target(name, found["alias"]))
-
-
-def _dataset(settings: ExportSettings, source: _Source) -> PreparedDataset:
+def _dataset(settings: ExportSettings, source: Source) -> PreparedDataset:
     """On whose test photos the file is compared: what was named, or what the model was trained on."""
     if settings.data:
         found: PreparedDataset | str = open_dataset(settings.data)
@@ -147,11 +113,11 @@ def _dataset(settings: ExportSettings, source: _Source) -> PreparedDataset:
     return found
 
 
-def _description(model: Predictor, settings: ExportSettings, source: _Source, dataset: PreparedDataset) -> Description:
+def _description(model: Predictor, settings: ExportSettings, source: Source, dataset: PreparedDataset) -> Description:
     return Description(
         model.tasks, model.preprocess, {name: [float(v) for v in values] for name, values in model.thresholds.items()},
         model.confidence, name=source.name or source.stem, version=str(source.version or ""),
-        data=source.run.tags.get("fmtl.data", "") if source.run else dataset.digest,
+        data=source.data or dataset.digest,
     )  # fmt: skip
 
 
@@ -200,7 +166,7 @@ def _is_installed(name: str) -> bool:
     return next(iter(importlib.metadata.distributions(name=name)), None) is not None
 
 
-def _tell(run: Run, source: _Source, settings: ExportSettings, digest: str, report: dict[str, Any]) -> None:
+def _tell(run: Run, source: Source, settings: ExportSettings, digest: str, report: dict[str, Any]) -> None:
     """Say on the run, and on the registered version, what was exported and how it compared."""
     largest = max((c["largest_difference"] for c in report["comparisons"]), default=0.0)
     run.log_metrics({"export/largest_difference": largest, "export/bytes": report["bytes"]})

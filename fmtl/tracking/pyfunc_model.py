@@ -1,9 +1,6 @@
 """What MLflow runs to serve a logged model. It is copied into every model, so it stays small."""
 
-import base64
-import binascii
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -13,14 +10,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
 
+from fmtl.catalogue.photos import encoding
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.model import predictor
 from fmtl.model.labeller import Photo
 
 IMAGE, CONTENT = "image", "image_bytes"
-_DATA_URI = re.compile(r"data:[^,]*,")
-_SPACE = re.compile(r"\s+")
 
 
 class Labeller:
@@ -85,21 +81,11 @@ def _source(cell: object) -> "Photo | _File":
     if _paths_are_allowed() and _is_file(text):
         return _File(text)
     reason = (Reason.MISSING, "no such file") if _paths_are_allowed() else (Reason.NOT_AN_IMAGE, "not base64")
-    return _decoded(text) or ImageError(*reason)
+    return encoding.decoded(text) or ImageError(*reason)
 
 
 def _is_there(cell: object) -> bool:
     return cell is not None and cell != "" and not (pd.api.types.is_scalar(cell) and pd.isna(cell))
-
-
-def _decoded(text: str) -> bytes | None:
-    """The bytes of base64 in any of its forms; None of anything else."""
-    text = _SPACE.sub("", _DATA_URI.sub("", text, count=1) if text.startswith("data:") else text)
-    text = text.translate(str.maketrans("-_", "+/")).rstrip("=")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _is_server() -> bool:

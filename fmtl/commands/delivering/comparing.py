@@ -23,7 +23,7 @@ LEAST_EQUAL = 0.99  # share of labels, where photos were decoded in another way
 STORED, SAME, WHOLE = (
     "stored squares",
     "the same full-size RGB",
-    "photos decoded in full by Pillow, and as fmtl decodes them",
+    "photos decoded in full by Pillow",
 )
 
 

@@ -122,6 +122,15 @@ def full_size(content: bytes, *, background: str, profiles: bool) -> np.ndarray:
     return np.ascontiguousarray(rgb)
 
 
+def size(content: bytes) -> tuple[int, int] | None:
+    """Width and height as the file has them, by its header; None where that says nothing."""
+    try:
+        with _opened(content) as image:
+            return image.size
+    except Exception:  # whatever it is, decoding says so
+        return None
+
+
 def fitted(rgb: np.ndarray, *, px: int, fit: str, background: str) -> np.ndarray:
     """``(H, W, 3)`` uint8 to ``(px, px, 3)``: the second half of ``decode``."""
     out = np.empty((px, px, 3), np.uint8)

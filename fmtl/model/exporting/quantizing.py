@@ -59,9 +59,9 @@ def _left(path: Path, num_left: int) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Its advice is for people who call it by hand."""
+    """Its advice is for people who call it by hand; it logs by the root, which gets a handler by that."""
     root = logging.getLogger()
-    before = root.level
+    before, handlers = root.level, list(root.handlers)
     root.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -69,3 +69,4 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         root.setLevel(before)
+        root.handlers[:] = handlers

@@ -1,0 +1,179 @@
+"""From the body of a request to photos, within limits, or to the reason why not."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from fmtl.catalogue.photos import encoding
+from fmtl.catalogue.photos.folder import ImageError
+from fmtl.catalogue.reasons import Reason
+from fmtl.serving.schemas import PredictRequest, reasons
+
+JSON, MULTIPART = "application/json", "multipart/form-data"
+BODY_SECONDS = 60.0  # for the whole of it to arrive
+MOST_FIELDS = 8  # of a form, besides its photos
+_PYDANTIC = {"top_k"}  # fields of a form that are those of the JSON
+
+
+class Refused(Exception):
+    """A request that gets no answer.
+
+    Args:
+        status: Of HTTP.
+        retry_after: Seconds.
+    """
+
+    def __init__(self, status: int, reason: str, retry_after: int | None = None):
+        super().__init__(reason)
+        self.status, self.reason, self.retry_after = status, reason, retry_after
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a request, and of all together.
+
+    Attributes:
+        photos: In one request.
+        bytes: Of one request's body.
+        pixels: Of one photo.
+        waiting: Photos that wait or are computed.
+        held: Bytes of bodies in memory.
+    """
+
+    photos: int
+    bytes: int
+    pixels: int
+    waiting: int
+
+    @property
+    def held(self) -> int:
+        return 4 * self.bytes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks.
+
+    Attributes:
+        names: Of the photos: their number, or the name of the file that was sent.
+    """
+
+    names: list[str]
+    photos: list[bytes | ImageError]
+    top_k: int
+
+
+class Bodies:
+    """Reads bodies, and knows how much of them is in memory."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.held = limits, 0
+
+    @contextlib.asynccontextmanager
+    async def asked(self, request: Request) -> AsyncIterator[Asked]:
+        """Within it the photos are in memory.
+
+        Raises:
+            Refused: With the reason.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in (JSON, MULTIPART):
+            _refuse(415, f"expected content-type {JSON} or {MULTIPART}, got '{kind[:80]}'")
+        with self._counted() as count:
+            body = await self._read(request, count)
+            asked = _of_json(body) if kind == JSON else await _of_form(request, body, self.limits)
+            if len(asked.photos) > self.limits.photos:
+                _refuse(
+                    413, f"{len(asked.photos)} photos in one request, more than the {self.limits.photos} it may have"
+                )
+            yield asked
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[list[int]]:
+        count = [0]
+        try:
+            yield count
+        finally:
+            self.held -= count[0]
+
+    async def _read(self, request: Request, count: list[int]) -> bytes:
+        most = self.limits.bytes
+        told = request.headers.get("content-length", "0")
+        if told.isdecimal() and int(told) > most:
+            _refuse(413, f"a body of {int(told):,} bytes, more than {most:,}")
+        parts = []
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    count[0] += len(part)
+                    self.held += len(part)
+                    if count[0] > most:
+                        _refuse(413, f"a body of more than {most:,} bytes")
+                    if self.held > self.limits.held:
+                        raise Refused(503, "too much is being sent at once", retry_after=1)
+                    parts.append(part)
+        except TimeoutError:
+            _refuse(408, f"the body did not arrive within {BODY_SECONDS:g} seconds")
+        return b"".join(parts)
+
+
+def _of_json(body: bytes) -> Asked:
+    try:
+        content = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        _refuse(400, f"the body is no JSON: {str(error)[:200]}")
+    try:
+        asked = PredictRequest.model_validate(content)
+    except ValidationError as error:
+        _refuse(422, reasons(error))
+    photos: list[bytes | ImageError] = [
+        encoding.decoded(text) or ImageError(*_blank_or_no_base64(text)) for text in asked.images
+    ]
+    return Asked([str(n) for n in range(len(photos))], photos, asked.top_k)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _blank_or_no_base64(text: str) -> tuple[Reason, str]:
+    return (Reason.NOT_AN_IMAGE, "not base64") if text.strip() else (Reason.MISSING, "the text is blank")
+
+
+async def _of_form(request: Request, body: bytes, limits: Limits) -> Asked:
+    async def parts() -> AsyncIterator[bytes]:
+        yield body
+        yield b""
+
+    try:
+        parser = MultiPartParser(request.headers, parts(), max_files=limits.photos, max_fields=MOST_FIELDS)
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+        told = getattr(error, "message", None) or str(error)
+        _refuse(413 if told.startswith("Too many files") else 400, f"the form can't be read: {told[:200]}")
+    try:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        values: dict[str, Any] = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+        if unknown := sorted(set(values) - _PYDANTIC):
+            _refuse(422, f"{unknown[0][:80]}: no field of this form; photos are parts with a filename")
+        if not files:
+            _refuse(422, "no photo: each is a part with a filename")
+        top_k = values.get("top_k", "1")
+        if not (top_k.isdecimal() and 1 <= int(top_k[:9]) <= 500):
+            _refuse(422, "top_k: expected a whole number from 1 to 500")
+        photos: list[bytes | ImageError] = [await file.read() for file in files]
+        return Asked([file.filename or str(n) for n, file in enumerate(files)], photos, int(top_k))
+    finally:
+        await form.close()
+
+
+def _refuse(status: int, reason: str) -> NoReturn:
+    raise Refused(status, reason)

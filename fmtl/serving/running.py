@@ -1,0 +1,167 @@
+"""The server as a process: where it listens, how it ends, and how another model takes the place of the one it has."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from fmtl.errors import DataError, EnvironmentFault, FmtlError, UsageError
+from fmtl.serving.app import Server, app_of, warm
+from fmtl.serving.bodies import Limits
+from fmtl.serving.served import Served
+
+log = logging.getLogger(__name__)
+
+TOKEN = "FMTL_SERVE_TOKEN"
+LEAST_TOKEN = 8  # characters
+ENDING_SECONDS = 30  # for the requests that have begun
+BACKLOG = 2048  # connections
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to listen: an address and a port, 0 for a free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a model is followed.
+
+    Attributes:
+        changed: The model in place of this one where there is another now, else None; in a thread of its own.
+        seconds: Between two looks.
+    """
+
+    changed: Callable[[Served], Served | None]
+    seconds: float
+
+
+def token_of(file: Path | None) -> str | None:
+    """The token that requests must carry: from a file, else from the environment; None where there is none.
+
+    Raises:
+        DataError: The file can't be read.
+        UsageError: It is too short to be one, or has characters that a header can't.
+    """
+    if file is None:
+        token, where = os.environ.get(TOKEN, ""), TOKEN
+        if not token:
+            return None
+    else:
+        where = f"token_file {file}"
+        try:
+            token = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"can't be read ({error})", where=where) from error
+    if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(f"{where}: expected at least {LEAST_TOKEN} visible ASCII characters")
+    return token
+
+
+def serve(
+    served: Served,
+    place: Place,
+    limits: Limits,
+    *,
+    batch_size: int,
+    token: str | None = None,
+    following: Following | None = None,
+) -> None:
+    """Answer until SIGTERM or Ctrl-C; requests that have begun are answered before it ends.
+
+    Raises:
+        EnvironmentFault: The address can't be listened on.
+    """
+    warm(served)
+    with contextlib.closing(_bound(place)) as listening:
+        host, port = listening.getsockname()[:2]
+        if not _is_loopback(host) and token is None:
+            log.warning("everybody who can reach %s may ask: no token is set (%s, or --token-file)", host, TOKEN)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"serving {served.name} on http://{shown}:{port}/ (Ctrl-C ends it)", flush=True)
+        server = Server(served, limits, batch_size=batch_size, token=token)
+        asyncio.run(_serve(server, listening, following))
+    print("ended; every request that had begun was answered", file=sys.stderr)
+
+
+async def _serve(server: Server, listening: socket.socket, following: Following | None) -> None:
+    config = uvicorn.Config(
+        app_of(server), log_level="warning", access_log=False, lifespan="off", server_header=False, backlog=BACKLOG,
+        timeout_graceful_shutdown=ENDING_SECONDS,
+    )  # fmt: skip
+    http = _Http(config, server)
+    looking = asyncio.create_task(_follow(server, following)) if following else None
+    try:
+        await http.serve(sockets=[listening])
+    finally:
+        if looking:
+            looking.cancel()
+
+
+class _Http(uvicorn.Server):
+    """Ends on SIGTERM and SIGINT as uvicorn does, with exit code 0: it is how a server ends."""
+
+    def __init__(self, config: uvicorn.Config, server: Server):
+        super().__init__(config)
+        self._server = server
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._server.is_ending = True
+        super().handle_exit(sig, frame)
+
+
+async def _follow(server: Server, following: Following) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(following.seconds)
+        served, _ = server.current
+        try:
+            found = await loop.run_in_executor(None, following.changed, served)
+            if found is not None:
+                await loop.run_in_executor(None, warm, found)
+                server.take(found)
+                server.measures.swaps.inc()
+                log.info("now serving %s, version %s", found.name, found.version or found.digest[:12])
+        except FmtlError as error:
+            log.warning("still serving %s: what came after it can't be used: %s", served.name, error)
+        except Exception:  # it is no reason to stop answering
+            log.exception("still serving %s: looking for another model failed", served.name)
+
+
+def _bound(place: Place) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family[0], socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(family[4])
+    except OSError as error:
+        raise EnvironmentFault(f"host, port: can't listen on {place.host}:{place.port} ({error})") from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
