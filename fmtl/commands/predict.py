@@ -40,7 +40,7 @@ def predict(settings: PredictSettings, listing: Listing | None = None) -> pd.Dat
         if place:
             _check_writable(Path(place))
     with adopted_run("predict"):
-        model, model_hash = models.load(
+        model, model_hash = models.labeller(
             settings.model,
             device=settings.device,
             precision=None if settings.precision == "model" else settings.precision,

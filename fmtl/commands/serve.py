@@ -14,7 +14,7 @@ from fmtl.loading.preprocess import as_images, prepare_for_network
 from fmtl.model.exported import SUFFIX
 from fmtl.model.predictor import Predictor
 from fmtl.serving import files, running
-from fmtl.serving.bodies import Limits
+from fmtl.serving.limits import Limits
 from fmtl.serving.served import Look, Served
 from fmtl.settings.delivery import ServeSettings
 

@@ -24,7 +24,8 @@ from fmtl.dataset.pixels import images
 from fmtl.model.labeller import rows_of
 from fmtl.serving import schemas
 from fmtl.serving.batching import Batcher, Full, Room
-from fmtl.serving.bodies import Asked, Bodies, Limits, Refused
+from fmtl.serving.bodies import Asked, Bodies, Refused
+from fmtl.serving.limits import MOST_LABELS, Limits
 from fmtl.serving.measures import CONTENT_TYPE, Measures
 from fmtl.serving.served import Served
 
@@ -37,7 +38,7 @@ MULTIPART_SCHEMA = {
             "items": {"type": "string", "format": "binary"},
             "description": "Photos.",
         },
-        "top_k": {"type": "integer", "minimum": 1, "maximum": schemas.MOST_LABELS},
+        "top_k": {"type": "integer", "minimum": 1, "maximum": MOST_LABELS},
     },
 }
 BODY = {

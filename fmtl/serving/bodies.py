@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from fmtl.catalogue.photos import encoding
 from fmtl.catalogue.photos.folder import ImageError
 from fmtl.catalogue.reasons import Reason
+from fmtl.serving.limits import MOST_LABELS, Limits
 from fmtl.serving.schemas import PredictRequest, reasons
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
@@ -34,28 +35,6 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str, retry_after: int | None = None):
         super().__init__(reason)
         self.status, self.reason, self.retry_after = status, reason, retry_after
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of a request, and of all together.
-
-    Attributes:
-        photos: In one request.
-        bytes: Of one request's body.
-        pixels: Of one photo.
-        waiting: Photos that wait or are computed.
-        held: Bytes of bodies in memory.
-    """
-
-    photos: int
-    bytes: int
-    pixels: int
-    waiting: int
-
-    @property
-    def held(self) -> int:
-        return 4 * self.bytes
 
 
 @dataclass(frozen=True)
@@ -149,7 +128,7 @@ def _blank_or_no_base64(text: str) -> tuple[Reason, str]:
 
 
 async def _of_form(request: Request, body: bytes, limits: Limits) -> Asked:
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""
 
@@ -167,8 +146,8 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> Asked:
         if not files:
             _refuse(422, "no photo: each is a part with a filename")
         top_k = values.get("top_k", "1")
-        if not (top_k.isdecimal() and 1 <= int(top_k[:9]) <= 500):
-            _refuse(422, "top_k: expected a whole number from 1 to 500")
+        if not (top_k.isdecimal() and 1 <= int(top_k[:9]) <= MOST_LABELS):
+            _refuse(422, f"top_k: expected a whole number from 1 to {MOST_LABELS}")
         photos: list[bytes | ImageError] = [await file.read() for file in files]
         return Asked([file.filename or str(n) for n, file in enumerate(files)], photos, int(top_k))
     finally:

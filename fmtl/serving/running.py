@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import uvicorn
 
 from fmtl.errors import DataError, EnvironmentFault, FmtlError, UsageError
 from fmtl.serving.app import Server, app_of, warm
-from fmtl.serving.bodies import Limits
+from fmtl.serving.limits import Limits
 from fmtl.serving.served import Served
 
 log = logging.getLogger(__name__)
@@ -91,10 +90,10 @@ def serve(
         if not _is_loopback(host) and token is None:
             log.warning("everybody who can reach %s may ask: no token is set (%s, or --token-file)", host, TOKEN)
         shown = f"[{host}]" if ":" in host else host
-        print(f"serving {served.name} on http://{shown}:{port}/ (Ctrl-C ends it)", flush=True)
+        log.info("serving %s on http://%s:%d/ (Ctrl-C ends it)", served.name, shown, port)
         server = Server(served, limits, batch_size=batch_size, token=token)
         asyncio.run(_serve(server, listening, following))
-    print("ended; every request that had begun was answered", file=sys.stderr)
+    log.info("ended; every request that had begun was answered")
 
 
 async def _serve(server: Server, listening: socket.socket, following: Following | None) -> None:

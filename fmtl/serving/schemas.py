@@ -4,11 +4,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fmtl.serving.limits import MOST_LABELS
+
 # A white square of 2 x 2 pixels: an example that works as it is typed.
 EXAMPLE = (
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR4nGP8//8/AymAiSTVoxpGNQwpDQBVbQMd62gHrgAAAABJRU5ErkJggg=="
 )
-MOST_LABELS = 500
 
 
 class PredictRequest(BaseModel):

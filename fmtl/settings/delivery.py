@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fmtl.serving import limits as usual
+from fmtl.serving.limits import Limits
 from fmtl.settings.fields import Device, Place, Settings
 
 MODEL = "models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, a model folder, or a checkpoint (.pt)"
@@ -38,17 +40,17 @@ class ServeSettings(Settings):
     """Settings of ``serve``."""
 
     model: str = Field(description=f"{MODEL}; or a file of fmtl export (.onnx).")
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0: every one.")
-    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0: a free one.")
+    host: str = Field(usual.HOST, min_length=1, description="Address to listen on; 0.0.0.0: every one.")
+    port: int = Field(usual.PORT, ge=0, le=65_535, description="Port to listen on; 0: a free one.")
     follow: bool = Field(False, description="Go over to what the alias, or the file, becomes, without a lost request.")
-    follow_seconds: float = Field(15, gt=0, le=86_400, description="How often follow looks.")
+    follow_seconds: float = Field(usual.FOLLOW_SECONDS, gt=0, le=86_400, description="How often follow looks.")
     token_file: Place | None = Field(
         None, description="File with the token that requests must carry [default: FMTL_SERVE_TOKEN; without, none]."
     )
-    most_photos: int = Field(64, ge=1, le=10_000, description="Photos in one request.")
-    most_bytes: int = Field(64 << 20, ge=1024, description="Bytes of one request.")
-    most_pixels: int = Field(50_000_000, ge=1, description="Pixels of one photo.")
-    most_waiting: int = Field(256, ge=1, le=100_000, description="Photos that may wait; a request beyond gets 429.")
-    batch_size: int = Field(32, ge=1, le=4096, description="Photos that are labelled together, of whatever requests.")
+    most_photos: int = Field(Limits.photos, ge=1, le=10_000, description="Photos in one request.")
+    most_bytes: int = Field(Limits.bytes, ge=1024, description="Bytes of one request.")
+    most_pixels: int = Field(Limits.pixels, ge=1, description="Pixels of one photo.")
+    most_waiting: int = Field(Limits.waiting, ge=1, le=100_000, description="Photos that may wait; then 429.")
+    batch_size: int = Field(usual.BATCH_SIZE, ge=1, le=4096, description="Photos that are labelled together.")
     device: Device = Field("auto", description="auto, cpu, cuda or cuda:N; an .onnx file runs on the CPU.")
     precision: Literal["model", "fp32", "bf16"] = Field("model", description="model: the one it was trained in.")

@@ -9,8 +9,9 @@ import torch
 from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError, UsageError
 from fmtl.hardware import choose_device
-from fmtl.model import backbones, predictor
+from fmtl.model import backbones, exported, predictor
 from fmtl.model.execution import Execution
+from fmtl.model.labeller import Labeller
 from fmtl.model.predictor import Predictor
 from fmtl.storage import durable
 from fmtl.tracking import logged_models, pyfunc, store
@@ -19,6 +20,14 @@ from fmtl.training import checkpoints
 log = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def labeller(model: str, *, device: str = "cpu", precision: str | None = None) -> tuple[Labeller, str]:
+    """As ``load``, or an exported file, which runs on the CPU in the precision that it was written in."""
+    if model.endswith(exported.SUFFIX):
+        found = exported.load(Path(model))
+        return found, found.sha256
+    return load(model, device=device, precision=precision)
 
 
 def load(model: str, *, device: str = "cpu", precision: str | None = None) -> tuple[Predictor, str]:
