@@ -276,7 +276,7 @@ def _overlay(places: np.ndarray) -> np.ndarray:
     """``(h, w)`` in [0, 1] to ``(h, w, 4)`` uint8: orange, the more opaque the more a place speaks for the label."""
     out = np.empty((*places.shape, 4), np.uint8)
     out[..., :3] = (255, 110, 0)
-    out[..., 3] = np.round(places * 190)
+    out[..., 3] = np.round(places**1.5 * 180)  # so that the photo is seen where little speaks for it
     return out
 
 
