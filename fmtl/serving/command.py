@@ -12,7 +12,8 @@ import click
 
 from fmtl import __version__
 from fmtl.catalogue.names import IMAGE_SUFFIXES
-from fmtl.catalogue.photos.folder import ImageFolder, PhotoFile
+from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
+from fmtl.catalogue.reasons import Reason
 from fmtl.errors import DataError, FmtlError, UsageError, neutral, redacted
 from fmtl.model import exported
 from fmtl.model.labeller import OK, Photo, rows_of
@@ -29,6 +30,7 @@ IMAGE = "image"
 @click.option("--host", default=usual.HOST, show_default=True, help="Address to listen on; 0.0.0.0: every one.")
 @click.option("--port", default=usual.PORT, show_default=True, type=click.IntRange(0, 65_535), help="0: a free one.")
 @click.option("--follow", is_flag=True, help="Go over to what the file becomes, without a lost request.")
+@click.option("--follow-seconds", default=usual.FOLLOW_SECONDS, show_default=True, type=click.FloatRange(0.01))
 @click.option("--token-file", type=click.Path(path_type=Path), help="The token of requests [or: FMTL_SERVE_TOKEN].")
 @click.option("--most-photos", default=Limits.photos, show_default=True, type=click.IntRange(1), help="In one request.")
 @click.option("--most-bytes", default=Limits.bytes, show_default=True, type=click.IntRange(1024), help="Of a request.")
@@ -55,7 +57,7 @@ def cli(model: Path, images: Path | None, out: Path, top_k: int, batch_size: int
     running.serve(
         served, running.Place(serving["host"], serving["port"]), Limits(**most), batch_size=batch_size,
         token=running.token_of(serving["token_file"]),
-        following=running.Following(changed, usual.FOLLOW_SECONDS) if serving["follow"] else None,
+        following=running.Following(changed, serving["follow_seconds"]) if serving["follow"] else None,
     )  # fmt: skip
 
 
@@ -105,7 +107,8 @@ def _photos(images: Path) -> tuple[list[str], Sequence[Photo]]:
         names, folder = _of_table(images), ImageFolder(images.parent)
     else:
         return [str(images)], [PhotoFile.named(images)]
-    return names, [PhotoFile(folder, name) for name in names]
+    blank = ImageError(Reason.MISSING, "the cell is blank")
+    return names, [PhotoFile(folder, name) if name else blank for name in names]
 
 
 def _below(folder: Path) -> Iterator[str]:

@@ -156,6 +156,7 @@ def _bound(place: Place) -> socket.socket:
         listening = socket.socket(family[0], socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(family[4])
+        listening.listen(BACKLOG)  # now: who reads that it serves may ask at once
     except OSError as error:
         raise EnvironmentFault(f"host, port: can't listen on {place.host}:{place.port} ({error})") from error
     listening.set_inheritable(True)
