@@ -168,8 +168,8 @@ def _is_installed(name: str) -> bool:
 
 def _tell(run: Run, source: Source, settings: ExportSettings, digest: str, report: dict[str, Any]) -> None:
     """Say on the run, and on the registered version, what was exported and how it compared."""
-    largest = max((c["largest_difference"] for c in report["comparisons"]), default=0.0)
-    run.log_metrics({"export/largest_difference": largest, "export/bytes": report["bytes"]})
+    same = [c["largest_difference"] for c in report["comparisons"] if c["compared"] != comparing.WHOLE]
+    run.log_metrics({"export/largest_difference": max(same, default=0.0), "export/bytes": report["bytes"]})
     if source.name and source.version:
         kind = f"fmtl.export.{settings.format}" + f".{settings.quantize}" * bool(settings.quantize)
         tags = {

@@ -60,7 +60,8 @@ class Parity:
         for task in tasks:
             a, b = ours[task.name].astype(np.float64), theirs[task.name].astype(np.float64)
             if len(a):
-                self.largest[task.slug] = max(self.largest.get(task.slug, 0.0), float(np.abs(a - b).max()))
+                difference = float(np.nan_to_num(np.abs(a - b), nan=np.inf).max())  # a number against none
+                self.largest[task.slug] = max(self.largest.get(task.slug, 0.0), difference)
             if task.is_set:
                 limits = thresholds[task.name]
                 said = [ours[task.name] >= limits, theirs[task.name] >= limits]
