@@ -9,12 +9,14 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel
+from pandas.api.types import is_numeric_dtype
 
 from fmtl.catalogue.photos import encoding
 from fmtl.catalogue.photos.folder import ImageError, PhotoFile
 from fmtl.catalogue.reasons import Reason
 from fmtl.model import predictor
 from fmtl.model.labeller import Photo
+from fmtl.tasks import Tasks
 
 IMAGE, CONTENT = "image", "image_bytes"
 
@@ -55,12 +57,35 @@ class Labeller:
         photos = [source.photo if isinstance(source, _File) else source for source in sources]
         found = self.predictor.predict(photos, top_k=int((params or {}).get("top_k", 1)))
         found = pd.concat([pd.DataFrame({"image": names}), found], axis=1)
-        # A server writes JSON, which knows no NaN.
-        return found.astype(object).where(found.notna(), None) if _is_server() else found
+        if "mlserver" in sys.modules:
+            return MlserverTable(found.astype({name: object for name in found if not is_numeric_dtype(found[name])}))
+        if _is_server():  # it writes JSON, which knows no NaN
+            return found.astype(object).where(found.notna(), None)
+        return _for_spark(found, self.predictor.tasks) if "pyspark" in sys.modules else found
 
 
 class FashionModel(Labeller, PythonModel):
     """What MLflow loads."""
+
+
+class MlserverColumn(pd.Series):
+    """MLServer takes whatever column misses something for numbers, and fails on text; a null in JSON it can say."""
+
+    def isnull(self):
+        return super().isnull() & is_numeric_dtype(self.dtype)
+
+
+class MlserverTable(pd.DataFrame):
+    """A predictions table of ``MlserverColumn``."""
+
+    @property
+    def _constructor_sliced(self):
+        return MlserverColumn
+
+
+def _for_spark(table: pd.DataFrame, tasks: Tasks) -> pd.DataFrame:
+    """MLflow makes texts of text columns for Spark, and of nothing the text 'None', which might be a label."""
+    return table.fillna({task.slug: "" for task in tasks if not task.is_set})
 
 
 class _File:

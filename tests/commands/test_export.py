@@ -47,12 +47,12 @@ def test_a_registered_model_becomes_a_file_that_predicts_alike(store, dataset, r
     images = str(dataset.folder / dataset.manifest["source"]["images_path"])
     assert main(["predict", "--model", "shop.onnx", "--images", images, "--out", "file.csv"]) == 0
     assert main(["predict", "--model", run_id, "--images", images, "--out", "model.csv", "--device", "cpu"]) == 0
-    ours, theirs = (pd.read_csv(store / name, keep_default_na=False) for name in ("model.csv", "file.csv"))
+    ours, theirs = (pd.read_csv(store / name) for name in ("model.csv", "file.csv"))
     for column in ours:
         if column.endswith("confidence"):
             np.testing.assert_allclose(theirs[column], ours[column], atol=1e-5)
         else:
-            assert theirs[column].tolist() == ours[column].tolist()
+            assert theirs[column].equals(ours[column]), column
 
 
 def test_names_and_formats(store, run_id, capsys):

@@ -18,6 +18,7 @@ from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.model import backbones
 from fmtl.tasks import make_tasks
 from fmtl.tracking import pyfunc
+from fmtl.tracking.pyfunc_model import MlserverTable, _for_spark
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,19 @@ def test_a_server_answers_json_without_nan(model, photo, monkeypatch):
     rows = json.loads(written.getvalue(), parse_constant=pytest.fail)["predictions"]
     assert rows[0]["Colour"] is None and rows[0]["Colour/confidence"] is None
     assert rows[1]["Colour"] in ("red", "green", "blue")
+
+
+def test_a_photo_without_labels_has_no_label_in_spark(model, photo):
+    """As MLflow casts the text columns of what a spark_udf says."""
+    said = model.predict(pd.DataFrame({"image": [str(photo), str(photo.parent / "nothing.png")]}))
+    table = _for_spark(said, make_tasks({"Colour": ["red", "green", "blue"]}))
+    assert table["Colour"].astype(np.str_).tolist() == [said["Colour"][0], ""]
+    assert table["Colour/confidence"].isna().tolist() == [False, True]
+
+
+def test_mlserver_sees_numbers_missing_and_no_labels():
+    """Its codec asks ``isnull`` of a column and then numpy's ``isnan`` of each cell."""
+    label = pd.Series(["red", None], dtype=object)
+    table = MlserverTable({"label": label, "values": [["a"], None], "confidence": [0.5, float("nan")]})
+    assert not table["label"].isnull().any() and not table["values"].isnull().any()
+    assert table["label"].tolist() == ["red", None] and table["confidence"].isnull().tolist() == [False, True]
