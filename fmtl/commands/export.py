@@ -18,6 +18,7 @@ from fmtl.commands.delivering.source import Source, source_of
 from fmtl.dataset.prepared import PreparedDataset, open_dataset
 from fmtl.errors import DataError, UsageError
 from fmtl.model.exported import Description, ExportedModel
+from fmtl.model.exporting.answering import Answers
 from fmtl.model.predictor import Predictor
 from fmtl.settings.delivery import ExportSettings
 from fmtl.storage import durable
@@ -63,7 +64,7 @@ def export(settings: ExportSettings) -> Path:
         run.set_tags({"fmtl.data": dataset.digest, "fmtl.model": source.address})
         description = _description(model, settings, source, dataset)
         made = _made(model, description, dataset, settings)
-        compared = comparing.compare(model, made.answer, dataset, settings.batch_size)
+        compared = comparing.compare(model, Answers(model).exact, made.answer, dataset, settings.batch_size)
         digest = sha256(made.content).hexdigest()
         report = {
             "file": out.name, "sha256": digest, "bytes": len(made.content), "model": source.address,
