@@ -55,7 +55,7 @@ def _followed_model(settings: ServeSettings) -> tuple[Served, Callable[[Served],
         found, source = _served(settings, now), now
         return None if found.digest == served.digest else found
 
-    return _served(settings, source), changed
+    return running.apart(lambda: _served(settings, source)), changed
 
 
 def _served(settings: ServeSettings, source: Source) -> Served:

@@ -20,7 +20,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fmtl import __version__, machine
-from fmtl.dataset.pixels import images
 from fmtl.model.labeller import rows_of
 from fmtl.serving import schemas
 from fmtl.serving.batching import Batcher, Full, Room
@@ -68,17 +67,20 @@ class Server:
         token: That requests must carry; None for none.
     """
 
-    def __init__(self, served: Served, limits: Limits, *, batch_size: int, token: str | None = None):
+    current: tuple[Served, Batcher]
+
+    def __init__(self, limits: Limits, *, batch_size: int, token: str | None = None):
         self.limits, self.batch_size, self.token = limits, batch_size, token
         self.measures, self.room, self.bodies = Measures(), Room(limits.waiting), Bodies(limits)
         self._decoders = ThreadPoolExecutor(machine.num_cpus(), thread_name_prefix="decode")
+        self._computing = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.is_ending = False
         self._photos_per_second = 0.0
-        self.take(served)
 
-    def take(self, served: Served) -> None:
+    async def take(self, served: Served) -> None:
         """Answer with this model from the next request on; those that have begun end with the one they began with."""
-        batcher = Batcher(served.labeller, self.batch_size, self.measures.batches.observe)
+        batcher = Batcher(served.labeller, self.batch_size, self._computing, self.measures.batches.observe)
+        await batcher.warm()
         self.current = (served, batcher)
         self.measures.model.clear()
         self.measures.model.labels(served.name, served.version or "", served.digest).set(1)
@@ -278,10 +280,3 @@ def _overlay(places: np.ndarray) -> np.ndarray:
     out[..., :3] = (255, 110, 0)
     out[..., 3] = np.round(places**1.5 * 180)  # so that the photo is seen where little speaks for it
     return out
-
-
-def warm(served: Served) -> None:
-    """The first computation takes longer than others; and whether it works at all is known before anybody asks."""
-    px = served.labeller.preprocess.stored_px
-    with images.quiet():
-        served.labeller.probs(np.zeros((1, px, px, 3), np.uint8))

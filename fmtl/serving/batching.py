@@ -47,13 +47,15 @@ class Batcher:
     """One model's queue. All but ``_compute`` runs on the event loop.
 
     Args:
+        thread: Where it is computed, one for all models: each thread that computes with OpenMP has threads of its own
+            for that, and where these are more than there are processors, GNU's hardly wait for each other, which makes
+            a single photo take three times as long.
         seen: Told how many photos each batch had.
     """
 
-    def __init__(self, labeller: Labeller, batch_size: int, seen: Callable[[int], object]):
-        self._labeller, self._batch_size, self._seen = labeller, batch_size, seen
+    def __init__(self, labeller: Labeller, batch_size: int, thread: ThreadPoolExecutor, seen: Callable[[int], object]):
+        self._labeller, self._batch_size, self._thread, self._seen = labeller, batch_size, thread, seen
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Probs]]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._working: asyncio.Task[None] | None = None
 
     async def probs(self, squares: Sequence[np.ndarray]) -> Probs:
@@ -65,6 +67,11 @@ class Batcher:
             self._working = loop.create_task(self._work())
         found = await asyncio.gather(*futures)
         return {name: np.stack([part[name] for part in found]) for name in found[0]}
+
+    async def warm(self) -> None:
+        """The first computation takes longer than others; and whether it works at all is known before anybody asks."""
+        px = self._labeller.preprocess.stored_px
+        await self.alone(lambda: self._labeller.probs(np.zeros((1, px, px, 3), np.uint8)))
 
     async def alone(self, call: Callable[[], Any]) -> Any:
         """Something else with the model, between two batches."""

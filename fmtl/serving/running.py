@@ -8,19 +8,22 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import uvicorn
 
 from fmtl.errors import DataError, EnvironmentFault, FmtlError, UsageError
-from fmtl.serving.app import Server, app_of, warm
+from fmtl.serving.app import Server, app_of
 from fmtl.serving.limits import Limits
 from fmtl.serving.served import Served
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 TOKEN = "FMTL_SERVE_TOKEN"
 LEAST_TOKEN = 8  # characters
 ENDING_SECONDS = 30  # for the requests that have begun
@@ -70,6 +73,12 @@ def token_of(file: Path | None) -> str | None:
     return token
 
 
+def apart(call: Callable[[], T]) -> T:
+    """In a thread that ends with it, and with it those of OpenMP that it began; see ``Batcher``."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
+
+
 def serve(
     served: Served,
     place: Place,
@@ -84,19 +93,21 @@ def serve(
     Raises:
         EnvironmentFault: The address can't be listened on.
     """
-    warm(served)
     with contextlib.closing(_bound(place)) as listening:
         host, port = listening.getsockname()[:2]
         if not _is_loopback(host) and token is None:
             log.warning("everybody who can reach %s may ask: no token is set (%s, or --token-file)", host, TOKEN)
         shown = f"[{host}]" if ":" in host else host
-        log.info("serving %s on http://%s:%d/ (Ctrl-C ends it)", served.name, shown, port)
-        server = Server(served, limits, batch_size=batch_size, token=token)
-        asyncio.run(_serve(server, listening, following))
+        server = Server(limits, batch_size=batch_size, token=token)
+        asyncio.run(_serve(server, served, listening, f"http://{shown}:{port}/", following))
     log.info("ended; every request that had begun was answered")
 
 
-async def _serve(server: Server, listening: socket.socket, following: Following | None) -> None:
+async def _serve(
+    server: Server, served: Served, listening: socket.socket, address: str, following: Following | None
+) -> None:
+    await server.take(served)
+    log.info("serving %s on %s (Ctrl-C ends it)", served.name, address)
     config = uvicorn.Config(
         app_of(server), log_level="warning", access_log=False, lifespan="off", server_header=False, backlog=BACKLOG,
         timeout_graceful_shutdown=ENDING_SECONDS,
@@ -138,10 +149,9 @@ async def _follow(server: Server, following: Following) -> None:
         await asyncio.sleep(following.seconds)
         served, _ = server.current
         try:
-            found = await loop.run_in_executor(None, following.changed, served)
+            found = await loop.run_in_executor(None, apart, lambda served=served: following.changed(served))
             if found is not None:
-                await loop.run_in_executor(None, warm, found)
-                server.take(found)
+                await server.take(found)
                 server.measures.swaps.inc()
                 log.info("now serving %s, version %s", found.name, found.version or found.digest[:12])
         except FmtlError as error:
@@ -152,10 +162,11 @@ async def _follow(server: Server, following: Following) -> None:
 
 def _bound(place: Place) -> socket.socket:
     try:
-        family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family[0], socket.SOCK_STREAM)
+        family, kind, protocol, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
+        # By name TCP: asyncio lets no small packet wait (TCP_NODELAY) only where the socket says so.
+        listening = socket.socket(family, kind, protocol or socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(family[4])
+        listening.bind(address)
         listening.listen(BACKLOG)  # now: who reads that it serves may ask at once
     except OSError as error:
         raise EnvironmentFault(f"host, port: can't listen on {place.host}:{place.port} ({error})") from error
