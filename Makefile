@@ -31,7 +31,7 @@ $(READY): requirements.txt pyproject.toml
 
 lock: ## renew requirements.txt from pyproject.toml
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/pip install --quiet --disable-pip-version-check --no-cache-dir '.[bundled,xlsx,heic,sweep,dev]'
+	$(VENV)/lock/bin/pip install --quiet --disable-pip-version-check --no-cache-dir '.[bundled,xlsx,heic,sweep,onnx,serve,dev]'
 	{ echo "# The exact versions tested; 'make lock' renews this from pyproject.toml."; \
 	  $(VENV)/lock/bin/pip freeze --exclude fmtl \
 	  | sed -E '/^(nvidia-|cuda-|triton)/ s/$$/; platform_system == "Linux"/'; } > requirements.txt
@@ -72,7 +72,7 @@ $(MINIMUM)/.ready: requirements-minimum.txt pyproject.toml
 	rm -rf $(MINIMUM)
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, this is {v}: make test-minimum PYTHON=python3.11")'
 	$(PYTHON) -m venv $(MINIMUM)
-	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -c requirements-minimum.txt -e '.[bundled,xlsx,heic,sweep,dev]'
+	$(MINIMUM)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir -c requirements-minimum.txt -e '.[bundled,xlsx,heic,sweep,onnx,serve,dev]'
 	touch $@
 
 lint: setup ## check style, types, and which wing imports which

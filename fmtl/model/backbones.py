@@ -11,8 +11,8 @@ from torch import nn
 
 from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import UsageError, did_you_mean
-from fmtl.model import pretrained
 from fmtl.model.network import MultiTaskNet
+from fmtl.model.weights import pretrained
 
 
 @dataclass(frozen=True)

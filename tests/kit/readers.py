@@ -21,8 +21,9 @@ from fmtl.commands.training import resuming
 from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.dataset.prepared import open_dataset
 from fmtl.dataset.reuse.previous import Previous
-from fmtl.model import backbones, feature_cache, predictor, weights_file
+from fmtl.model import backbones, feature_cache, predictor
 from fmtl.model.network import MultiTaskNet
+from fmtl.model.weights import weights_file
 from fmtl.settings import reading
 from fmtl.settings.schema import PredictSettings, TrainSettings
 from fmtl.storage.cache import cache_dir

@@ -9,8 +9,8 @@ import torchvision
 
 from fmtl.errors import DataError, EnvironmentFault, UsageError
 from fmtl.loading.preprocess import as_images, normalise
-from fmtl.model import weights_file
 from fmtl.model.backbones import build, input_spec
+from fmtl.model.weights import weights_file
 
 NUM_CLASSES = {"season": 3, "Men's": 2}
 

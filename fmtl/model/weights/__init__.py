@@ -1,0 +1,1 @@
+"""Weights that a network begins with, and how they get in."""
