@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fmtl.dataset.pixels import images
 from fmtl.dataset.pixels.preprocess import Preprocess
 from fmtl.errors import DataError
 from fmtl.model import backbones
@@ -182,3 +183,46 @@ def test_a_strangers_file_is_refused():
     strange = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
     with pytest.raises(DataError, match="not a file of fmtl export"):
         ExportedModel(strange.SerializeToString(), "x.onnx")
+
+
+def kinds():
+    """Photos as files of many kinds, by name: their bytes."""
+    rgb = Image.fromarray(photo(90, 61))
+    alpha = rgb.convert("RGBA")
+    alpha.putalpha(Image.fromarray(photo(90, 61, 5)[..., 0]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    files = {
+        "rotated.jpg": (rgb, "JPEG", {"exif": exif, "quality": 95}),
+        "cmyk.jpg": (rgb.convert("CMYK"), "JPEG", {"quality": 95}),
+        "grey.jpg": (rgb.convert("L"), "JPEG", {"quality": 95}),
+        "alpha.png": (alpha, "PNG", {}),
+        "palette.png": (rgb.convert("P"), "PNG", {}),
+        "sixteen.png": (Image.fromarray(photo(90, 61)[..., 0].astype(np.uint16) * 257), "PNG", {}),
+        "odd.webp": (Image.fromarray(photo(87, 53)), "WEBP", {"lossless": True}),
+    }
+    found = {}
+    for name, (image, form, options) in files.items():
+        buffer = io.BytesIO()
+        image.save(buffer, form, **options)
+        found[name] = buffer.getvalue()
+    return found
+
+
+@pytest.mark.parametrize("name", list(kinds()))
+def test_photos_of_every_kind_are_told_alike(model, content, name):
+    """From the bytes, and from RGB of the photo's own size, which the file fits itself."""
+    exported, raw = ExportedModel(content, "x"), kinds()[name]
+    wanted = model.predict([raw])
+    assert wanted["status"].tolist() == ["ok"]
+    found = exported.predict([raw])
+    for column in wanted:
+        if column.endswith("confidence"):
+            np.testing.assert_allclose(found[column], wanted[column], atol=2e-6)
+        else:
+            assert found[column].tolist() == wanted[column].tolist()
+    rgb = images.full_size(raw, background="#ffffff", profiles=True)
+    assert rgb.shape[:2] == ((61, 90) if name == "rotated.jpg" else (87, 53) if name == "odd.webp" else (90, 61))
+    square = images.fitted(rgb, px=48, fit="pad", background="#ffffff")
+    for task, part in model.probs(square[None]).items():
+        np.testing.assert_allclose(exported.probs(rgb[None])[task], part, atol=2e-6)
