@@ -280,7 +280,10 @@ def export(settings: schema.ExportSettings) -> None:
 def serve(settings: schema.ServeSettings) -> None:
     """Answer over HTTP: photos in, labels and confidences out, and a page to try it on."""
     _say_first(f"serve: {settings.model}")
-    from fmtl.commands.serve import serve
+    try:
+        from fmtl.commands.serve import serve
+    except ImportError as error:
+        raise UsageError(f"serve needs {error.name}; pip install 'fmtl[serve]'") from error
 
     serve(settings)
 

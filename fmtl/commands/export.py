@@ -62,7 +62,7 @@ def export(settings: ExportSettings) -> Path:
     with open_run("export", name=f"export-{out.name}", experiment=settings.experiment) as run:
         run.log_params(settings.model_dump(mode="json", exclude={"experiment"}))
         run.set_tags({"fmtl.data": dataset.digest, "fmtl.model": source.address})
-        description = _description(model, settings, source, dataset)
+        description = _description(model, source, dataset)
         made = _made(model, description, dataset, settings)
         compared = comparing.compare(model, Answers(model).exact, made.answer, dataset, settings.batch_size)
         digest = sha256(made.content).hexdigest()
@@ -72,7 +72,7 @@ def export(settings: ExportSettings) -> Path:
             "split": "test", "versions": _versions(), **compared.to_json(),
         }  # fmt: skip
         if made.costs:
-            report["costs"] = made.costs
+            report |= {"comparisons_are_of": "the same file in float32", "costs": made.costs}
         durable.write_json(run.folder / REPORT, report)
         for told in compared.parities:
             print(told)
@@ -84,6 +84,10 @@ def export(settings: ExportSettings) -> Path:
     print(f"exported: {out} ({len(made.content) / 1e6:.1f} MB)")
     if warning := compared.warning():
         log.warning("%s", warning)
+    if compared.large:
+        print(
+            f"{compared.large} of the test photos have more pixels than are fitted at once and were compared as squares"
+        )
     if compared.unread:
         print(f"{compared.unread} of the test photos can't be read at full size where they were")
     return out
@@ -114,7 +118,7 @@ def _dataset(settings: ExportSettings, source: Source) -> PreparedDataset:
     return found
 
 
-def _description(model: Predictor, settings: ExportSettings, source: Source, dataset: PreparedDataset) -> Description:
+def _description(model: Predictor, source: Source, dataset: PreparedDataset) -> Description:
     return Description(
         model.tasks, model.preprocess, {name: [float(v) for v in values] for name, values in model.thresholds.items()},
         model.confidence, name=source.name or source.stem, version=str(source.version or ""),
@@ -169,7 +173,9 @@ def _is_installed(name: str) -> bool:
 
 def _tell(run: Run, source: Source, settings: ExportSettings, digest: str, report: dict[str, Any]) -> None:
     """Say on the run, and on the registered version, what was exported and how it compared."""
-    same = [c["largest_difference"] for c in report["comparisons"] if c["compared"] != comparing.WHOLE]
+    # Of one of 8 bits what it says itself, not what the same in float32 says.
+    found = [report["costs"]["against_float32"]] if "costs" in report else report["comparisons"]
+    same = [c["largest_difference"] for c in found if c["compared"] != comparing.WHOLE]
     run.log_metrics({"export/largest_difference": max(same, default=0.0), "export/bytes": report["bytes"]})
     if source.name and source.version:
         kind = f"fmtl.export.{settings.format}" + f".{settings.quantize}" * bool(settings.quantize)
@@ -178,7 +184,7 @@ def _tell(run: Run, source: Source, settings: ExportSettings, digest: str, repor
             f"{kind}.run": run.id,
             f"{kind}.parity": json.dumps(
                 [{k: c[k] for k in ("compared", "images", "share_equal", "largest_difference")}
-                 for c in report["comparisons"]]
+                 for c in found]
             ),
         }  # fmt: skip
         registry.tag_version(source.name, source.version, tags)

@@ -29,16 +29,13 @@ def serve(settings: ServeSettings) -> None:
     """
     token = running.token_of(Path(settings.token_file) if settings.token_file else None)
     limits = Limits(settings.most_photos, settings.most_bytes, settings.most_pixels, settings.most_waiting)
-    served, changed = _followed_file(settings) if settings.model.endswith(SUFFIX) else _followed_model(settings)
+    is_file = settings.model.endswith(SUFFIX)
+    served, changed = files.followed(Path(settings.model)) if is_file else _followed_model(settings)
     following = running.Following(changed, settings.follow_seconds) if settings.follow else None
     running.serve(
         served, running.Place(settings.host, settings.port), limits, batch_size=settings.batch_size, token=token,
         following=following,
     )  # fmt: skip
-
-
-def _followed_file(settings: ServeSettings) -> tuple[Served, Callable[[Served], Served | None]]:
-    return files.followed(Path(settings.model))
 
 
 def _followed_model(settings: ServeSettings) -> tuple[Served, Callable[[Served], Served | None]]:
@@ -47,13 +44,13 @@ def _followed_model(settings: ServeSettings) -> tuple[Served, Callable[[Served],
         raise UsageError("follow: is for models:/NAME@ALIAS, whose alias moves, or for an .onnx file")
     source = source_of(settings.model)
 
-    def changed(served: Served) -> Served | None:
+    def changed(_: Served) -> Served | None:
         nonlocal source
         now = source_of(settings.model)
-        if now.address == source.address:
+        if (now.address, now.version) == (source.address, source.version):
             return None
         found, source = _served(settings, now), now
-        return None if found.digest == served.digest else found
+        return found
 
     return running.apart(lambda: _served(settings, source)), changed
 
@@ -68,6 +65,8 @@ def _served(settings: ServeSettings, source: Source) -> Served:
 def _look(model: Predictor) -> Look | None:
     """Where the network looks for the likeliest class of each task that has one class per image."""
     single = {task.name: task.slug for task in model.tasks if not task.is_set and not task.applies_to}
+    if not single:
+        return None
     px = model.preprocess.stored_px
     nothing = np.zeros((px, px, 3), np.uint8)
 
@@ -83,4 +82,4 @@ def _look(model: Predictor) -> Look | None:
         look(nothing)
     except gradcam.NoSpatialLayer:
         return None
-    return look if single else None
+    return look

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -70,12 +71,13 @@ class Server:
     current: tuple[Served, Batcher]
 
     def __init__(self, limits: Limits, *, batch_size: int, token: str | None = None):
+        # More could never be taken, however idle the server.
+        limits = replace(limits, photos=min(limits.photos, limits.waiting))
         self.limits, self.batch_size, self.token = limits, batch_size, token
         self.measures, self.room, self.bodies = Measures(), Room(limits.waiting), Bodies(limits)
         self._decoders = ThreadPoolExecutor(machine.num_cpus(), thread_name_prefix="decode")
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.is_ending = False
-        self._photos_per_second = 0.0
 
     async def take(self, served: Served) -> None:
         """Answer with this model from the next request on; those that have begun end with the one they began with."""
@@ -96,7 +98,8 @@ class Server:
                 squares = [square for _, square in decoded if square is not None]
                 probs = await batcher.probs(squares) if squares else {}
         except Full:
-            wait = math.ceil(self.room.taken / self._photos_per_second) if self._photos_per_second else 1
+            rate = batcher.photos_per_second
+            wait = math.ceil(self.room.taken / rate) if rate else 1
             raise Refused(
                 429, f"{self.room.taken} photos wait, and {self.room.most} may", retry_after=min(max(wait, 1), 60)
             ) from None
@@ -104,7 +107,6 @@ class Server:
             self.measures.waiting.set(self.room.taken)
         seconds = time.perf_counter() - began
         self.measures.seconds.observe(seconds)
-        self._photos_per_second = 0.9 * self._photos_per_second + 0.1 * len(asked.photos) / max(seconds, 1e-6)
         for told in status:
             self.measures.photos.labels(told).inc()
         rows = rows_of(served.labeller.columns(status, probs, asked.top_k))
@@ -171,19 +173,26 @@ def _add_facts(app: FastAPI, server: Server) -> None:
     async def info() -> Response:
         served, _ = server.current
         limits = server.limits
+        labeller = served.labeller
+        limited = {name: task.slug for name, task in labeller.tasks.applicability.items()}
+        thresholds = {name: values.tolist() for name, values in labeller.thresholds.items()}
         tasks = [
-            {"name": t.name, "slug": t.slug, "kind": t.kind, "classes": list(t.classes)} for t in served.labeller.tasks
-        ]
+            {"name": t.name, "slug": t.slug, "kind": t.kind, "classes": list(t.classes), "applies_to": t.applies_to,
+             "applies": limited.get(t.name, ""), "thresholds": thresholds.get(t.name),
+             "accepted_from": labeller.confidence.accepted_from.get(t.name)} for t in labeller.tasks
+        ]  # fmt: skip
         return _json(
             {"model": model_of(served), "data": served.data, "tasks": tasks, "fmtl": __version__,
              "limits": {"photos": limits.photos, "bytes": limits.bytes, "pixels": limits.pixels},
              "can_look": served.look is not None}
         )  # fmt: skip
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the process answers")
     async def health() -> Response:
         return _json({"status": "ok"})
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Whether it takes requests")
     async def ready() -> Response:
         return _json({"status": "ending"}, 503) if server.is_ending else _json({"status": "ready"})
@@ -264,7 +273,9 @@ def _page(file: str) -> Callable[[], Awaitable[Response]]:
 
 
 def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False).encode(
+        "utf-8", "replace"
+    )  # of half a surrogate pair
     return Response(body, status, headers, "application/json")
 
 

@@ -5,6 +5,7 @@ N images, K classes.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,7 @@ class Batcher:
         self._labeller, self._batch_size, self._thread, self._seen = labeller, batch_size, thread, seen
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Probs]]] = deque()
         self._working: asyncio.Task[None] | None = None
+        self.photos_per_second = 0.0  # of late
 
     async def probs(self, squares: Sequence[np.ndarray]) -> Probs:
         """``(N, K)`` by task name, of ``(S, S, 3)`` uint8 each; a photo may be computed with those of others."""
@@ -86,6 +88,7 @@ class Batcher:
                 if not batch:
                     continue
                 self._seen(len(batch))
+                began = time.perf_counter()
                 try:
                     probs = await loop.run_in_executor(self._thread, self._compute, [square for square, _ in batch])
                 except Exception as error:
@@ -93,6 +96,8 @@ class Batcher:
                         if not future.done():
                             future.set_exception(error)
                     continue
+                rate = len(batch) / max(time.perf_counter() - began, 1e-6)
+                self.photos_per_second = 0.8 * self.photos_per_second + 0.2 * rate if self.photos_per_second else rate
                 for n, (_, future) in enumerate(batch):
                     if not future.done():
                         future.set_result({name: part[n] for name, part in probs.items()})

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import python_multipart  # noqa: F401  # which Starlette asks for at the first form only
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -21,7 +22,8 @@ from fmtl.serving.schemas import PredictRequest, reasons
 JSON, MULTIPART = "application/json", "multipart/form-data"
 BODY_SECONDS = 60.0  # for the whole of it to arrive
 MOST_FIELDS = 8  # of a form, besides its photos
-_PYDANTIC = {"top_k"}  # fields of a form that are those of the JSON
+FIELDS = {"top_k"}  # of a form, besides its photos
+MOST_KEYS = 8  # of the JSON; it knows fewer
 
 
 class Refused(Exception):
@@ -68,11 +70,11 @@ class Bodies:
             _refuse(415, f"expected content-type {JSON} or {MULTIPART}, got '{kind[:80]}'")
         with self._counted() as count:
             body = await self._read(request, count)
-            asked = _of_json(body) if kind == JSON else await _of_form(request, body, self.limits)
-            if len(asked.photos) > self.limits.photos:
-                _refuse(
-                    413, f"{len(asked.photos)} photos in one request, more than the {self.limits.photos} it may have"
-                )
+            asked = (
+                await asyncio.to_thread(_of_json, body, self.limits)
+                if kind == JSON
+                else await _of_form(request, body, self.limits)
+            )
             yield asked
 
     @contextlib.contextmanager
@@ -104,11 +106,16 @@ class Bodies:
         return b"".join(parts)
 
 
-def _of_json(body: bytes) -> Asked:
+def _of_json(body: bytes, limits: Limits) -> Asked:
     try:
         content = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         _refuse(400, f"the body is no JSON: {str(error)[:200]}")
+    # Before each part is looked at: what is wrong with a million parts would fill the memory.
+    if isinstance(content, dict) and isinstance(images := content.get("images"), list):
+        _check_number(len(images), limits)
+    if isinstance(content, dict) and len(content) > MOST_KEYS:
+        _refuse(422, f"the body: {len(content)} keys, where images and top_k are all that there are")
     try:
         asked = PredictRequest.model_validate(content)
     except ValidationError as error:
@@ -117,6 +124,11 @@ def _of_json(body: bytes) -> Asked:
         encoding.decoded(text) or ImageError(*_blank_or_no_base64(text)) for text in asked.images
     ]
     return Asked([str(n) for n in range(len(photos))], photos, asked.top_k)
+
+
+def _check_number(num: int, limits: Limits) -> None:
+    if num > limits.photos:
+        _refuse(413, f"{num} photos in one request, more than the {limits.photos} it may have")
 
 
 def _no_number(word: str) -> NoReturn:
@@ -134,19 +146,20 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> Asked:
 
     try:
         parser = MultiPartParser(request.headers, parts(), max_files=limits.photos, max_fields=MOST_FIELDS)
+        parser.spool_max_size = limits.bytes  # in memory, where the body is already: photos are not kept
         form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, KeyError, ValueError) as error:
         told = getattr(error, "message", None) or str(error)
         _refuse(413 if told.startswith("Too many files") else 400, f"the form can't be read: {told[:200]}")
     try:
         files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         values: dict[str, Any] = {name: value for name, value in form.multi_items() if isinstance(value, str)}
-        if unknown := sorted(set(values) - _PYDANTIC):
+        if unknown := sorted(set(values) - FIELDS):
             _refuse(422, f"{unknown[0][:80]}: no field of this form; photos are parts with a filename")
         if not files:
             _refuse(422, "no photo: each is a part with a filename")
         top_k = values.get("top_k", "1")
-        if not (top_k.isdecimal() and 1 <= int(top_k[:9]) <= MOST_LABELS):
+        if not (top_k.isdecimal() and len(top_k) < 9 and 1 <= int(top_k) <= MOST_LABELS):
             _refuse(422, f"top_k: expected a whole number from 1 to {MOST_LABELS}")
         photos: list[bytes | ImageError] = [await file.read() for file in files]
         return Asked([file.filename or str(n) for n, file in enumerate(files)], photos, int(top_k))

@@ -14,7 +14,7 @@ from fmtl import __version__
 from fmtl.catalogue.names import IMAGE_SUFFIXES
 from fmtl.catalogue.photos.folder import ImageError, ImageFolder, PhotoFile
 from fmtl.catalogue.reasons import Reason
-from fmtl.errors import DataError, FmtlError, UsageError, neutral, redacted
+from fmtl.errors import DataError, EnvironmentFault, FmtlError, UsageError, neutral, redacted
 from fmtl.model import exported
 from fmtl.model.labeller import OK, Photo, rows_of
 from fmtl.serving import limits as usual
@@ -67,6 +67,8 @@ def label(model: exported.ExportedModel, images: Path, out: Path, *, top_k: int,
     Raises:
         DataError: There are none.
     """
+    if not images.exists():
+        raise DataError("not there", where=str(images))
     names, photos = _photos(images)
     if not photos:
         raise DataError("no photo there", where=str(images))
@@ -92,6 +94,8 @@ def label(model: exported.ExportedModel, images: Path, out: Path, *, top_k: int,
     finally:
         temporary.unlink(missing_ok=True)
     print(f"{len(photos)} images = {good} labelled + {len(photos) - good} not\npredictions: {out}")
+    if not good:
+        raise DataError(f"none of {len(photos)} photos could be labelled", where=str(images))
 
 
 def _cell(value: object) -> object:
@@ -149,9 +153,9 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130
-    except FmtlError as error:
+    except (FmtlError, OSError) as error:
         print(neutral(redacted(f"error: {error}")), file=sys.stderr)
-        return error.exit_code
+        return error.exit_code if isinstance(error, FmtlError) else EnvironmentFault.exit_code
     return 0
 
 

@@ -16,7 +16,7 @@ def served_of(model: exported.ExportedModel, name: str) -> Served:
 def followed(path: Path, num_threads: int | None = None) -> tuple[Served, Callable[[Served], Served | None]]:
     """The file as it is now, and what finds another in its place."""
     seen = signature(path.stat()) if path.is_file() else None
-    first = served_of(exported.load(path, num_threads=num_threads), str(path))
+    first = served_of(exported.load(path, num_threads=num_threads), path.name)
 
     def changed(served: Served) -> Served | None:
         nonlocal seen
@@ -24,7 +24,7 @@ def followed(path: Path, num_threads: int | None = None) -> tuple[Served, Callab
         if now is None or now == seen:
             return None
         seen = now
-        found = served_of(exported.load(path, num_threads=num_threads), str(path))
+        found = served_of(exported.load(path, num_threads=num_threads), path.name)
         return None if found.digest == served.digest else found
 
     return first, changed

@@ -7,15 +7,18 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvicorn
 
+from fmtl.dataset.pixels import images
 from fmtl.errors import DataError, EnvironmentFault, FmtlError, UsageError
 from fmtl.serving.app import Server, app_of
 from fmtl.serving.limits import Limits
@@ -26,7 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TOKEN = "FMTL_SERVE_TOKEN"
 LEAST_TOKEN = 8  # characters
-ENDING_SECONDS = 30  # for the requests that have begun
+DRAIN_SECONDS = 1.0  # in which it still takes requests, and /ready says no more
+ENDING_SECONDS = 90  # for the requests that have begun: more than a body may take to arrive
 BACKLOG = 2048  # connections
 
 
@@ -99,20 +103,20 @@ def serve(
             log.warning("everybody who can reach %s may ask: no token is set (%s, or --token-file)", host, TOKEN)
         shown = f"[{host}]" if ":" in host else host
         server = Server(limits, batch_size=batch_size, token=token)
-        asyncio.run(_serve(server, served, listening, f"http://{shown}:{port}/", following))
-    log.info("ended; every request that had begun was answered")
+        with images.quiet():
+            asyncio.run(_serve(server, served, listening, f"http://{shown}:{port}/", following))
+    log.info("ended")
 
 
 async def _serve(
     server: Server, served: Served, listening: socket.socket, address: str, following: Following | None
 ) -> None:
     await server.take(served)
-    log.info("serving %s on %s (Ctrl-C ends it)", served.name, address)
     config = uvicorn.Config(
         app_of(server), log_level="warning", access_log=False, lifespan="off", server_header=False, backlog=BACKLOG,
         timeout_graceful_shutdown=ENDING_SECONDS,
     )  # fmt: skip
-    http = _Http(config, server)
+    http = _Http(config, server, f"serving {served.name} on {address} (Ctrl-C ends it)")
     looking = asyncio.create_task(_follow(server, following)) if following else None
     try:
         await http.serve(sockets=[listening])
@@ -124,9 +128,13 @@ async def _serve(
 class _Http(uvicorn.Server):
     """Ends on SIGTERM and SIGINT as uvicorn does, with exit code 0: it is how a server ends."""
 
-    def __init__(self, config: uvicorn.Config, server: Server):
+    def __init__(self, config: uvicorn.Config, server: Server, told: str):
         super().__init__(config)
-        self._server = server
+        self._server, self._told = server, told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.info("%s", self._told)  # from here on requests are taken, and signals heard
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -139,17 +147,20 @@ class _Http(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._server.is_ending:  # asked a second time
+            super().handle_exit(sig, frame)
+            return
         self._server.is_ending = True
-        super().handle_exit(sig, frame)
+        later = partial(asyncio.get_running_loop().call_later, DRAIN_SECONDS, super().handle_exit, sig, frame)
+        asyncio.get_running_loop().call_soon_threadsafe(later)
 
 
 async def _follow(server: Server, following: Following) -> None:
-    loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(following.seconds)
         served, _ = server.current
         try:
-            found = await loop.run_in_executor(None, apart, lambda served=served: following.changed(served))
+            found = await _apart(partial(following.changed, served))
             if found is not None:
                 await server.take(found)
                 server.measures.swaps.inc()
@@ -160,6 +171,25 @@ async def _follow(server: Server, following: Following) -> None:
             log.exception("still serving %s: looking for another model failed", served.name)
 
 
+async def _apart(call: Callable[[], T]) -> T:
+    """``apart``, by a thread that nobody waits for at the end: a store that hangs must not keep the server."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = loop.create_future()
+
+    def tell(done: Callable[[T], None] | Callable[[BaseException], None], what: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: None if found.done() else done(what))
+
+    def run() -> None:
+        try:
+            tell(found.set_result, call())
+        except BaseException as error:
+            tell(found.set_exception, error)
+
+    threading.Thread(target=run, name="following", daemon=True).start()
+    return await found
+
+
 def _bound(place: Place) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
@@ -168,7 +198,7 @@ def _bound(place: Place) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(BACKLOG)  # now: who reads that it serves may ask at once
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise EnvironmentFault(f"host, port: can't listen on {place.host}:{place.port} ({error})") from error
     listening.set_inheritable(True)
     return listening

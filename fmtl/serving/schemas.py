@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fmtl.serving.limits import MOST_LABELS
 
-# A white square of 2 x 2 pixels: an example that works as it is typed.
+# A square of 16 x 16 pixels: an example that works as it is typed.
 EXAMPLE = (
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR4nGP8//8/AymAiSTVoxpGNQwpDQBVbQMd62gHrgAAAABJRU5ErkJggg=="
 )
@@ -48,6 +48,10 @@ class Task(BaseModel):
     slug: str = Field(description="Its name in columns.")
     kind: str = Field(description="single: one class; set: any number of them.")
     classes: list[str]
+    applies_to: str = Field(description="Of one that says whether another attribute applies: its name.")
+    applies: str = Field(description="Slug of the one that says whether this applies; empty where it always does.")
+    thresholds: list[float] | None = Field(description="Of a set: from which probability on it has each value.")
+    accepted_from: float | None = Field(description="From which confidence on a label is accepted; null: not known.")
 
 
 class Info(BaseModel):
@@ -72,5 +76,5 @@ def reasons(error: ValidationError) -> str:
     found = []
     for item in error.errors(include_input=False, include_url=False)[:5]:
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]).lstrip(".")
-        found.append(f"{place or 'the body'}: {item['msg'][:1].lower()}{item['msg'][1:]}")
+        found.append(f"{place[:80] or 'the body'}: {item['msg'][:1].lower()}{item['msg'][1:]}")
     return "; ".join(found)

@@ -61,7 +61,7 @@ class Labeller:
             return MlserverTable(found.astype({name: object for name in found if not is_numeric_dtype(found[name])}))
         if _is_server():  # it writes JSON, which knows no NaN
             return found.astype(object).where(found.notna(), None)
-        return _for_spark(found, self.predictor.tasks) if "pyspark" in sys.modules else found
+        return _for_spark(found, self.predictor.tasks) if _is_spark_task() else found
 
 
 class FashionModel(Labeller, PythonModel):
@@ -116,6 +116,15 @@ def _is_there(cell: object) -> bool:
 def _is_server() -> bool:
     """MLflow's own server says so by a variable, MLServer by being there."""
     return os.environ.get("_MLFLOW_IS_IN_SERVING_ENVIRONMENT") == "true" or "mlserver" in sys.modules
+
+
+def _is_spark_task() -> bool:
+    """Whether this is a worker of Spark, and not a notebook that has it."""
+    if "pyspark" not in sys.modules:
+        return False
+    from pyspark import TaskContext
+
+    return TaskContext.get() is not None
 
 
 def _paths_are_allowed() -> bool:

@@ -135,11 +135,13 @@ def test_what_differs_is_refused():
     same = ([[0.9, 0.1]], [[0.9, 0.1]])
     assert Compared([parity(same, same)], 0).why_not() is None
     near = ([[0.9 + 2e-4, 0.1 - 2e-4]], [[0.9, 0.1]])
-    assert "0.0001" in Compared([parity(same, near)], 0).why_not()
+    assert "1.0e-04" in Compared([parity(same, near)], 0).why_not()
     other = ([[0.1, 0.9]], [[0.9, 0.1]])
     assert "2 of 3 labels" in Compared([parity(same, other)], 0).why_not()
     # Where photos were decoded in another way, that is no fault of the file, and is said.
-    elsewhere = Compared([parity(same, other, WHOLE)], 0)
+    elsewhere = Compared([parity(same, same), parity(same, other, WHOLE)], 0)
     assert elsewhere.why_not() is None and "33.3% of labels" in elsewhere.warning()
+    assert "no test photo" in Compared([], 5).why_not()
+    assert Compared([parity(same, same, WHOLE)], 5).why_not()
     none = ([[float("nan")] * 2], [[0.9, 0.1]])
     assert Compared([parity(same, none)], 0).why_not()

@@ -32,7 +32,7 @@ class Live:
             answer = connection.getresponse()
             content = answer.read()
             is_json = answer.headers.get_content_type() == "application/json"
-            return answer.status, answer.headers, strict(content) if is_json else content
+            return answer.status, answer.headers, strict(content) if is_json and content else content
         finally:
             connection.close()
 

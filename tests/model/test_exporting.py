@@ -139,6 +139,18 @@ def test_an_archive_says_the_same_in_torch(fit):
             np.testing.assert_allclose(found[task.slug][1].numpy(), wanted[task.name][0], atol=2e-6)
 
 
+def test_attributes_may_be_called_as_values_of_a_graph_are():
+    names = ["size", "square", "same", "relu", "linear", "is_square", "conv2d"]
+    tasks = make_tasks({name: ["a", "b"] for name in names})
+    net = backbones.build("test_resnet", tasks.num_classes, weights="none", px=32).eval()
+    how = Preprocess(40, "pad", "#ffffff", 32, (0.5,) * 3, (0.5,) * 3, True)
+    model = Predictor(net, tasks, how, torch.device("cpu"), "test_resnet")
+    found = ExportedModel(OnnxFile(model, Description(tasks, how)).content(), "x").probs(photo(60, 50)[None])
+    wanted = model.probs(model.decode(png(photo(60, 50)))[None])
+    for name in names:
+        np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)
+
+
 @pytest.mark.parametrize("backbone", ["test_vit", "test_resnet"])
 def test_other_kinds_of_networks(backbone):
     model = predictor(backbone, fit="stretch")
@@ -149,7 +161,7 @@ def test_other_kinds_of_networks(backbone):
         np.testing.assert_allclose(part, wanted[name], atol=1e-5)
 
 
-def test_eight_bits_stay_near_and_take_a_third(model, file, content):
+def test_eight_bits_stay_near_and_take_less(model, file, content):
     rng = np.random.default_rng(0)
     batches = [np.stack([model.decode(png(photo(80, 60, int(s)))) for s in rng.integers(0, 999, 8)]) for _ in range(3)]
     fewer = file.content(quantizing.quantized(file.answers, iter(batches), 2))

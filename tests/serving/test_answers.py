@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,7 +101,12 @@ BODIES = [
     (*form([]), 422, "photo"),
     (*form([("a.png", b"x")], top_k="many"), 422, "top_k"),
     (*form([("a.png", b"x")], top_k="-1"), 422, "top_k"),
+    (*form([("a.png", b"x")], top_k="0000000501"), 422, "top_k"),
+    (*form([("a.png", b"x")], top_k="000000001" + "0" * 5000), 422, "top_k"),
     (*form([("a.png", b"x")], colour="red"), 422, "colour"),
+    (json.dumps({"images": [1] * 100_000}).encode(), JSON, 413, "64"),
+    (json.dumps({f"key{n}": 1 for n in range(100_000)}).encode(), JSON, 422, "keys"),
+    (json.dumps({"k" * 100_000: 1, "images": ["x"]}).encode(), JSON, 422, "k"),
     (*form([("a.png", b"x")] * 65), 413, "64"),
 ]
 
@@ -140,6 +146,19 @@ def test_a_client_that_goes_away_in_the_middle_harms_no_other(live, photos, expe
     agree(answer["predictions"][0], expected[0], 3)
 
 
+def test_a_photo_of_a_text_that_takes_long_to_read_keeps_nobody_waiting(live):
+    began = time.monotonic()
+    status, _, answer = live.post({"images": ["data:" * 400_000]})
+    assert status == 200 and answer["predictions"][0]["status"] != "ok"
+    assert time.monotonic() - began < 20
+
+
+def test_a_name_of_half_a_character_is_answered(live, photos):
+    body, _ = form([("\\ud800.png", photos[0])])
+    headers = {"Content-Type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    assert live.request("POST", "/predict", body, headers)[0] in {200, 400, 422}
+
+
 def test_other_paths_and_methods(live):
     assert live.request("GET", "/nowhere")[::2] == (404, {"error": "Not Found"})
     assert live.request("GET", "/predict")[0] == 405
@@ -154,7 +173,8 @@ def test_what_is_served_is_said(live, contents):
     assert [(task["slug"], task["kind"]) for task in info["tasks"]] == [
         ("Colour", "single"), ("Größe", "single"), ("Material", "set"),
     ]  # fmt: skip
-    assert live.request("GET", "/health")[::2] == (200, {"status": "ok"})
+    assert [task["thresholds"] for task in info["tasks"]] == [None, None, [0.5, 0.5]]
+    assert live.request("GET", "/health")[::2] == (200, {"status": "ok"}) and live.request("HEAD", "/health")[0] == 200
     assert live.request("GET", "/ready")[::2] == (200, {"status": "ready"})
     _, _, api = live.request("GET", "/openapi.json")
     assert {"/predict", "/look", "/info", "/health", "/ready", "/metrics"} == set(api["paths"])

@@ -22,15 +22,18 @@ def test_many_clients_are_each_answered_with_their_own(live, photos, expected):
         agree(answer["predictions"][0], expected[0], k)
         agree(answer["predictions"][1], expected[0], (k + 5) % len(photos))
 
+    def batches():
+        text = live.request("GET", "/metrics")[2].decode()
+        return float(text.split("fmtl_batch_photos_count ")[1].split()[0])
+
+    before = batches()
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(ask, range(200)))
-    text = live.request("GET", "/metrics")[2].decode()
-    batches = float(text.split("fmtl_batch_photos_count ")[1].split()[0])
-    assert batches < 400  # of requests beside each other some photos were labelled together
+    assert batches() - before < 190  # photos of different requests were labelled together
 
 
 def test_what_is_too_much_is_told_to_come_again(serve, photos):
-    live = serve("--most-waiting", "4", "--most-photos", "4")
+    live = serve("--most-waiting", "4")
     codes = []
 
     def ask(_):
@@ -46,6 +49,8 @@ def test_what_is_too_much_is_told_to_come_again(serve, photos):
         list(pool.map(ask, range(36)))
     assert codes.count(200) == 36 and codes.count(429) >= 1
     assert live.post({"images": [coded(photos[0])]})[0] == 200
+    status, _, content = live.post({"images": [coded(photo) for photo in photos[:5]]})
+    assert status == 413 and "4" in content["error"]  # it could never be taken
 
 
 def test_bytes_and_pixels_have_limits(serve, photos):
@@ -100,6 +105,20 @@ def test_what_can_not_be_served_is_said(tmp_path, contents):
     code, told = said("shop.onnx", FMTL_SERVE_TOKEN="short")
     assert code == 2 and "at least 8" in told and "short" not in told.replace("shorter", "")
     assert said("shop.onnx", "--port", "99999")[0] == 2
+    assert said("shop.onnx", "--port", "0", "--host", "a" * 70)[0] == 4
+    assert said("shop.onnx", "--images", "absent")[0] == 3 and not (tmp_path / "predictions.csv").exists()
+    (tmp_path / "bad.jpg").write_bytes(b"no")
+    assert said("shop.onnx", "--images", "bad.jpg")[0] == 3
+    assert said("shop.onnx", "--images", "bad.jpg", "--out", "absent/x.csv")[0] == 4
+
+
+def test_until_it_ends_it_takes_requests_and_says_that_it_will_not(serve, photos):
+    live = serve()
+    live.process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert live.request("GET", "/ready")[0] == 503
+    assert live.post({"images": [coded(photos[0])]})[0] == 200
+    assert live.process.wait(30) == 0
 
 
 def test_requests_that_have_begun_are_answered_before_it_ends(serve, photos, expected):

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fmtl.catalogue.photos.folder import ImageError
+from fmtl.catalogue.reasons import Reason
 from fmtl.commands.choosing.photos import photos_of, sees
 from fmtl.dataset.pixels import images
 from fmtl.dataset.prepared import PreparedDataset
@@ -36,12 +37,14 @@ class Compared:
     Attributes:
         parities: Of the stored squares, and of the photos as far as they are still where they were.
         unread: Photos that are not.
+        large: Photos of more pixels than are fitted at once: fmtl shrinks them first, which no file does.
         noise: Largest difference of probabilities between the model in float32 and in float64.
     """
 
     parities: Sequence[Parity]
     unread: int
     noise: float = 0.0
+    large: int = 0
 
     @property
     def limit(self) -> float:
@@ -50,6 +53,8 @@ class Compared:
 
     def why_not(self) -> str | None:
         """Why the file may not be used; or None."""
+        if not any(parity.images for parity in self.parities if parity.compared != WHOLE):
+            return "no test photo could be compared: they are not where they were, and were prepared otherwise"
         for parity in self.parities:
             if parity.compared != WHOLE and (parity.others or not parity.largest_difference <= self.limit):
                 return f"expected equal labels, and no difference of probabilities above {self.limit:.1e} ({parity})"
@@ -66,8 +71,13 @@ class Compared:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        return {"comparisons": [parity.to_json() for parity in self.parities], "photos_not_read": self.unread,
-                "float32_noise": self.noise, "limit": self.limit}  # fmt: skip
+        return {
+            "comparisons": [parity.to_json() for parity in self.parities],
+            "photos_not_read": self.unread,
+            "photos_too_large": self.large,
+            "float32_noise": self.noise,
+            "limit": self.limit,
+        }
 
 
 def compare(
@@ -87,9 +97,9 @@ def compare(
     rows = dataset.rows("test")
     names, photos = photos_of(dataset, rows)
     found = [_stored(model, answer, dataset, rows, names, batch_size)] if sees(model.preprocess, dataset) else []
-    same, whole, unread = _photos(model, answer, names, photos)
+    same, whole, unread, large = _photos(model, answer, names, photos)
     sample = [photo for photo in photos[:: max(1, len(photos) // NOISE_PHOTOS)][:NOISE_PHOTOS]]
-    return Compared([*found, *(p for p in (same, whole) if p.images)], unread, _noise(model, exact, sample))
+    return Compared([*found, *(p for p in (same, whole) if p.images)], unread, _noise(model, exact, sample), large)
 
 
 def _noise(model: Labeller, exact: Callable[[np.ndarray], Probs], photos: Sequence[Photo]) -> float:
@@ -118,9 +128,9 @@ def _stored(
 
 def _photos(
     model: Labeller, answer: Callable[[np.ndarray], Probs], names: Sequence[str], photos: Sequence[Photo]
-) -> tuple[Parity, Parity, int]:
+) -> tuple[Parity, Parity, int, int]:
     """One by one, since they have any size: the same pixels for both, and the engine with its own decoder."""
-    same, whole, unread = Parity(SAME), Parity(WHOLE), 0
+    same, whole, unread, large = Parity(SAME), Parity(WHOLE), 0, 0
     how = model.preprocess
     with images.quiet():
         for name, photo in zip(names, tqdm(photos, desc="compare photos", unit=" photos", disable=None), strict=True):
@@ -133,9 +143,10 @@ def _photos(
                 own = model.decode(content)
             except ImageError as error:
                 log.debug("%s: %s", name, error)
-                unread += 1
+                is_large = error.reason == Reason.TOO_LARGE
+                large, unread = large + is_large, unread + (not is_large)
                 continue
             theirs = answer(rgb[None])
             same.add(model.tasks, [name], model.probs(square[None]), theirs, model.thresholds)
             whole.add(model.tasks, [name], model.probs(own[None]), theirs, model.thresholds)
-    return same, whole, unread
+    return same, whole, unread, large

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score
 
 from fmtl.dataset.prepared import PreparedDataset
+from fmtl.errors import DataError
 from fmtl.evaluation.parity import Parity
 from fmtl.model.exported import ExportedModel
 from fmtl.model.exporting import quantizing
@@ -60,6 +61,7 @@ def in_8_bits(
     Args:
         whole: The file in float32.
     """
+    _check_labels(whole.tasks, dataset)
     val, test = (_Photos.of(dataset, split, batch_size) for split in ("val", "test"))
     calibrating = _Photos.of(dataset, "val", batch_size, CALIBRATED_ON)
     before = _mean(val.accuracies(whole.tasks, val.probs(whole), whole.thresholds))
@@ -72,8 +74,23 @@ def in_8_bits(
         tried.append((lost, num_left, made))
         if lost <= MOST_LOST:
             break
-    _, num_left, made = tried[-1] if tried[-1][0] <= MOST_LOST else min(tried)
+    lost, num_left, made = tried[-1] if tried[-1][0] <= MOST_LOST else min(tried)
+    if lost > MOST_LOST:
+        log.warning("8 bits lose %.4f of accuracy on val, however many of the first layers are left out", lost)
     return made, {"layers_in_float32": num_left, **_costs(whole, ExportedModel(made, "the file"), test)}
+
+
+def _check_labels(tasks: Tasks, dataset: PreparedDataset) -> None:
+    """Raise DataError where scales can't be taken from a dataset's photos, or accuracies from its labels."""
+    if not len(dataset.rows("val")):
+        raise DataError("no photo in its val split, by which 8 bits are fitted", where=str(dataset.folder))
+    own = {task.name: task for task in dataset.tasks}
+    for task in tasks:
+        if task.name not in own or own[task.name].classes != task.classes:
+            raise DataError(
+                f"'{task.name}': other classes than the model's; 8 bits are weighed on the dataset of its training",
+                where=str(dataset.folder),
+            )
 
 
 def _costs(whole: ExportedModel, fewer: ExportedModel, photos: _Photos) -> dict[str, Any]:

@@ -52,7 +52,10 @@ def source_of(model: str) -> Source:
     version = int(number) if number else registry.alias_target(found["name"], found["alias"]) if found else None
     if found and version:  # of an alias that moves meanwhile, all the same of one version
         uri = f"models:/{found['name']}/{version}"
-    address = logged_models.lasting_address(uri) if is_address else str(Path(uri).resolve())
+    if is_address:
+        address = logged_models.lasting_address(uri)
+    else:
+        address = str(Path(uri).resolve()) if Path(uri).exists() else uri  # such as runs:/.../model
     run_id = logged_models.run_id_of(address) if is_address else None
     run = store.get_run(run_id) if run_id else None
     return Source(address, run, found["name"], version) if found else Source(address, run)

@@ -4,7 +4,7 @@ The graph fits a photo into the stored square, unless it has that size already, 
 directions (``fitting.Sides``), and then answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
@@ -18,7 +18,8 @@ from fmtl.model.exporting.fitting import Fit, Sides
 from fmtl.model.predictor import Predictor
 
 OPSET, IR = 20, 10  # what onnxruntime has since 1.18
-SQUARE, DOWN_FIRST = "square", "is_down_first"
+# No attribute's slug has a slash, and whatever a network calls its own values gets one.
+SQUARE, DOWN_FIRST, ANSWER = "fmtl/square", "fmtl/is_down_first", "fmtl/answer/"
 MOST_BYTES = 2**31 - 2**20  # of a file of protocol buffers
 
 
@@ -39,7 +40,7 @@ class OnnxFile:
         }
         self._order = _traced(Sides(px, model.preprocess.fit), photos, (0, 1, 2), IMAGE, [DOWN_FIRST])
         squares = torch.zeros(2, px, px, 3, dtype=torch.uint8)
-        self.answers = _traced(Answers(model), squares, (0,), SQUARE, [task.slug for task in model.tasks])
+        self.answers = _traced(Answers(model), squares, (0,), SQUARE, [f"{ANSWER}{n}" for n in range(len(model.tasks))])
 
     def content(self, answers: ModelProto | None = None) -> bytes:
         """The whole file, the same each time.
@@ -47,9 +48,10 @@ class OnnxFile:
         Args:
             answers: In place of the file's own.
         """
-        last = _prefixed((answers or self.answers).graph, "answers/", keep={SQUARE, *(t.slug for t in self._tasks)})
+        slugs = {f"{ANSWER}{n}": task.slug for n, task in enumerate(self._tasks)}
+        last = _prefixed((answers or self.answers).graph, "answers/", {SQUARE: SQUARE, **slugs})
         fit = helper.make_node(
-            "If", ["is_square"], [SQUARE], then_branch=_unchanged(), else_branch=self._fitting()
+            "If", ["fmtl/is_square"], [SQUARE], then_branch=_unchanged(), else_branch=self._fitting()
         )  # fmt: skip
         graph = helper.make_graph(
             [*_is_square(), fit, *last.node],
@@ -57,7 +59,7 @@ class OnnxFile:
             [helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["N", "H", "W", 3])],
             [helper.make_tensor_value_info(t.slug, TensorProto.FLOAT, ["N", t.num_classes]) for t in self._tasks],
             initializer=[
-                *last.initializer, helper.make_tensor("stored_size", TensorProto.INT64, [2], [self._px, self._px])
+                *last.initializer, helper.make_tensor("fmtl/stored_size", TensorProto.INT64, [2], [self._px, self._px])
             ],
         )  # fmt: skip
         whole = helper.make_model(
@@ -71,11 +73,13 @@ class OnnxFile:
         """Which direction comes first, and the fit in that order."""
         order = _prefixed(self._order.graph, "order/")
         fit = helper.make_node(
-            "If", [f"order/{DOWN_FIRST}"], ["fitted"],
+            "If", [f"order/{DOWN_FIRST}"], ["fmtl/fitted"],
             then_branch=_branch(self._fits[True].graph, "down/"),
             else_branch=_branch(self._fits[False].graph, "across/"),
         )  # fmt: skip
-        return helper.make_graph([*order.node, fit], "fit", [], [_any_size("fitted")], initializer=order.initializer)
+        return helper.make_graph(
+            [*order.node, fit], "fit", [], [_any_size("fmtl/fitted")], initializer=order.initializer
+        )
 
 
 def _traced(
@@ -101,7 +105,7 @@ def _traced(
 
 def _unchanged() -> GraphProto:
     return helper.make_graph(
-        [helper.make_node("Identity", [IMAGE], ["unchanged"])], "unchanged", [], [_any_size("unchanged")]
+        [helper.make_node("Identity", [IMAGE], ["fmtl/unchanged"])], "fmtl/unchanged", [], [_any_size("fmtl/unchanged")]
     )
 
 
@@ -112,11 +116,11 @@ def _any_size(name: str) -> ValueInfoProto:
 def _is_square() -> list[NodeProto]:
     """Whether the image has the stored size already."""
     return [
-        helper.make_node("Shape", [IMAGE], ["size"], start=1, end=3),
-        helper.make_node("Equal", ["size", "stored_size"], ["same"]),
-        helper.make_node("Cast", ["same"], ["same_as_numbers"], to=TensorProto.INT32),
-        helper.make_node("ReduceMin", ["same_as_numbers"], ["both_same"], keepdims=0),
-        helper.make_node("Cast", ["both_same"], ["is_square"], to=TensorProto.BOOL),
+        helper.make_node("Shape", [IMAGE], ["fmtl/size"], start=1, end=3),
+        helper.make_node("Equal", ["fmtl/size", "fmtl/stored_size"], ["fmtl/same"]),
+        helper.make_node("Cast", ["fmtl/same"], ["fmtl/same_as_numbers"], to=TensorProto.INT32),
+        helper.make_node("ReduceMin", ["fmtl/same_as_numbers"], ["fmtl/both_same"], keepdims=0),
+        helper.make_node("Cast", ["fmtl/both_same"], ["fmtl/is_square"], to=TensorProto.BOOL),
     ]
 
 
@@ -128,15 +132,19 @@ def _branch(graph: GraphProto, prefix: str) -> GraphProto:
     return found
 
 
-def _prefixed(graph: GraphProto, prefix: str, keep: set[str] | None = None) -> GraphProto:
-    """The graph with names that no other has, but for those to keep; without notes on the code that it was made by."""
-    kept = {"", IMAGE} | (keep or set())
+def _prefixed(graph: GraphProto, prefix: str, called: Mapping[str, str] | None = None) -> GraphProto:
+    """The graph with names that no other has, without notes on the code that it was made by.
+
+    Args:
+        called: Names of values that are to be called otherwise.
+    """
+    known = {"": "", IMAGE: IMAGE} | dict(called or {})
     made = GraphProto()
     made.CopyFrom(graph)
     made.name = prefix.strip("/")
 
     def renamed(names: Sequence[str]) -> list[str]:
-        return [name if name in kept else prefix + name for name in names]
+        return [known.get(name, prefix + name) for name in names]
 
     for node in made.node:
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
