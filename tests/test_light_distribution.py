@@ -17,11 +17,9 @@ FOLDER = ROOT / "deploy" / "fmtl-serve"
 HEAVY = {"torch", "torchvision", "timm", "mlflow", "sklearn", "scipy", "matplotlib", "onnx", "yaml", "filelock", "tqdm"}
 OF_EXTRAS = {"pandas", "pyarrow", "pillow_heif"}  # imported by what only fmtl calls, or where it is installed
 NAMES = {
-    "PIL": "pillow",
-    "python_multipart": "python-multipart",
-    "prometheus_client": "prometheus-client",
+    "PIL": "pillow", "python_multipart": "python-multipart", "prometheus_client": "prometheus-client",
     "starlette": "fastapi",
-}
+}  # fmt: skip
 TAGGED = {"fmtl/py.typed"}
 
 
