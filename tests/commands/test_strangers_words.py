@@ -98,7 +98,7 @@ def test_the_whole_way_says_strangers_words_and_does_nothing_that_they_ask(shop,
         said += heard.out + heard.err.replace("\r", "\n").replace("\x1b[A", "")
     assert not STEERING.search(said)
     assert r"task Col\x1b[5mour <script>" in said and r"evil\x1b[31m<script>" in said
-    pages = [page for page in shop.rglob("*.html") if "templates" not in page.parts]
+    pages = [page for page in shop.rglob("*.html") if "code" not in page.parts]  # of a model, which is ours
     assert len(pages) >= 5  # the dataset's, its copy, the gallery, the leaderboard and its copy
     for page in pages:
         text = (
