@@ -23,6 +23,7 @@ JSON, MULTIPART = "application/json", "multipart/form-data"
 BODY_SECONDS = 60.0  # for the whole of it to arrive
 MOST_FIELDS = 8  # of a form, besides its photos
 FIELDS = {"top_k"}  # of a form, besides its photos
+SMALL = 1 << 20  # bytes of JSON that are read in less time than a thread takes to wake
 MOST_KEYS = 8  # of the JSON; it knows fewer
 
 
@@ -70,11 +71,12 @@ class Bodies:
             _refuse(415, f"expected content-type {JSON} or {MULTIPART}, got '{kind[:80]}'")
         with self._counted() as count:
             body = await self._read(request, count)
-            asked = (
-                await asyncio.to_thread(_of_json, body, self.limits)
-                if kind == JSON
-                else await _of_form(request, body, self.limits)
-            )
+            if kind == MULTIPART:
+                asked = await _of_form(request, body, self.limits)
+            elif len(body) > SMALL:
+                asked = await asyncio.to_thread(_of_json, body, self.limits)
+            else:
+                asked = _of_json(body, self.limits)
             yield asked
 
     @contextlib.contextmanager
