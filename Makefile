@@ -46,7 +46,7 @@ prepare train compare register predict: setup ## one step; options in ARGS="..."
 ui: setup ## browse the runs on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1
 
-test: setup ## the fast tests on all cores, about three minutes on two
+test: setup ## the fast tests on all cores, 5 to 10 minutes on two
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-all: setup ## every test, and what they cover; those on real photos need FMTL_REAL_DATA

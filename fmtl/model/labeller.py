@@ -84,7 +84,7 @@ class Labeller(ABC):
         with images.quiet(), ThreadPoolExecutor(machine.num_cpus()) as threads:
             for start in range(0, len(photos), batch_size):
                 # Cells are read in turn: several at once would read their row groups again and again.
-                batch = [_content(p) if isinstance(p, PhotoCell) else p for p in photos[start : start + batch_size]]
+                batch = [content_of(p) if isinstance(p, PhotoCell) else p for p in photos[start : start + batch_size]]
                 out = self._squares(len(batch))
                 status = []
                 for told, notes in threads.map(self._status, out, batch):
@@ -126,7 +126,7 @@ class Labeller(ABC):
             return str(error.reason), ()
 
     def _decode_into(self, out: np.ndarray, photo: Photo) -> tuple[str, ...]:
-        content = _content(photo)
+        content = content_of(photo)
         if isinstance(content, ImageError):
             raise content
         p = self.preprocess
@@ -160,7 +160,7 @@ def _table(columns: Mapping[str, np.ndarray]) -> "pd.DataFrame":
     return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})
 
 
-def _content(photo: Photo) -> bytes | ImageError:
+def content_of(photo: Photo) -> bytes | ImageError:
     """The bytes of a photo, or why there are none."""
     if isinstance(photo, bytes | ImageError):
         return photo

@@ -273,9 +273,8 @@ def _page(file: str) -> Callable[[], Awaitable[Response]]:
 
 
 def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False).encode(
-        "utf-8", "replace"
-    )  # of half a surrogate pair
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    body = text.encode("utf-8", "replace")  # a name may have half of a surrogate pair
     return Response(body, status, headers, "application/json")
 
 

@@ -23,7 +23,7 @@ JSON, MULTIPART = "application/json", "multipart/form-data"
 BODY_SECONDS = 60.0  # for the whole of it to arrive
 MOST_FIELDS = 8  # of a form, besides its photos
 FIELDS = {"top_k"}  # of a form, besides its photos
-SMALL = 1 << 20  # bytes of JSON that are read in less time than a thread takes to wake
+SMALL = 1 << 20  # bytes of JSON that keep others waiting for milliseconds only
 MOST_KEYS = 8  # of the JSON; it knows fewer
 
 

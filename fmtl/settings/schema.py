@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from fmtl.metric_names import CHOSEN_BY
-from fmtl.settings.delivery import ExportSettings, ServeSettings
+from fmtl.settings.delivery import MODEL, ExportSettings, ServeSettings
 from fmtl.settings.fields import (
     Alias,
     Device,
@@ -158,9 +158,7 @@ with warnings.catch_warnings():
 class EvaluateSettings(Settings):
     """Settings of ``evaluate``."""
 
-    model: str = Field(
-        description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, a model folder, or a checkpoint (.pt)."
-    )
+    model: str = Field(description=f"{MODEL}.")
     data: Place = Field(description="Folder of a prepared dataset.")
     split: Literal["all", "train", "val", "test"] = Field(
         "all", description="Its photos; those that the model was trained on or chosen by are left out and counted."
@@ -204,9 +202,7 @@ class RollbackSettings(AliasSettings):
 class PredictSettings(Settings):
     """Settings of ``predict``."""
 
-    model: str = Field(
-        description="models:/NAME@ALIAS, models:/NAME/VERSION, a train run's id, a model folder, or a checkpoint (.pt)."
-    )
+    model: str = Field(description=f"{MODEL}; or a file of fmtl export (.onnx).")
     images: Place | None = Field(
         None, description="Files (comma list, wildcards), a folder with all below it, or a table; or a table's folder."
     )

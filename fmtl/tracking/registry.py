@@ -55,15 +55,14 @@ def add_version(run: RunRecord, name: str, *, tags: Mapping[str, str], descripti
         tags: Besides the run and its dataset. Longer ones than MLflow takes are cut.
     """
     tags = {"fmtl.run": run.run_id, "fmtl.data": run.tags.get("fmtl.data", "")} | dict(tags)
-    tags = {key: value[:MOST_CHARACTERS] for key, value in tags.items()}
+    tags = _cut(tags)
     with reachable():
         client = mlflow.MlflowClient()
         version = _existing_version(client, name, run.run_id)
         if version is None:
             version = int(mlflow.register_model(str(run.model_uri), name, tags=tags).version)
         else:
-            for key, value in tags.items():
-                client.set_model_version_tag(name, str(version), key, value)
+            _set_tags(client, name, version, tags)
         client.update_model_version(name, str(version), description[:MOST_CHARACTERS])
     return version
 
@@ -71,9 +70,17 @@ def add_version(run: RunRecord, name: str, *, tags: Mapping[str, str], descripti
 def tag_version(name: str, version: int, tags: Mapping[str, str]) -> None:
     """Say something of a version."""
     with reachable():
-        client = mlflow.MlflowClient()
-        for key, value in tags.items():
-            client.set_model_version_tag(name, str(version), key, value[:MOST_CHARACTERS])
+        _set_tags(mlflow.MlflowClient(), name, version, _cut(tags))
+
+
+def _set_tags(client: mlflow.MlflowClient, name: str, version: int, tags: Mapping[str, str]) -> None:
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, value)
+
+
+def _cut(tags: Mapping[str, str]) -> dict[str, str]:
+    """To what MLflow takes."""
+    return {key: value[:MOST_CHARACTERS] for key, value in tags.items()}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from kit.exported import SMALL
 
 from fmtl.cli import main
 from fmtl.commands.delivering import fewer_bits
@@ -15,11 +16,6 @@ from fmtl.evaluation.parity import TIE, Parity
 from fmtl.model import exported
 from fmtl.settings.schema import TrainSettings
 from fmtl.tasks import make_tasks
-
-SMALL = {
-    "backbone": "test_efficientnet", "weights": "none", "px": 32, "batch_size": 64, "gallery": False, "epochs": 1,
-    "precision": "fp32", "extra_plots": False,
-}  # fmt: skip
 
 
 @pytest.fixture

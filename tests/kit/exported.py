@@ -1,4 +1,4 @@
-"""A small model as an exported file."""
+"""A small training, and a small model as an exported file."""
 
 import torch
 
@@ -11,6 +11,10 @@ from fmtl.model.exporting.onnx_file import OnnxFile
 from fmtl.model.predictor import Predictor
 from fmtl.tasks import make_tasks
 
+SMALL = {
+    "backbone": "test_efficientnet", "weights": "none", "px": 32, "batch_size": 64, "gallery": False, "epochs": 1,
+    "precision": "fp32", "extra_plots": False,
+}  # fmt: skip
 TASKS = make_tasks({"Colour": ["red", "green", "blue"], "Größe": ["S", "M"], "Material": ["a", "b"]}, sets={"Material"})
 
 

@@ -7,16 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
 import pytest
+from kit.exported import SMALL
 from kit.servers import Live, coded, form, started
 
 from fmtl.cli import main
 from fmtl.commands.train import train
 from fmtl.settings.schema import TrainSettings
-
-SMALL = {
-    "backbone": "test_efficientnet", "weights": "none", "px": 32, "batch_size": 64, "gallery": False, "epochs": 1,
-    "precision": "fp32", "extra_plots": False,
-}  # fmt: skip
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fmtl.commands.choosing.photos import photos_of, sees
 from fmtl.dataset.pixels import images
 from fmtl.dataset.prepared import PreparedDataset
 from fmtl.evaluation.parity import Parity
-from fmtl.model.labeller import Labeller, Photo
+from fmtl.model.labeller import Labeller, Photo, content_of
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,7 @@ LARGEST = 1e-4  # difference of probabilities
 NOISE_TIMES = 4.0  # or so many times what float32 itself costs: both sides round, each at other places
 LEAST_EQUAL = 0.99  # share of labels, where photos were decoded in another way
 NOISE_PHOTOS = 64
-STORED, SAME, WHOLE = (
-    "stored squares",
-    "the same full-size RGB",
-    "photos decoded in full by Pillow",
-)
+STORED, SAME, WHOLE = "stored squares", "the same full-size RGB", "photos decoded in full by Pillow"
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def compare(
     names, photos = photos_of(dataset, rows)
     found = [_stored(model, answer, dataset, rows, names, batch_size)] if sees(model.preprocess, dataset) else []
     same, whole, unread, large = _photos(model, answer, names, photos)
-    sample = [photo for photo in photos[:: max(1, len(photos) // NOISE_PHOTOS)][:NOISE_PHOTOS]]
+    sample = photos[:: max(1, len(photos) // NOISE_PHOTOS)][:NOISE_PHOTOS]
     return Compared([*found, *(p for p in (same, whole) if p.images)], unread, _noise(model, exact, sample), large)
 
 
@@ -135,7 +131,7 @@ def _photos(
     with images.quiet():
         for name, photo in zip(names, tqdm(photos, desc="compare photos", unit=" photos", disable=None), strict=True):
             try:
-                content = photo if isinstance(photo, bytes | ImageError) else photo.read()
+                content = content_of(photo)
                 if isinstance(content, ImageError):
                     raise content
                 rgb = images.full_size(content, background=how.background, profiles=how.profiles)

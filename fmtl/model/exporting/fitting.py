@@ -20,7 +20,7 @@ TORCH_MOST_BITS = 22
 
 
 class Sides(nn.Module):
-    """Where a photo of any size comes to lie in the stored square: what ``images.fit`` decides from its two sides.
+    """Where a photo of any size comes to lie in the stored square: what ``images.fitted`` decides from its two sides.
 
     Args:
         px: S.
@@ -65,11 +65,8 @@ class Fit(nn.Module):
 
     def __init__(self, preprocess: Preprocess, *, down_first: bool):
         super().__init__()
-        self.px, self.sides, self.down_first = (
-            preprocess.stored_px,
-            Sides(preprocess.stored_px, preprocess.fit),
-            down_first,
-        )
+        self.px, self.down_first = preprocess.stored_px, down_first
+        self.sides = Sides(preprocess.stored_px, preprocess.fit)
         colour = ImageColor.getrgb(preprocess.background)[:3]
         self.register_buffer("background", torch.tensor(colour, dtype=torch.float64).view(1, 3, 1, 1))
 
